@@ -1,0 +1,75 @@
+"""What is trained: families of networks, by name.
+
+`families()` and `build` are all that the rest of Tuner uses. A person's own network is named as
+`path/to/file.py:Class` or `package.module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.cnn import CNN
+from models.interface import IMAGE, NUMBERS, Hyperparameter, Setting, Signature, hyperparameters
+from models.mlp import MLP
+
+__all__ = ["FAMILIES", "MODALITIES_OF", "Hyperparameter", "Setting", "Signature", "build", "family", "hyperparameters"]
+
+FAMILIES: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+}
+MODALITIES_OF: dict[str, tuple[str, ...]] = {
+    "mlp": (NUMBERS, IMAGE),
+    "cnn": (IMAGE,),
+}
+
+
+def family(name: str, folder: Path | None = None) -> type[nn.Module]:
+    """The network class of that name: one of ours, or `file.py:Class` (relative to `folder`), or `module:Class`.
+
+    Raises LookupError with a message for a person where there is none; whatever a person's own file
+    raises on import is passed on.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    place, separator, attribute = name.rpartition(":")
+    if not separator or not attribute.isidentifier():
+        raise LookupError(f"no model family '{name}'; one of {', '.join(FAMILIES)}, or file.py:Class")
+    if place.endswith(".py"):
+        path = ((folder or Path.cwd()) / place).resolve()
+        if not path.is_file():
+            raise LookupError(f"no file {path} to take the network {attribute} from")
+        module = _import_file(path)
+    else:
+        module = importlib.import_module(place)
+    found = getattr(module, attribute, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise LookupError(f"{place} has no network class {attribute} (a subclass of torch.nn.Module)")
+    return found
+
+
+def _import_file(path: Path) -> Any:
+    """Import one file under a name of its own, so that it can neither shadow nor be shadowed."""
+    name = f"tuner_user_{path.stem}_{abs(hash(path)):x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def build(name: str, signature: Signature, values: Mapping[str, Any], folder: Path | None = None) -> nn.Module:
+    """The network of that family for data of that signature; `values` are its constructor's keywords."""
+    return family(name, folder)(signature, **values)

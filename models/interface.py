@@ -1,0 +1,106 @@
+"""What a network is told, what it is configured by, and what makes it fusible.
+
+Knows torch modules in general and none of them in particular; knows neither search spaces nor studies.
+
+A network is an ordinary `nn.Module` whose constructor takes a `Signature` and keywords (its
+hyperparameters). It is *fusible* when K copies can be trained as one under `torch.func.vmap`: no
+Python branches on tensor values, no torch random numbers (use `models.layers.Dropout`), and every
+number that may differ from row to row held in a buffer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+CLASSIFICATION, REGRESSION = "classification", "regression"
+TASKS = (CLASSIFICATION, REGRESSION)
+NUMBERS, IMAGE = "numbers", "image"
+MODALITIES = (NUMBERS, IMAGE)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a data set looks like to a network.
+
+    `inputs` is the shape of one example: `(features,)` for numbers, `(channels, height, width)` for
+    images. `outputs` is the number of classes, or of targets in a regression.
+    """
+
+    task: str
+    modality: str
+    inputs: tuple[int, ...]
+    outputs: int
+    vocabulary: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "inputs": list(self.inputs)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Signature:
+        return cls(**{**value, "inputs": tuple(value["inputs"])})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The rule that one hyperparameter keeps: its bounds (included unless `above`/`below`) or its choices.
+
+    Written beside the type: `width: Annotated[int, Setting("units per layer", low=1)] = 64`. A
+    `fusible` hyperparameter may differ from row to row inside one cohort; any other is structural.
+    """
+
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: Sequence[str] | None = None
+    fusible: bool = False
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One keyword of a constructor: its type (`int`, `float`, `bool`, `str`), default and rule.
+
+    `default` is `inspect.Parameter.empty` where the constructor gives none; `optional` tells that
+    None is a legal value.
+    """
+
+    name: str
+    type: type
+    default: Any
+    optional: bool
+    rule: Setting
+
+
+def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
+    """What a network class (after its `signature`) or a configuration class may be told, in written order.
+
+    A class attribute `fusible = {"name", …}` marks further keywords as fusible. Raises TypeError for
+    a keyword whose type is not one of int, float, bool, str, or one of these or None.
+    """
+    hints = typing.get_type_hints(constructor.__init__, include_extras=True)
+    found: dict[str, Hyperparameter] = {}
+    for name, parameter in list(inspect.signature(constructor).parameters.items()):
+        if name == "signature" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        hint = hints.get(name, type(parameter.default))
+        rule = Setting()
+        if typing.get_origin(hint) is Annotated:
+            hint, *extras = typing.get_args(hint)
+            rule = next((extra for extra in extras if isinstance(extra, Setting)), rule)
+        alternatives = [a for a in typing.get_args(hint) if a is not type(None)] or [hint]
+        if len(alternatives) > 1 or alternatives[0] not in (int, float, bool, str):
+            raise TypeError(
+                f"{constructor.__name__}({name}: {hint}) is no hyperparameter: "
+                "its type must be int, float, bool or str, or one of these or None"
+            )
+        if name in getattr(constructor, "fusible", ()):
+            rule = dataclasses.replace(rule, fusible=True)
+        optional = type(None) in typing.get_args(hint)
+        found[name] = Hyperparameter(name, alternatives[0], parameter.default, optional, rule)
+    return found

@@ -1,0 +1,157 @@
+"""Layers that fuse: the parts from which our networks, and a person's own, are built.
+
+Everything here trains K rows as one under `torch.func.vmap` with each row's numbers equal to the bit
+whatever its neighbours (law 1). Where torch's own operation does not keep that, the reason stands
+beside ours.
+
+Shapes: B batch, C channels, W width of a layer, H×W' an image's sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from models import stateless
+from models.interface import Setting
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e⁻ˣ), through tanh.
+
+    torch.sigmoid (and silu, and gelu's tanh form) round differently in the vector loop and in its
+    scalar tail, so that an element's value depends on where in a batch it stands; tanh does not.
+    """
+    return 0.5 * torch.tanh(0.5 * x) + 0.5
+
+
+def silu(x: Tensor) -> Tensor:
+    """x · sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+_NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "sigmoid": sigmoid,
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "silu": silu,
+}
+ACTIVATIONS = tuple(_NONLINEARITIES)
+
+
+class Nonlinearity(nn.Module):
+    """One of `ACTIVATIONS`, elementwise."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _NONLINEARITIES[self.name](x)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+class Dropout(nn.Module):
+    """Silence a share of the elements and scale the others up, as nn.Dropout does, drawing statelessly.
+
+    `rate` and `key` are buffers, so a cohort gives each row its own. The training loop sets a fresh
+    `key` for every (seed, step, layer); equal keys give equal masks. The share is kept to 2⁻¹⁶.
+    """
+
+    rate: Tensor
+    key: Tensor
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("rate", torch.tensor(float(rate)))
+        self.register_buffer("key", torch.tensor(0, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        pairs = (x.numel() + 1) // 2
+        bits = stateless.bits(self.key, pairs)
+        draws = torch.cat((bits & 0xFFFF, (bits >> 16) & 0xFFFF), -1)[: x.numel()].view(x.shape)
+        keep = draws >= self.rate * 65_536.0
+        return x * (keep / (1.0 - self.rate))
+
+
+class BatchNorm(nn.Module):
+    """Normalise each channel over batch and image, as nn.BatchNorm1d/2d do; x [B, C] or [B, C, H, W'].
+
+    In evaluation the running mean and variance stand in for the batch's. Ioffe & Szegedy 2015.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = (-1,) + (1,) * (x.dim() - 2)
+        mean, variance = self.mean, self.variance
+        if self.training:
+            over = [0, *range(2, x.dim())]
+            mean = x.mean(over)
+            variance = (x - mean.view(channel)).square().mean(over)
+            count = x.numel() // x.shape[1]
+            unbiased = variance.detach() * (count / max(count - 1, 1))
+            self.mean.mul_(1 - self.momentum).add_(mean.detach() * self.momentum)
+            self.variance.mul_(1 - self.momentum).add_(unbiased * self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.epsilon)
+        return (x - mean.view(channel)) * scale.view(channel) + self.bias.view(channel)
+
+
+class ChannelLayerNorm(nn.Module):
+    """Normalise each example over all its channels (and its image); x [B, C] or [B, C, H, W']. Ba et al. 2016.
+
+    For x [B, C] this is nn.LayerNorm(C); for images it is nn.GroupNorm(1, C).
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = (-1,) + (1,) * (x.dim() - 2)
+        over = list(range(1, x.dim()))
+        centred = x - x.mean(over, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(over, keepdim=True) + self.epsilon)
+        return centred * scale * self.weight.view(channel) + self.bias.view(channel)
+
+
+_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "batch": BatchNorm,
+    "layer": ChannelLayerNorm,
+}
+NORMS = tuple(_NORMS)
+
+Activation = Annotated[str, Setting("the nonlinearity", choices=ACTIVATIONS)]
+Norm = Annotated[str, Setting("normalisation before each nonlinearity", choices=NORMS)]
+DropoutRate = Annotated[float, Setting("share of units silenced per step", low=0.0, below=1.0, fusible=True)]
+
+
+def nonlinearity(name: str) -> nn.Module:
+    """The layer for one of `ACTIVATIONS`."""
+    return Nonlinearity(name)
+
+
+def normalise(name: str, channels: int) -> list[nn.Module]:
+    """The layer for one of `NORMS` as a list: empty for "none"."""
+    make = _NORMS[name]
+    return [] if make is None else [make(channels)]

@@ -1,0 +1,21 @@
+"""Tuner: hyperparameter tuning and experiment tracking for PyTorch.
+
+`launch` runs a study; `StudySpec` describes one. Both are imported on first use, so that
+`tuner.training` runs on a machine with torch and numpy alone and the command line starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["StudySpec", "launch"]
+
+_HOME = {"launch": "tuner.study", "StudySpec": "tuner.spec"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tuner' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

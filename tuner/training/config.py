@@ -1,0 +1,65 @@
+"""How a network is trained: the plain values that the training loop reads, each with its rule.
+
+Fields marked fusible may differ from row to row inside one cohort; the others are structural.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from models.interface import Setting
+
+LOSSES = ("auto", "cross_entropy", "mse")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "cosine", "step")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything about training that a study file's `train:` section or a search space may set."""
+
+    epochs: Annotated[int, Setting("passes over the training rows", low=1, high=100_000)] = 10
+    batch_size: Annotated[int, Setting("training rows per step", low=1, high=1_000_000)] = 64
+    loss: Annotated[str, Setting("auto is cross_entropy for classes and mse for numbers", choices=LOSSES)] = "auto"
+    optimizer: Annotated[str, Setting("the update rule, as in torch.optim", choices=OPTIMIZERS, fusible=True)] = "sgd"
+    learning_rate: Annotated[float, Setting("step size before the schedule", above=0.0, high=1e3, fusible=True)] = 0.01
+    momentum: Annotated[
+        float | None,
+        Setting("sgd and rmsprop; unset is 0.9 for sgd and 0 for rmsprop", low=0.0, below=1.0, fusible=True),
+    ] = None
+    nesterov: Annotated[bool, Setting("sgd looks ahead along its momentum", fusible=True)] = False
+    beta1: Annotated[float, Setting("adam's decay of the gradient's mean", low=0.0, below=1.0, fusible=True)] = 0.9
+    beta2: Annotated[
+        float, Setting("adam's decay of the squared gradient's mean", low=0.0, below=1.0, fusible=True)
+    ] = 0.999
+    alpha: Annotated[
+        float, Setting("rmsprop's decay of the squared gradient's mean", low=0.0, below=1.0, fusible=True)
+    ] = 0.99
+    epsilon: Annotated[
+        float, Setting("added to adam's and rmsprop's denominator", above=0.0, high=1.0, fusible=True)
+    ] = 1e-8
+    weight_decay: Annotated[float, Setting("L2 penalty; decoupled in adamw", low=0.0, high=1e3, fusible=True)] = 0.0
+    l1: Annotated[float, Setting("L1 penalty on every weight", low=0.0, high=1e3, fusible=True)] = 0.0
+    gradient_clip: Annotated[float | None, Setting("largest norm of a trial's gradient", above=0.0, fusible=True)] = (
+        None
+    )
+    label_smoothing: Annotated[
+        float, Setting("share of the target spread over all classes", low=0.0, high=1.0, fusible=True)
+    ] = 0.0
+    schedule: Annotated[str, Setting("how the learning rate changes", choices=SCHEDULES, fusible=True)] = "constant"
+    warmup: Annotated[float, Setting("epochs over which the learning rate rises from 0", low=0.0, fusible=True)] = 0.0
+    decay_every: Annotated[float, Setting("epochs between two drops of the step schedule", above=0.0, fusible=True)] = (
+        10.0
+    )
+    decay_factor: Annotated[
+        float, Setting("what a drop of the step schedule multiplies by", above=0.0, high=1.0, fusible=True)
+    ] = 0.1
+    early_stopping: Annotated[
+        int | None, Setting("stop after so many epochs without a better objective", low=1, fusible=True)
+    ] = None
+    shift: Annotated[float, Setting("images: largest random shift, in pixels", low=0.0, fusible=True)] = 0.0
+    flip: Annotated[float, Setting("images: chance of a left-right mirror image", low=0.0, high=1.0, fusible=True)] = (
+        0.0
+    )
+    noise: Annotated[float, Setting("deviation of noise added to the normalised inputs", low=0.0, fusible=True)] = 0.0
