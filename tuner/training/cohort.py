@@ -1,0 +1,102 @@
+"""The stacked network: K networks of equal structure as one, with a leading axis of size K.
+
+Knows torch and what a fusible module is; never losses, optimizers or data.
+
+All parameters of all rows lie in one matrix [K, P], so that an update touches memory in few passes;
+each parameter is a view of it, which starts at a multiple of 64 bytes in every row.
+
+Legend: K rows of the stack, B batch, P parameters of one row with padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+_ALIGNMENT = 16  # elements: one cache line of float32, so that every row starts alike
+
+
+class Stack:
+    """K networks that run as one. `flat_KP` holds the parameters, `buffers` the stacked buffers by name."""
+
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.base = networks[0].to(device=device, dtype=dtype)
+        rows = [dict(network.named_parameters()) for network in networks]
+        self.shapes = {name: parameter.shape for name, parameter in rows[0].items()}
+        sizes = [-(-shape.numel() // _ALIGNMENT) * _ALIGNMENT for shape in self.shapes.values()]
+        self.offsets = dict(zip(self.shapes, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
+        flat = torch.zeros(len(networks), sum(sizes), device=device, dtype=dtype)
+        for row, parameters in zip(flat, rows, strict=True):
+            for name, parameter in parameters.items():
+                start = self.offsets[name]
+                row[start : start + parameter.numel()] = parameter.detach().flatten().to(flat)
+        buffers = [dict(network.named_buffers()) for network in networks]
+        self.buffers = {
+            name: torch.stack([row[name].to(device) for row in buffers]).to(dtype if value.is_floating_point() else None)
+            for name, value in buffers[0].items()
+        }
+        self._shared = vmap(self._one, in_dims=(0, 0, None))
+        self._apart = vmap(self._one, in_dims=(0, 0, 0))
+        self.replace(flat)
+
+    def replace(self, flat_KP: Tensor) -> None:
+        """Put other parameters in place, possibly of another number of rows."""
+        self.flat_KP = flat_KP
+        self.gradient_KP = torch.zeros_like(flat_KP)
+        self.parameters = {
+            name: self._view(flat_KP, name).detach().requires_grad_() for name in self.shapes
+        }
+        self._gradients = [self._view(self.gradient_KP, name) for name in self.shapes]
+
+    def _view(self, flat_KP: Tensor, name: str) -> Tensor:
+        start, shape = self.offsets[name], self.shapes[name]
+        return flat_KP[:, start : start + shape.numel()].view(len(flat_KP), *shape)
+
+    def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.base, {**parameters, **buffers}, (x,))
+
+    def __len__(self) -> int:
+        return len(self.flat_KP)
+
+    @property
+    def size(self) -> int:
+        """Parameters of one network, padding not counted."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def forward(self, x: Tensor, *, training: bool, shared: bool) -> Tensor:
+        """Outputs [K, B, …] for x [B, …] seen by every row (`shared`) or x [K, B, …]."""
+        self.base.train(training)
+        return (self._shared if shared else self._apart)(self.parameters, self.buffers, x)
+
+    def backward(self, loss_K: Tensor) -> Tensor:
+        """The gradient of every row's own loss by its own parameters, [K, P]; padding stays 0."""
+        found = torch.autograd.grad(loss_K.sum(), list(self.parameters.values()), allow_unused=True)
+        for place, gradient in zip(self._gradients, found, strict=True):
+            if gradient is not None:
+                place.copy_(gradient)
+        return self.gradient_KP
+
+    def take(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; a row may be named twice. rows: int64 [K']."""
+        self.buffers = {name: value[rows] for name, value in self.buffers.items()}
+        self.replace(self.flat_KP[rows])
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, stacked: parameters under "flat", buffers under their names."""
+        return {"flat": self.flat_KP, **{f"buffer:{name}": value for name, value in self.buffers.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        device = self.flat_KP.device
+        self.buffers = {name: state[f"buffer:{name}"].to(device) for name in self.buffers}
+        self.replace(state["flat"].to(device))
+
+    def weights(self, state: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+        """One row of a `state` as the `state_dict` of a plain network, on the CPU."""
+        parameters = {name: self._view(state["flat"][row : row + 1], name)[0] for name in self.shapes}
+        buffers = {name: state[f"buffer:{name}"][row] for name in self.buffers}
+        return {name: value.detach().cpu().clone() for name, value in {**parameters, **buffers}.items()}

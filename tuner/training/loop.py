@@ -1,0 +1,351 @@
+"""The only training loop: one cohort, from its first step to the last row's end, as a generator of events.
+
+Knows plain values (`Task`), arrays, networks; never a study, a process or a file. Whoever drives it
+answers an epoch with the rows to stop, and may ask for the whole state at any step.
+
+Everything random is keyed, nothing is drawn from a stream: initial weights and dropout by the trial's
+seed, batch order and augmentation by the study's. So a trial's numbers do not depend on its neighbours,
+its row, its worker or a restart (law 1).
+
+Legend: K rows, B batch, S steps of an epoch, L dropout layers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import models
+from models import Signature, layers, stateless
+from models.interface import IMAGE
+from tuner.data import augmentation, batches
+from tuner.training.cohort import Stack
+from tuner.training.config import TrainConfig
+from tuner.training.losses import loss_of
+from tuner.training.metrics import metrics_of
+from tuner.training.optimizers import Optimizer, rank
+from tuner.trial import derive
+
+EVALUATION_BATCH = 512  # rows; a constant, because another size would round sums differently
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as training sees it: its number, its seed, its network's keywords and its settings."""
+
+    number: int
+    seed: int
+    network: Mapping[str, Any]
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cohort to train. `named` are the training settings that the study sets or searches at all."""
+
+    cohort: int
+    rows: tuple[Row, ...]
+    family: str
+    signature: Signature
+    company: bool
+    seed: int
+    metric: str
+    maximize: bool
+    named: frozenset[str] = frozenset()
+    rungs: frozenset[int] = frozenset()
+    folder: str = "."
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The rows to learn from and to validate on, on the training device; targets in their own unit."""
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of the whole cohort. `metrics` by trial number; answer with the set of trials to stop.
+
+    `failed` are the rows that diverged in it, with a message; they have left the stack. `seconds` is a
+    row's share of the time. `waits` tells that the answer decides; otherwise it may be None.
+    """
+
+    epoch: int
+    metrics: dict[int, dict[str, float]]
+    failed: dict[int, str]
+    seconds: float
+    waits: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row that reached its last epoch (or stopped early), with the weights of its best epoch."""
+
+    number: int
+    epochs: int
+    best_epoch: int
+    weights: dict[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step was made: a moment to ask for the state, or to stop."""
+
+    epoch: int
+    step: int
+
+
+Answer = set[int] | None
+
+
+class Training:
+    """One cohort in training. `run` drives it; `state` and `restore` carry it over a restart, to the bit."""
+
+    def __init__(self, task: Task, arrays: Arrays, dtype: torch.dtype = torch.float32) -> None:
+        self.task = task
+        self.arrays = arrays
+        self.device = arrays.inputs.device
+        self.dtype = dtype
+        self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
+        self.steps = batches.steps(len(arrays.train_inputs), self.rows[0].config.batch_size)
+        self.epoch = 0  # epochs done
+        self.step = 0  # steps done in the epoch under way
+        self._loss = loss_of(self.rows[0].config.loss, task.signature.task)
+        self._standard = _Standard.of(arrays.train_targets, task.signature.task, dtype)
+        stack = Stack([self._network(row) for row in self.rows], self.device, dtype)
+        self._start(stack, Optimizer([row.config for row in self.rows], stack.flat_KP, task.named))
+        if task.company and len(self.rows) == 1:
+            self._take([0])  # beside its ghost
+
+    def _network(self, row: Row) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(row.seed, "weights"))
+            return models.build(self.task.family, self.task.signature, row.network, Path(self.task.folder))
+
+    def _start(self, stack: Stack, optimizer: Optimizer) -> None:
+        self.stack, self.optimizer = stack, optimizer
+        count = len(stack)
+        self.best = {name: value.detach().clone() for name, value in stack.state().items()}
+        self.best_value = torch.full((count,), math.nan, dtype=torch.float64)
+        self.best_epoch = torch.zeros(count, dtype=torch.int64)
+        self.loss_sum = torch.zeros(count, dtype=torch.float64, device=self.device)
+        self.diverged_at = torch.full((count,), -1, dtype=torch.int64, device=self.device)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Everything that follows from which rows stand in the stack."""
+        rows = self._physical()
+        configs = [row.config for row in rows]
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64).to(device=self.device, dtype=self.dtype)
+
+        self._smoothing = column([c.label_smoothing for c in configs]) if "label_smoothing" in self.task.named else None
+        augments = ("shift", "flip", "noise") if self.task.signature.modality == IMAGE else ("noise",)
+        self._strengths = {
+            f"{name}_K": column([getattr(c, name) for c in configs]) for name in augments if name in self.task.named
+        }
+        dropouts = [name for name, module in self.stack.base.named_modules() if isinstance(module, layers.Dropout)]
+        self._dropouts = [f"{name}.key" if name else "key" for name in dropouts]
+        layer_L = torch.arange(len(dropouts), dtype=torch.int32) + 1
+        seed_K = torch.tensor([derive(row.seed, "dropout") for row in rows], dtype=torch.int32)
+        self._keys_KL = stateless.mix(stateless.mix(seed_K)[:, None] + layer_L).to(self.device)
+
+    def _physical(self) -> list[Row]:
+        """The rows as the stack holds them: a row alone in company stands there twice."""
+        return self.rows * (len(self.stack) // len(self.rows))
+
+    def _take(self, keep: list[int]) -> None:
+        """Compaction: go on with these rows of the stack, and a ghost where one is left that needs company."""
+        self.rows = [self.rows[row] for row in keep]
+        if self.task.company and len(keep) == 1:
+            keep = keep * 2
+        rows = torch.tensor(keep, dtype=torch.int64)
+        there = rows.to(self.device)
+        self.stack.take(there)
+        self.optimizer.take(there)
+        self.best = {name: value[there] for name, value in self.best.items()}
+        self.best_value, self.best_epoch = self.best_value[rows], self.best_epoch[rows]
+        self.loss_sum, self.diverged_at = self.loss_sum[there], self.diverged_at[there]
+        self._settle()
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> Generator[Step | Epoch | Finished, Answer, None]:
+        """Train until no row is left. Answer an `Epoch` that waits with the numbers to stop."""
+        while self.rows:
+            yield Step(self.epoch, self.step)
+            clock = time.perf_counter()
+            count = len(self.rows)
+            for _ in self._epoch():
+                yield Step(self.epoch, self.step)
+            self.epoch += 1
+            metrics, failed = self._measure()
+            seconds = (time.perf_counter() - clock) / count
+            waits = self.epoch in self.task.rungs and bool(metrics)
+            stopped = (yield Epoch(self.epoch, metrics, failed, seconds, waits)) or set()
+            ended = [row for row in self.rows if row.number in metrics and row.number not in stopped and self._ends(row)]
+            for row in ended:
+                index = self.rows.index(row)
+                weights = self.stack.weights(self.best, index)
+                yield Finished(row.number, self.epoch, int(self.best_epoch[index]), weights)
+            gone = set(failed) | stopped | {row.number for row in ended}
+            keep = [index for index, row in enumerate(self.rows) if row.number not in gone]
+            self.step = 0
+            self.loss_sum.zero_()
+            if not keep:
+                self.rows = []
+            elif len(keep) < len(self.rows):
+                self._take(keep)
+
+    def _ends(self, row: Row) -> bool:
+        if self.epoch >= row.config.epochs:
+            return True
+        patience = row.config.early_stopping
+        return patience is not None and self.epoch - int(self.best_epoch[self.rows.index(row)]) >= patience
+
+    def _epoch(self) -> Generator[None, None, None]:
+        """The steps of one epoch, from `self.step` on."""
+        config, data = self.rows[0].config, self.arrays
+        order = batches.order(self.task.seed, config.batch_size, self.epoch, len(data.train_inputs)).to(self.device)
+        self.optimizer.begin_epoch(self.epoch, self.steps)
+        while self.step < self.steps:
+            chosen = order[self.step * config.batch_size : (self.step + 1) * config.batch_size]
+            loss_K = self._step(data.train_inputs[chosen], data.train_targets[chosen])
+            self.loss_sum += loss_K.double() * len(chosen)
+            here = self.epoch * self.steps + self.step
+            fresh = ~torch.isfinite(loss_K) & (self.diverged_at < 0)
+            self.diverged_at.masked_fill_(fresh, here)
+            self.step += 1
+            yield
+
+    def _step(self, x: Tensor, target: Tensor) -> Tensor:
+        """One update of every row; returns the mean training loss [K]."""
+        number = self.epoch * self.steps + self.step
+        if self._dropouts:
+            step_key = stateless.mix(torch.tensor(number, dtype=torch.int32, device=self.device))
+            keys_KL = stateless.mix(self._keys_KL ^ step_key)
+            for layer, name in enumerate(self._dropouts):
+                self.stack.buffers[name] = keys_KL[:, layer]
+        shared = not self._strengths
+        if not shared:
+            x = augmentation.augment(x, augmentation.keys(self.task.seed, self.epoch, self.step), **self._strengths)
+        output = self.stack.forward(x, training=True, shared=shared)
+        loss_K = self._loss(output, self._standard.apply(target), self._smoothing).mean(1)
+        gradient_KP = self.stack.backward(loss_K)
+        self.optimizer.step(self.stack.flat_KP, gradient_KP, self.step)
+        return loss_K.detach()
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Metrics of every row in the stack on these examples, [K] each, on the CPU."""
+        signature = self.task.signature
+        account = metrics_of(signature.task, len(self.stack), signature.outputs, self.device)
+        for start in range(0, len(inputs), EVALUATION_BATCH):
+            target = targets[start : start + EVALUATION_BATCH]
+            output = self.stack.forward(inputs[start : start + EVALUATION_BATCH], training=False, shared=True)
+            loss_KB = self._loss(output, self._standard.apply(target))
+            account.add(loss_KB, self._standard.undo(output), target)
+        return account.result()
+
+    def _measure(self) -> tuple[dict[int, dict[str, float]], dict[int, str]]:
+        """Evaluate, tell the diverged from the others, and keep the best weights."""
+        values = {f"val/{name}": value for name, value in self.evaluate(self.arrays.inputs, self.arrays.targets).items()}
+        values["train/loss"] = (self.loss_sum / len(self.arrays.train_inputs)).cpu()
+        diverged_at = self.diverged_at.tolist()
+        metrics: dict[int, dict[str, float]] = {}
+        failed: dict[int, str] = {}
+        better = torch.zeros(len(self.stack), dtype=torch.bool)
+        for index, row in enumerate(self.rows):
+            own = {name: float(value[index]) for name, value in values.items()}
+            bad = [name for name in ("train/loss", "val/loss", self.task.metric) if not math.isfinite(own[name])]
+            if bad:
+                at = f"step {diverged_at[index]}" if diverged_at[index] >= 0 else f"epoch {self.epoch}"
+                failed[row.number] = f"diverged at {at} ({bad[0]}={own[bad[0]]})"
+                continue
+            metrics[row.number] = {name: value for name, value in own.items() if math.isfinite(value)}
+            value, best = own[self.task.metric], float(self.best_value[index])
+            if math.isnan(best) or (value > best if self.task.maximize else value < best):
+                self.best_value[index], self.best_epoch[index], better[index] = value, self.epoch, True
+        if better.any():
+            there = better.to(self.device)
+            for name, value in self.stack.state().items():
+                mask = there.view(-1, *(1,) * (value.dim() - 1))
+                self.best[name] = torch.where(mask, value.detach(), self.best[name])
+        return metrics, failed
+
+    # --- over a restart ---------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that a restart needs: tensors and plain values, the rows named by trial number."""
+        return {
+            "rows": [row.number for row in self.rows],
+            "epoch": self.epoch,
+            "step": self.step,
+            "stack": self.stack.state(),
+            "optimizer": self.optimizer.state(),
+            "best": self.best,
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "loss_sum": self.loss_sum,
+            "diverged_at": self.diverged_at,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, with those of its rows that the task still names."""
+        wanted = {row.number: row for row in self.task.rows}
+        keep = [index for index, number in enumerate(state["rows"]) if number in wanted]
+        numbers = [state["rows"][index] for index in keep]
+        if set(numbers) != set(wanted):
+            raise ValueError(f"checkpoint holds trials {state['rows']}, wanted are {sorted(wanted)}")
+        self.rows = [wanted[number] for number in numbers]
+        alone = self.task.company and len(keep) == 1
+        rows = torch.tensor(keep * 2 if alone else keep, dtype=torch.int64)
+
+        def pick(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[rows] for name, value in part.items()}
+
+        self.stack.restore(pick(state["stack"]))
+        self.optimizer = Optimizer([row.config for row in self._physical()], self.stack.flat_KP, self.task.named)
+        self.optimizer.restore(pick(state["optimizer"]))
+        self.best = {name: value.to(self.device) for name, value in pick(state["best"]).items()}
+        self.best_value, self.best_epoch = state["best_value"][rows], state["best_epoch"][rows]
+        self.loss_sum = state["loss_sum"][rows].to(self.device)
+        self.diverged_at = state["diverged_at"][rows].to(self.device)
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._settle()
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """A regression's targets, moved to mean 0 and deviation 1 of the training rows while learning."""
+
+    mean: Tensor | None
+    scale: Tensor | None
+
+    @classmethod
+    def of(cls, targets: Tensor, task: str, dtype: torch.dtype) -> _Standard:
+        if task == "classification":
+            return cls(None, None)
+        values = targets.double()
+        scale = values.std(0, correction=0)
+        return cls(values.mean(0).to(dtype), torch.where(scale > 0, scale, 1.0).to(dtype))
+
+    def apply(self, targets: Tensor) -> Tensor:
+        return targets if self.mean is None else (targets.to(self.mean) - self.mean) / self.scale
+
+    def undo(self, outputs: Tensor) -> Tensor:
+        return outputs if self.mean is None or self.scale is None else outputs * self.scale + self.mean
+
+
