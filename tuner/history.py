@@ -66,6 +66,7 @@ class History:
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     cohorts: dict[int, Cohort] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, int] = field(default_factory=dict)  # workers that died, by cohort
     completed: str = ""  # "", "complete" or "failed"
     created_at: float = 0.0
     updated_at: float = 0.0
@@ -101,6 +102,8 @@ class History:
             for number in body["trials"]:
                 if not self.trials[number].ended:
                     self.trials[number].state = State.RUNNING
+        elif event.kind is Kind.LOST and event.cohort is not None:
+            self.losses[event.cohort] = self.losses.get(event.cohort, 0) + 1
         elif event.kind is Kind.COMPLETED:
             self.completed = body["state"]
 

@@ -68,8 +68,15 @@ class Stack:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def forward(self, x: Tensor, *, training: bool, shared: bool) -> Tensor:
-        """Outputs [K, B, …] for x [B, …] seen by every row (`shared`) or x [K, B, …]."""
+        """Outputs [K, B, …] for x [B, …] seen by every row (`shared`) or x [K, B, …].
+
+        A stack of one row runs as the plain network that it is.
+        """
         self.base.train(training)
+        if len(self) == 1:
+            parameters = {name: value[0] for name, value in self.parameters.items()}
+            buffers = {name: value[0] for name, value in self.buffers.items()}
+            return self._one(parameters, buffers, x if shared else x[0])[None]
         return (self._shared if shared else self._apart)(self.parameters, self.buffers, x)
 
     def backward(self, loss_K: Tensor) -> Tensor:
@@ -95,8 +102,26 @@ class Stack:
         self.buffers = {name: state[f"buffer:{name}"].to(device) for name in self.buffers}
         self.replace(state["flat"].to(device))
 
+    @torch.no_grad()
+    def put(self, weights: dict[str, Tensor]) -> None:
+        """Give every row these weights, a plain network's `state_dict`."""
+        for name, place in {**self.parameters, **self.buffers}.items():
+            place.copy_(weights[name].expand(place.shape))
+
     def weights(self, state: dict[str, Tensor], row: int) -> dict[str, Tensor]:
         """One row of a `state` as the `state_dict` of a plain network, on the CPU."""
         parameters = {name: self._view(state["flat"][row : row + 1], name)[0] for name in self.shapes}
         buffers = {name: state[f"buffer:{name}"][row] for name in self.buffers}
         return {name: value.detach().cpu().clone() for name, value in {**parameters, **buffers}.items()}
+
+
+def fuses(network: nn.Module, example: Tensor) -> str:
+    """Why two copies of `network` cannot run as one on x [B, …] like `example`; empty where they can."""
+    try:
+        stack = Stack([network, network], example.device, example.dtype)
+        for training in (True, False):
+            output = stack.forward(example, training=training, shared=True)
+        stack.backward(output.double().sum(tuple(range(1, output.dim()))))
+    except Exception as error:  # noqa: BLE001 - functorch raises whatever the operation that does not fuse raises
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return ""

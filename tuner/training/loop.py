@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 from models import Signature, layers, stateless
@@ -128,10 +128,21 @@ class Training:
         if task.company and len(self.rows) == 1:
             self._take([0])  # beside its ghost
 
-    def _network(self, row: Row) -> torch.nn.Module:
+    def _network(self, row: Row) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(row.seed, "weights"))
             return models.build(self.task.family, self.task.signature, row.network, Path(self.task.folder))
+
+    def finished(self, weights: dict[str, Tensor]) -> nn.Module:
+        """The first row's plain network with these weights, in evaluation, answering in the targets' own unit."""
+        network = self._network(self.rows[0])
+        network.load_state_dict(weights)
+        return self._standard.wrap(network.cpu()).eval()
+
+    def score(self, weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Metrics of the first row with these weights on these examples."""
+        self.stack.put(weights)
+        return {name: float(value[0]) for name, value in self.evaluate(inputs, targets).items()}
 
     def _start(self, stack: Stack, optimizer: Optimizer) -> None:
         self.stack, self.optimizer = stack, optimizer
@@ -238,6 +249,9 @@ class Training:
             keys_KL = stateless.mix(self._keys_KL ^ step_key)
             for layer, name in enumerate(self._dropouts):
                 self.stack.buffers[name] = keys_KL[:, layer]
+        if not self.task.company:
+            # A person's own network may draw from torch's generator; alone in its stack it may, keyed.
+            torch.manual_seed(derive(self.rows[0].seed, "step", number))
         shared = not self._strengths
         if not shared:
             x = augmentation.augment(x, augmentation.keys(self.task.seed, self.epoch, self.step), **self._strengths)
@@ -347,5 +361,24 @@ class _Standard:
 
     def undo(self, outputs: Tensor) -> Tensor:
         return outputs if self.mean is None or self.scale is None else outputs * self.scale + self.mean
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        return network if self.mean is None or self.scale is None else _Rescaled(network, self.mean, self.scale)
+
+
+class _Rescaled(nn.Module):
+    """A regression's network that answers in the targets' own unit."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean.cpu())
+        self.register_buffer("scale", scale.cpu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * self.scale + self.mean
 
 

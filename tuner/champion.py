@@ -1,0 +1,225 @@
+"""The champion: the winner's network with all that is needed to use it on new data, in one folder.
+
+`export` writes `<study's folder>/champion`, `Predictor` reads it. The folder needs torch, numpy and pandas, neither
+the study nor the class of the network: `network.pt2` is a torch.export program with a dynamic batch, `card.json` says
+how raw inputs become its inputs and what its outputs mean, `example.json` (and `example.npy`) hold a few raw inputs
+with their predictions. Knows data's preprocessing. Must never know trackers, ledgers or search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from models.interface import CLASSIFICATION, IMAGE, Signature
+from tuner import __version__
+from tuner.data.preprocess import Preprocess
+from tuner.errors import CheckpointCorrupt, StudyMissing, TunerError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from tuner.data.dataset import Dataset
+
+FORMAT = 1  # of the folder; raised when an older Tuner could no longer read what is written
+FOLDER = "champion"
+
+_NETWORK, _CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.pt2", "card.json", "example.json", "example.npy"
+_ROWS = 1_024  # predicted at once, so that memory does not grow with the file
+_EXAMPLES = 2
+
+
+class ExportError(TunerError, RuntimeError):
+    """The winner's network cannot be written as a program of its own."""
+
+
+def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[str, Any]) -> Path:
+    """Write the champion of the study in `folder`, replacing an older one whole or not at all; returns its folder.
+
+    `network` is the plain module with the weights to keep, on the CPU; it is exported as it computes in evaluation.
+    `trial` is JSON about the winner (number, params, metrics, …) and goes onto the card.
+    Raises ExportError where torch.export refuses the network.
+    """
+    import torch
+
+    draft, final, old = folder / f"{FOLDER}.new", folder / FOLDER, folder / f"{FOLDER}.old"
+    for leftover in (draft, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft.mkdir(parents=True)
+    program = _program(network, dataset.signature)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, draft / _NETWORK)
+    card = {
+        "format": FORMAT,
+        "study": folder.name,
+        "trial": dict(trial),
+        "signature": dataset.signature.to_dict(),
+        "classes": None if dataset.classes is None else list(dataset.classes),
+        "preprocess": dataset.preprocess.to_dict(),
+        "data": {"name": dataset.name, "digest": dataset.digest, "split": dataset.split_digest},
+        "sha256": _digest(draft / _NETWORK),
+        "versions": {"tuner": __version__, "torch": torch.__version__},
+    }
+    (draft / _CARD).write_text(json.dumps(card, indent=2, allow_nan=False))
+    _write_example(draft, dataset)
+    if final.exists():
+        final.rename(old)
+    draft.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def example(champion: Path) -> tuple[pd.DataFrame | np.ndarray, pd.DataFrame]:
+    """The raw inputs that a champion's folder keeps as an example, and their predictions."""
+    import pandas as pd
+
+    stored = json.loads((champion / _EXAMPLE).read_text())
+    outputs = pd.DataFrame(**stored["outputs"])
+    if stored["inputs"] is None:
+        return np.load(champion / _EXAMPLE_ARRAY), outputs
+    return pd.DataFrame(**stored["inputs"]), outputs
+
+
+class Predictor:
+    """A champion, loaded. `card` is what `export` wrote about it."""
+
+    def __init__(self, champion: Path) -> None:
+        """Load the folder that `export` returned; `Predictor.load` takes the study's folder instead.
+
+        Raises CheckpointCorrupt where the network's file is not the one that the card describes, and TunerError for
+        a folder that a newer Tuner wrote.
+        """
+        import torch
+
+        self.card: dict[str, Any] = json.loads((champion / _CARD).read_text())
+        if self.card["format"] > FORMAT:
+            raise TunerError(
+                f"{champion}: written in format {self.card['format']}, this Tuner reads up to {FORMAT}; "
+                "install a newer Tuner"
+            )
+        if (found := _digest(champion / _NETWORK)) != self.card["sha256"]:
+            raise CheckpointCorrupt(
+                f"{champion / _NETWORK}: expected sha256 {self.card['sha256'][:12]}…, got {found[:12]}…; the file is "
+                "damaged: restore it, or launch the study again under another name"
+            )
+        self.signature = Signature.from_dict(self.card["signature"])
+        self.preprocess = Preprocess.from_dict(self.card["preprocess"])
+        self._network = torch.export.load(champion / _NETWORK).module()
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The champion of the study in `folder`. Raises StudyMissing where it has none yet."""
+        if not (folder / FOLDER / _CARD).is_file():
+            raise StudyMissing(
+                f"study {folder.name} has no champion in {folder}; it gets one when the study completes: "
+                "launch it again and let it end"
+            )
+        return cls(folder / FOLDER)
+
+    def read(self, path: Path) -> pd.DataFrame | np.ndarray:
+        """The raw inputs of a new file, for `predict`. Raises DataError naming file, row and column."""
+        return self.preprocess.read(path)
+
+    def predict(self, raw: pd.DataFrame | np.ndarray) -> pd.DataFrame:
+        """One row per row of `raw`, under the index of `raw` where it has one.
+
+        Columns: `prediction`, the class's own name, and a `probability_<class>` for every class; in a regression
+        `prediction`, or one `prediction_<target>` per target where there are several, in the targets' own unit.
+        Raises DataError for inputs unlike those that the network was trained on.
+        """
+        import pandas as pd
+
+        outputs = self._outputs(self.preprocess.apply(raw))
+        index = raw.index if isinstance(raw, pd.DataFrame) else None
+        if self.signature.task != CLASSIFICATION:
+            names = [f"prediction_{name}" for name in self.preprocess.targets]
+            return pd.DataFrame(outputs, index=index, columns=names if len(names) > 1 else ["prediction"])
+        classes = self.card["classes"]
+        likely = np.exp(outputs - outputs.max(axis=1, keepdims=True, initial=-np.inf))
+        likely /= likely.sum(axis=1, keepdims=True)
+        frame = pd.DataFrame(likely, index=index, columns=[f"probability_{name}" for name in classes])
+        frame.insert(0, "prediction", [classes[i] for i in outputs.argmax(axis=1)])
+        return frame.astype({"prediction": "str"})
+
+    def _outputs(self, inputs: np.ndarray) -> np.ndarray:
+        """float32 [N, *signature.inputs] → float64 [N, signature.outputs]."""
+        import torch
+
+        outputs = np.empty((len(inputs), self.signature.outputs))
+        with torch.inference_mode():
+            for start in range(0, len(inputs), _ROWS):
+                part = slice(start, start + _ROWS)
+                outputs[part] = self._network(torch.from_numpy(inputs[part])).double().numpy()
+        return outputs
+
+
+def _load_pyfunc(data_path: str) -> Predictor:
+    """What mlflow.pyfunc calls to load a logged champion: the name and the argument are MLflow's."""
+    return Predictor(Path(data_path))
+
+
+def _program(network: nn.Module, signature: Signature) -> Any:
+    import torch
+
+    batch = torch.export.Dim("batch", min=1)
+    inputs = torch.zeros(3, *signature.inputs)  # any size but 0 and 1, which torch.export takes for constants
+    was_training = network.training
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own deprecations, which nobody here can mend
+            return torch.export.export(network.eval(), (inputs,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # whatever a person's own forward raises under torch.export
+        raise ExportError(
+            f"the winner's network {type(network).__name__} cannot be exported: {error}; its forward must be free of "
+            "Python branches on tensor values and take batches of any size"
+        ) from error
+    finally:
+        network.train(was_training)
+
+
+def _write_example(champion: Path, dataset: Dataset) -> None:
+    raw = _raw(dataset.preprocess, dataset.train.inputs[:_EXAMPLES])
+    predicted = Predictor(champion).predict(raw).to_dict("split", index=False)
+    if isinstance(raw, np.ndarray):
+        np.save(champion / _EXAMPLE_ARRAY, raw)
+        stored = {"inputs": None, "outputs": predicted}
+    else:
+        stored = {"inputs": raw.to_dict("split", index=False), "outputs": predicted}
+    (champion / _EXAMPLE).write_text(json.dumps(stored, allow_nan=False))
+
+
+def _raw(preprocess: Preprocess, inputs: np.ndarray) -> pd.DataFrame | np.ndarray:
+    """Preprocessed inputs back in the source's form, up to float32's rounding: a DataFrame for named columns."""
+    import pandas as pd
+
+    mean, scale = np.array(preprocess.mean), np.array(preprocess.scale)
+    if preprocess.modality == IMAGE:
+        inputs = inputs.transpose(0, 2, 3, 1)
+    if not preprocess.columns:
+        array: np.ndarray = (inputs * scale + mean).astype(np.float32)
+        return array.reshape(len(inputs), *preprocess.shape)
+    columns: dict[str, Any] = {}
+    at = numbers = 0
+    for name in preprocess.columns:
+        known = preprocess.categories.get(name)
+        if known is None:
+            columns[name] = [float(f"{x:.6g}") for x in inputs[:, at] * scale[numbers] + mean[numbers]]
+            numbers += 1
+        else:
+            columns[name] = [known[i] for i in inputs[:, at : at + len(known)].argmax(axis=1)]
+        at += 1 if known is None else len(known)
+    return pd.DataFrame(columns)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

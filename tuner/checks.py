@@ -1,0 +1,260 @@
+"""What is wrong with a study as a whole: whatever takes more than one key of its file to see.
+
+Knows networks' and training's hyperparameters, search spaces, metrics and samplers; reads no data and
+builds no network (`tuner.plan` does). Works on the raw mapping, so that a mistake in one key hides no
+other: each check steps aside where what it needs is itself broken and has been told already.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import models
+import search_spaces
+from models.interface import TASKS, Hyperparameter, hyperparameters
+from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
+from search_spaces.document import Keys, describe, suggest
+from search_spaces.parameters import parse
+from tuner.rules import misfits, mistake
+from tuner.training.config import TrainConfig
+from tuner.training.metrics import METRICS
+
+MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
+_SMALLER_IS_BETTER = {"loss", "rmse", "mae"}
+
+TRAINING: Mapping[str, Hyperparameter] = hyperparameters(TrainConfig)
+
+
+def metrics_of(task: str | None) -> tuple[str, ...]:
+    """The names that a trial reports every epoch for that task; None: for any task."""
+    tasks = TASKS if task is None else (task,)
+    names = dict.fromkeys(name for one in tasks for name in METRICS[one])
+    return (*(f"val/{name}" for name in names), "train/loss")
+
+
+@dataclass
+class Findings:
+    """What the checks found, and what they read on the way. `foreign` are printable lines about included files."""
+
+    problems: list[tuple[Keys, str]] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    warnings: list[tuple[Keys, str]] = field(default_factory=list)
+    network: dict[str, Hyperparameter] | None = None
+    space: SearchSpace | None = None
+
+
+def examine(data: Mapping[str, Any], folder: Path) -> Findings:
+    """Every mistake that takes more than one key to see; paths inside the file as keys and list positions."""
+    found = Findings()
+    model, train = _mapping(data, "model"), _mapping(data, "train")
+    search = _mapping(data, "search")
+    found.problems += _splits(_mapping(data, "data"))
+    if "family" in model or isinstance(data.get("model"), dict):
+        _family(found, model, folder)
+    _fixed(found, model, train)
+    if isinstance(search.get("space"), (str, dict)):
+        _space(found, search["space"], folder)
+    _searched(found, _parameters(found.space, search.get("space")), model, train)
+    if found.space is not None:
+        found.problems += _sampler(found.space, search)
+        found.problems += _start_with(found.space, search)
+    _objective(found, data, search)
+    _pruner(found, search, train)
+    return found
+
+
+def _mapping(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    for key in path:
+        inner = data.get(key)
+        data = inner if isinstance(inner, Mapping) else {}
+    return data
+
+
+def _splits(section: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    shares = [section.get(name, 0.2) for name in ("validation", "test")]
+    numbers = [share for share in shares if isinstance(share, (int, float)) and not isinstance(share, bool)]
+    if len(numbers) == len(shares) and all(0 <= share < 1 for share in numbers) and sum(numbers) >= 1:
+        at = "test" if "test" in section else "validation"
+        message = f"expected validation + test below 1, got {sum(numbers):.12g}; nothing is left to train on"
+        yield ("data", at), message
+
+
+def _family(found: Findings, model: Mapping[str, Any], folder: Path) -> None:
+    """Find the network's class and read its hyperparameters."""
+    path: Keys = ("model", "family")
+    name = model.get("family")
+    choices = f"one of {', '.join(models.FAMILIES)}, or file.py:Class"
+    if "family" not in model:
+        found.problems.append((path, f"expected {choices}, got nothing; add `family: mlp`"))
+        return
+    if not isinstance(name, str):
+        found.problems.append((path, f"expected {choices}, got {describe(name)}"))
+        return
+    if name not in models.FAMILIES and ":" not in name:
+        hint = suggest(name, models.FAMILIES)
+        if not hint and name.endswith(".py"):
+            hint = f"; add the class: {name}:Net"
+        found.problems.append((path, f"expected {choices}, got {describe(name)}{hint}"))
+        return
+    try:
+        network = models.family(name, folder)
+        if next(iter(inspect.signature(network).parameters), "") != "signature":
+            message = f"expected a constructor that begins with signature, got {name}{inspect.signature(network)}"
+            found.problems.append((path, message))
+            return
+        found.network = hyperparameters(network)
+    except LookupError as error:
+        found.problems.append((path, f"expected a network, got {describe(name)}: {error}"))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's own file may raise anything
+        told = f"{type(error).__name__}: {error}".replace("\n", " ")
+        found.problems.append((path, f"expected a network that imports, got {told}"))
+    else:
+        for shared in sorted(found.network.keys() & (TRAINING.keys() | {"family"})):
+            message = (
+                f"expected keywords of its own, got {name} with '{shared}', a name of training; rename the keyword"
+            )
+            found.problems.append((path, message))
+
+
+def _fixed(found: Findings, model: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+    """The values written under model and train, each against its rule."""
+    network = found.network
+    for name, value in model.items():
+        if name == "family":
+            continue
+        if network is None:
+            if name in TRAINING:
+                found.problems.append((("model", name), f"expected a network's keyword; '{name}' belongs under train"))
+        elif name not in network:
+            home = f"; '{name}' belongs under train" if name in TRAINING else ""
+            found.problems.append((("model", name), _unknown(name, ["family", *network], home)))
+        elif (message := mistake(network[name], value)) is not None:
+            found.problems.append((("model", name), message))
+    for name, value in train.items():
+        if name not in TRAINING:
+            home = f"; '{name}' belongs under model" if name in (network or {}) else ""
+            found.problems.append((("train", name), _unknown(name, TRAINING, home)))
+        elif (message := mistake(TRAINING[name], value)) is not None:
+            found.problems.append((("train", name), message))
+
+
+def _unknown(name: str, known: Iterable[str], home: str) -> str:
+    return f"expected one of {', '.join(known)}, got the unknown key '{name}'{home or suggest(name, known)}"
+
+
+def _space(found: Findings, written: str | dict[str, Any], folder: Path) -> None:
+    """Read the space with all that it includes."""
+    path: Keys = ("search", "space")
+    try:
+        found.space = search_spaces.build(written, folder)
+    except SpaceError as error:
+        found.foreign += map(str, error.foreign)
+        found.problems += [((*path, *inner), message) for inner, message in error.problems]
+    else:
+        found.warnings += [(path, warning) for warning in found.space.warnings]
+
+
+_Parameters = Mapping[str, Float | Int | Choice | None]
+
+
+def _parameters(space: SearchSpace | None, written: object) -> _Parameters:
+    """The space's parameters; of a space that makes no sense, what can be read of it, None where nothing can."""
+    if space is not None:
+        return space.parameters
+    read: dict[str, Float | Int | Choice | None] = {}
+    for name, definition in written.items() if isinstance(written, dict) else ():
+        if name != "include" and definition is not None:
+            try:
+                read[name] = parse(definition)
+            except SpaceError:  # told already
+                read[name] = None
+    return read
+
+
+def _searched(found: Findings, parameters: _Parameters, model: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+    """The names and ranges of the space against the hyperparameters that they stand for."""
+    network = found.network
+    for name, parameter in parameters.items():
+        path: Keys = ("search", "space", name)
+        rule = (network or {}).get(name) or TRAINING.get(name)
+        if rule is None:
+            if network is not None:  # else the name may well be the network's
+                known = [*network, *TRAINING]
+                hint = suggest(name, known) or f"; they are {', '.join(known)}"
+                message = f"expected a hyperparameter of {model['family']} or of training, got '{name}'"
+                found.problems.append((path, message + hint))
+            continue
+        if parameter is not None:
+            found.problems += [((*path, *inner), message) for inner, message in misfits(rule, parameter)]
+        section = "model" if name in model else "train" if name in train else None
+        if section is not None:
+            message = f"expected '{name}' either fixed or searched, got {section}.{name} too; remove one of them"
+            found.problems.append((path, message))
+    for name, one in (network or {}).items():
+        if one.default is inspect.Parameter.empty and name not in model:
+            searched = parameters.get(name)
+            if name not in parameters or (searched is not None and searched.when):
+                when = "" if searched is None else " where the space has none"
+                message = f"expected a value for {name}{when}: the network has no default; add `{name}: …`"
+                found.problems.append((("model",), message))
+
+
+def _sampler(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """A grid needs a finite space, and one that a study can end."""
+    if _mapping(search, "sampler").get("kind") != "grid":
+        return
+    endless = [name for name, parameter in space.parameters.items() if parameter.count is None]
+    for name in endless:
+        message = "expected finitely many values under sampler grid, got a continuous range; add a step or use choices"
+        yield ("search", "space", name), message
+    size = None if endless else space.size()
+    if size is not None and size > MOST_GRID:
+        message = (
+            f"expected a grid of at most {MOST_GRID:,} points, got {size:,}; use sampler random or tpe, or larger steps"
+        )
+        yield ("search", "sampler", "kind"), message
+
+
+def _start_with(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    given = search.get("start_with")
+    if not isinstance(given, list):
+        return
+    trials = search.get("trials")
+    if isinstance(trials, int) and 0 < trials < len(given):
+        yield ("search", "start_with"), f"expected at most {trials} (search.trials), got {len(given)}; raise trials"
+    for index, values in enumerate(given):
+        if isinstance(values, dict):
+            for inner, message in space.misfits(values):
+                yield ("search", "start_with", index, *inner), message
+
+
+def _objective(found: Findings, data: Mapping[str, Any], search: Mapping[str, Any]) -> None:
+    objective = _mapping(search, "objective")
+    metric, goal = objective.get("metric"), objective.get("goal")
+    task = _mapping(data, "data").get("task")
+    known = metrics_of(task if task in TASKS else None)
+    path: Keys = ("search", "objective", "metric")
+    if isinstance(metric, str) and metric not in known:
+        message = f"expected one of {', '.join(known)}, got {describe(metric)}"
+        found.problems.append((path, f"{message}{suggest(metric, known) or suggest(f'val/{metric}', known)}"))
+    elif isinstance(metric, str) and goal in ("maximize", "minimize"):
+        usual = "minimize" if metric.partition("/")[2] in _SMALLER_IS_BETTER else "maximize"
+        if goal != usual:
+            message = f"{goal} looks for the worst {metric}; {usual} looks for the best"
+            found.warnings.append((("search", "objective", "goal"), message))
+
+
+def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+    """A pruner that comes too late to stop anything is no mistake, but worth a word."""
+    least = _mapping(search, "pruner").get("min_epochs", 1)
+    epochs = train.get("epochs", TRAINING["epochs"].default)
+    if found.space is not None and "epochs" in found.space.parameters:
+        epochs = found.space.parameters["epochs"].high_value
+    kind = _mapping(search, "pruner").get("kind")
+    if kind in ("median", "asha") and isinstance(least, int) and isinstance(epochs, int) and least >= epochs:
+        message = f"nothing is stopped before epoch {least} and trials end at epoch {epochs}; lower min_epochs"
+        found.warnings.append((("search", "pruner", "min_epochs"), message))

@@ -1,0 +1,347 @@
+"""The command line: reads arguments, calls one function for each verb, prints what it returns, sets the exit code.
+
+It knows every part's front door and no part's inside, and imports nothing heavy until a verb needs it. It must never
+compute a result: what it prints stands in the ledger, the plan or the spec. Results go to stdout, and nothing else
+does; progress, logs and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuner.errors import InputError, LedgerError, StudyMissing, TunerError
+from tuner.output import Output, cell, print_json, print_lines, print_pairs, print_rows
+
+if TYPE_CHECKING:
+    from tuner.history import History
+    from tuner.spec import StudySpec
+
+STOP_SECONDS = 15.0  # a driver that was told to stop saves and leaves within 10 s
+
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.", show_default=False)]
+AnyStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study; all of them unless named.")]
+Home = Annotated[Path, typer.Option("--home", envvar="TUNER_HOME", help="Where studies live.")]
+Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets.")]
+Name = Annotated[str | None, typer.Option(help="Another name than the file's `study`.")]
+Trials = Annotated[int | None, typer.Option(help="Another number than the file's `search.trials`.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Replace one value of the file; may be repeated."),
+]
+DEFAULT_HOME = Path("tuner-home")
+
+app = typer.Typer(
+    name="tuner",
+    help="Hyperparameter tuning and experiment tracking for PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: rich alone would take half of the 0.3 s that --help may take
+    pretty_exceptions_enable=False,  # what is no TunerError is a bug, and a bug's traceback is shown as Python shows it
+)
+
+
+@app.command()
+def launch(
+    file: StudyFile,
+    *,
+    name: Name = None,
+    trials: Trials = None,
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Another number than the file's `run.workers`.")] = None,
+    home: Home = DEFAULT_HOME,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan; start nothing.")] = False,
+) -> None:
+    """Run a study, or go on where it was interrupted.
+
+    A finished study is extended when it is asked for more trials or a wider space."""
+    spec = _read(file, overrides, name, trials)
+    if dry_run:
+        _print_plan(spec, Output.TABLE)
+        return
+    from tuner.progress import progress_for
+    from tuner.study import launch as launch_study
+
+    study = launch_study(spec, home=home, workers=workers, progress=progress_for())
+    print_lines(_ending(study.name, study.history, study.state, home))
+    if study.state == "interrupted":
+        raise typer.Exit(128 + (study.signal or signal.SIGINT))
+    if study.state == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    file: StudyFile,
+    *,
+    name: Name = None,
+    trials: Trials = None,
+    overrides: Overrides = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Validate a study file and print its plan.
+
+    The plan tells the size of the space, the parameters of the smallest and the largest network, the epochs."""
+    _print_plan(_read(file, overrides, name, trials), output)
+
+
+@app.command("list")
+def list_studies(*, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """List the studies of a home."""
+    _print_standings(_standings(home), output, home)
+
+
+@app.command()
+def status(study: AnyStudy = None, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """Tell how far studies are, and who drives them."""
+    if study is None:
+        _print_standings(_standings(home, full=True), output, home)
+        return
+    found = _standing(study, *_history(study, home), full=True)
+    if output is Output.TABLE:
+        print_pairs(found)
+    else:
+        print_rows([found], output, found)
+
+
+@app.command()
+def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """Print every trial of a study."""
+    from tuner.results import as_json
+
+    history, holder = _history(study, home)
+    document = as_json(history, driven=holder is not None)
+    print_rows([_row(trial) for trial in document["trials"]], output, document)
+
+
+@app.command()
+def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """Print the best completed trial."""
+    from tuner.results import best_json
+
+    history, _ = _history(study, home)
+    found = best_json(history)
+    if found is None:
+        raise StudyMissing(f"study {study} has no completed trial yet; `tuner status {study}` tells how far it is")
+    if output is Output.TABLE:
+        print_pairs(_row(found))
+    else:
+        print_rows([_row(found)], output, found)
+
+
+@app.command()
+def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
+    """Stop a running study; it can be launched again.
+
+    Its process saves its trials and ends; `tuner launch` goes on with them."""
+    from tuner.ledger import Ledger, study_folder
+
+    with Ledger.open(study_folder(home, study), read_only=True) as ledger:
+        holder = ledger.holder()
+        if holder is None:
+            typer.echo(f"study {study} is not running", err=True)
+            return
+        if holder["host"] != socket.gethostname() or holder["pid"] <= 1:
+            raise InputError(f"study {study} runs on {holder['host']}:{holder['pid']}; stop it there")
+        try:
+            os.kill(holder["pid"], signal.SIGTERM)
+        except ProcessLookupError:
+            typer.echo(f"study {study} had just ended", err=True)
+            return
+        except PermissionError as error:
+            raise InputError(f"process {holder['pid']} runs study {study} and belongs to another user") from error
+        typer.echo(f"stopping study {study} (process {holder['pid']})", err=True)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            now = ledger.holder()
+            if now is None or now["pid"] != holder["pid"]:
+                typer.echo(f"stopped; `tuner launch` with its file goes on with {study}", err=True)
+                return
+            time.sleep(0.1)
+    raise TunerError(f"process {holder['pid']} still holds study {study} after {STOP_SECONDS:.0f} s")
+
+
+@app.command()
+def predict(
+    study: StudyName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New rows: CSV, Parquet or .npz.", show_default=False)],
+    home: Home = DEFAULT_HOME,
+    output: Format = Output.CSV,
+) -> None:
+    """Predict new rows with a study's champion."""
+    from tuner.champion import Predictor
+    from tuner.ledger import study_folder
+
+    predictor = Predictor.load(study_folder(home, study))
+    rows = predictor.predict(predictor.read(file)).to_dict("records")
+    print_rows(rows, output, rows)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of study files."""
+    from tuner.schema import schema as schema_of_file
+
+    print_json(schema_of_file())
+
+
+@app.command()
+def sync(
+    study: AnyStudy = None,
+    home: Home = DEFAULT_HOME,
+    mlflow: Annotated[str | None, typer.Option(help="The server's address, where not the one of the study.")] = None,
+) -> None:
+    """Write to MLflow what is not written yet.
+
+    For when its server was away, or its store was deleted and is to be rebuilt."""
+    from tuner.ledger import studies
+
+    raise NotImplementedError((study, studies(home), mlflow))
+
+
+@app.command()
+def ui(
+    study: AnyStudy = None,
+    home: Home = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen, if free.")] = 5000,
+) -> None:
+    """Start the MLflow dashboard and print its link.
+
+    It listens on 127.0.0.1 and ends with Ctrl-C."""
+    from tuner.tracking import serve
+
+    serve(home, study, port)
+
+
+def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None) -> StudySpec:
+    from tuner.spec import StudySpec
+
+    return StudySpec.read(file, overrides=overrides or (), name=name, trials=trials)
+
+
+def _print_plan(spec: StudySpec, output: Output) -> None:
+    from tuner.plan import load, plan
+
+    made = plan(spec, load(spec))
+    if output is Output.TABLE:
+        print_lines(made.lines())
+    else:
+        print_rows([made.to_dict()], output, made.to_dict())
+
+
+def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]:
+    """The study's facts, and who drives it now."""
+    from tuner.ledger import Ledger, study_folder
+
+    with Ledger.open(study_folder(home, study), read_only=True) as ledger:
+        holder = ledger.holder()  # before the history: a study seen as driven may have ended since, never the reverse
+        return ledger.history(), holder
+
+
+def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
+    """Every study of the home, in a row each; what is wrong with one is told on stderr and hides no other."""
+    from tuner.ledger import studies
+
+    found = []
+    for name in studies(home):
+        try:
+            found.append(_standing(name, *_history(name, home), full=full))
+        except LedgerError as error:
+            typer.echo(str(error), err=True)
+            found.append({"study": name, "state": "unreadable"})
+    return found
+
+
+def _standing(
+    name: str, history: History, holder: Mapping[str, Any] | None, *, full: bool = False
+) -> dict[str, str | int | float | None]:
+    """One study in one row; `full` adds who drives it and when it began."""
+    from tuner.results import objective
+    from tuner.trial import State
+
+    # A driver that died before its first event leaves a ledger without a spec: listed, never a reason to fail.
+    metric, maximize = objective(history) if history.spec else (None, False)
+    leader = history.best(metric, maximize) if metric else None
+    row: dict[str, str | int | float | None] = {
+        "study": name,
+        "state": history.completed or ("running" if holder else "interrupted"),
+        "trials": history.spec["search"]["trials"] if history.spec else None,
+        "complete": history.count(State.COMPLETE),
+        "pruned": history.count(State.PRUNED),
+        "failed": history.count(State.FAILED),
+        "running": history.count(State.RUNNING) if holder else 0,
+        "objective": metric,
+        "best": leader.best_value(metric, maximize) if leader and metric else None,
+        "best_trial": leader.number if leader else None,
+        "updated": _moment(history.updated_at),
+    }
+    if full:
+        row["created"] = _moment(history.created_at)
+        row["driver"] = f"{holder['host']}:{holder['pid']} since {holder['since']}" if holder else None
+    return row
+
+
+def _print_standings(standings: list[dict[str, Any]], output: Output, home: Path) -> None:
+    if not standings and output is Output.TABLE:
+        typer.echo(f"no studies in {home}", err=True)
+    else:
+        print_rows(standings, output, standings)
+
+
+def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial of `results --output json` for a table: without its last epoch, which would double the columns."""
+    return {name: value for name, value in trial.items() if name != "last"}
+
+
+def _ending(name: str, history: History, state: str, home: Path) -> list[str]:
+    """What a person wants to know when a launch has ended: the best trial, its test score, where to look."""
+    from tuner.progress import score
+    from tuner.results import objective
+    from tuner.trial import State
+
+    metric, maximize = objective(history)
+    where = "" if home == DEFAULT_HOME else f" --home {home}"
+    counts = ", ".join(
+        f"{history.count(s)} {word}"
+        for s, word in ((State.COMPLETE, "complete"), (State.PRUNED, "stopped early"), (State.FAILED, "failed"))
+    )
+    lines = [f"study {name} {state}: {len(history.trials)} trials ({counts})"]
+    if (leader := history.best(metric, maximize)) is not None:
+        lines.append(f"best trial {leader.number}: {score(leader, metric, maximize)}")
+        width = max(map(len, leader.params), default=0)
+        lines += [f"  {key:<{width}}  {cell(value)}" for key, value in leader.params.items()]
+        if leader.tested:
+            tested = ", ".join(f"{key} {cell(value)}" for key, value in leader.tested.items())
+            lines.append(f"on the test split: {tested}")
+    if state == "interrupted":
+        lines.append("interrupted; the same command goes on where it stopped")
+    lines += [f"every trial: tuner results {name}{where}", f"dashboard:   tuner ui {name}{where}"]
+    return lines
+
+
+def _moment(seconds: float) -> str | None:
+    """Local time with its offset from UTC, or None for a moment that never was."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds") if seconds else None
+
+
+def main() -> None:
+    """The console script. Ends with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
+    try:
+        app(prog_name="tuner")
+    except TunerError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a disk, a permission, a closed connection: the machine's trouble, in its own words
+        typer.echo(f"tuner: {error}", err=True)
+        sys.exit(1)

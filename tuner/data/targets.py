@@ -1,0 +1,96 @@
+"""What is to be predicted: classes or numbers, told from the target column unless the study says.
+
+Knows one column of labels, or several of numbers. Must never know inputs, splits or networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.interface import CLASSIFICATION, REGRESSION
+from tuner.data.tables import CATEGORY, NUMBER, Table, class_kind, number_name, typed
+from tuner.errors import DataError
+
+_FEW = 20  # whole numbers with at most so many different values, each five times on average, are classes
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`values` are int64 [N], numbers into `classes`, or float32 [N, T] in their own unit with `classes` None."""
+
+    task: str
+    values: np.ndarray
+    classes: tuple[str, ...] | None
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or targets."""
+        return self.values.shape[1] if self.classes is None else len(self.classes)
+
+
+def of_table(table: Table, names: Sequence[str], task: str | None) -> Targets:
+    """The target columns `names` of a table as read.
+
+    Unless `task` is given: text, and whole numbers of few different values, are classes; other
+    numbers, and several columns, a regression. Classes are sorted, by number or by letter.
+    Raises DataError for missing cells, text among numbers, a single value, and classes that hardly repeat.
+    """
+    table = table.select(names)
+    if len(names) > 1 and task == CLASSIFICATION:
+        raise DataError(f"{table.file}: expected one target column for a classification, got {', '.join(names)}")
+    if task == CLASSIFICATION and any(class_kind(table, name) == CATEGORY for name in names):
+        columns = typed(table, dict.fromkeys(names, CATEGORY))
+    elif task == REGRESSION or len(names) > 1:
+        columns = typed(table, dict.fromkeys(names, NUMBER))
+    else:
+        columns = typed(table)
+    if len(names) > 1 or columns.kinds[names[0]] == NUMBER:
+        return of_numbers(columns.matrix(), task, tuple(names), table.file)
+    return _classes(columns.columns[names[0]], tuple(names), table.file)
+
+
+def of_numbers(values: np.ndarray, task: str | None, names: tuple[str, ...], where: str) -> Targets:
+    """Targets from finite numbers [N] or [N, T]."""
+    column = values.reshape(len(values), -1)
+    if column.shape[1] == 1 and task != REGRESSION:
+        different = np.unique(column)
+        whole = bool((different == np.floor(different)).all())
+        if task == CLASSIFICATION or (whole and len(different) <= max(2, min(_FEW, len(column) // 5))):
+            return _classes(column[:, 0], names, where)
+    elif task == CLASSIFICATION:
+        raise DataError(f"{where}: expected one label per row for a classification, got {column.shape[1]} columns")
+    constant = [name for name, one in zip(names, column.T, strict=True) if one.min() == one.max()]
+    if constant:
+        raise DataError(
+            [
+                f"{where}: target '{name}': expected different values, got {column[0, 0]:g} in all rows"
+                for name in constant
+            ]
+        )
+    return Targets(REGRESSION, column.astype(np.float32), None, names)
+
+
+def of_labels(labels: np.ndarray, task: str | None, name: str, where: str) -> Targets:
+    """Targets from an array of text or booleans [N]."""
+    if task == REGRESSION:
+        raise DataError(f"{where}: expected numbers for a regression, got {labels.dtype} such as '{labels[0]}'")
+    return _classes(labels, (name,), where)
+
+
+def _classes(labels: np.ndarray, names: tuple[str, ...], where: str) -> Targets:
+    different, values = np.unique(labels, return_inverse=True)
+    rows, count = len(labels), len(different)
+    target = f"{where}: target '{names[0]}'"
+    classes = tuple(number_name(float(v)) if different.dtype.kind in "iuf" else str(v) for v in different)
+    if count == 1:
+        raise DataError(f"{target}: expected two classes or more, got '{classes[0]}' in all {rows} rows")
+    if count > 2 and count > rows / 3:
+        raise DataError(
+            f"{target}: expected classes that repeat, got {count} different values in {rows} rows; "
+            "name another target, or task: regression where it is a number"
+        )
+    return Targets(CLASSIFICATION, values.reshape(-1).astype(np.int64), classes, names)

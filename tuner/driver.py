@@ -1,0 +1,269 @@
+"""The study loop: asks the sampler, gives cohorts to workers, stores what they say, answers who goes on.
+
+Knows search, executors, ledger and history, and joins them; never processes, files of weights, or MLflow.
+
+What it does next is a function of the ledger alone: a message is stored, then everything that follows
+from it is done, before the next message is looked at. So a study that was killed at any moment and
+launched again asks the same trials as one that was not (one worker; several workers finish in an order
+that is theirs).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tuner.executors.protocol import (
+    Alive,
+    Answer,
+    Done,
+    Ended,
+    Executor,
+    Flush,
+    Lost,
+    Message,
+    Notice,
+    Ready,
+    Report,
+    Started,
+    Trouble,
+    Work,
+)
+from tuner.history import History, TrialHistory
+from tuner.ledger import Ledger
+from tuner.progress import Now, Progress
+from tuner.search import Search
+from tuner.trial import Cohort, Event, Kind, State, Trial
+
+LOSSES = 3  # of workers under one cohort, before it is halved or its last trial given up
+STOP_SECONDS = 8.0  # for workers to save after the first signal; then they are ended
+_PATIENCE = 0.5  # seconds to wait for a message before looking at signals and the dashboard
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the driver needs to know of the spec: how trials become work, and how many there may be."""
+
+    trials: int
+    metric: str
+    maximize: bool
+    group: Callable[[Sequence[Trial], int], list[Cohort]]  # trials of a window, number of the first cohort
+    work: Callable[[Cohort, int], Work]  # cohort, attempt
+    split: Callable[[int, Sequence[int]], None]  # carry a cohort's checkpoint over to these cohorts
+
+
+class Driver:
+    """One life of a study's loop. `run` returns when every trial has ended, or when told to stop."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        ledger: Ledger,
+        history: History,
+        search: Search,
+        executor: Executor,
+        progress: Progress,
+        tick: Callable[[], Now],
+    ) -> None:
+        self._terms, self._ledger, self._history = terms, ledger, history
+        self._search, self._executor, self._progress, self._tick = search, executor, progress, tick
+        self._running: dict[int, int] = {}  # cohort: attempt
+        self._attempts = dict(history.attempts)
+        self._queue: deque[Cohort] = deque()
+        for cohort in history.cohorts.values():
+            rest = self._open(cohort)
+            if rest.trials:
+                self._queue.append(rest)
+
+    def _open(self, cohort: Cohort) -> Cohort:
+        """The cohort without the trials that have ended, or have gone on in another cohort."""
+        trials = self._history.trials
+        rest = tuple(t for t in cohort.trials if not trials[t.number].ended and trials[t.number].cohort == cohort.number)
+        return Cohort(cohort.number, rest, cohort.structure, cohort.company)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run(self, stopping: Callable[[], bool]) -> bool:
+        """Drive until all trials have ended (True), or `stopping()` says so and the workers have saved (False)."""
+        while True:
+            self._advance()
+            if not self._running:
+                return True
+            if stopping():
+                self._wind_down(stopping)
+                return False
+            for message in self._executor.receive(_PATIENCE):
+                self._heed(message)
+                self._advance()
+            self._progress.update(self._history, (), self._tick())
+
+    def _advance(self) -> None:
+        """Give work to whoever is free, and ask ahead until everybody has something to do next."""
+        while True:
+            while self._queue and len(self._running) < self._executor.workers:
+                cohort = self._queue.popleft()
+                attempt = self._attempts.get(cohort.number, 0) + 1
+                self._running[cohort.number] = self._attempts[cohort.number] = attempt
+                self._executor.submit(self._terms.work(cohort, attempt))
+            remaining = self._terms.trials - len(self._history.trials)
+            if remaining <= 0 or len(self._queue) >= self._executor.workers:
+                return
+            self._ask(remaining)
+
+    def _ask(self, remaining: int) -> None:
+        first = len(self._history.trials)
+        trials = self._search.ask(first, min(remaining, self._search.window(remaining)))
+        cohorts = self._terms.group(trials, len(self._history.cohorts))
+        asked = [Event(Kind.ASKED, {"params": dict(t.params), "seed": t.seed}, trial=t.number) for t in trials]
+        self._store([*asked, *(_grouped(cohort) for cohort in cohorts)])
+        self._queue.extend(cohorts)
+
+    def _wind_down(self, stopping: Callable[[], bool]) -> None:
+        """Let the workers save; a second signal, or too long a wait, ends it."""
+        running = [self._history.cohorts[number] for number in self._running]
+        count = sum(len(self._open(cohort).trials) for cohort in running)
+        self._progress.message(f"stopping, saving {count} trials")
+        self._executor.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._running and time.monotonic() < deadline and stopping():
+            for message in self._executor.receive(0.1):
+                self._heed(message, requeue=False)
+
+    def _store(self, events: Sequence[Event]) -> None:
+        """One transaction; then the history, then whoever watches."""
+        stored = self._ledger.append(events)
+        for event in stored:
+            self._history.apply(event)
+        self._progress.update(self._history, stored, self._tick())
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def _heed(self, message: Message, *, requeue: bool = True) -> None:
+        if isinstance(message, Notice):
+            self._progress.message(message.message)
+            return
+        if isinstance(message, Ready) or (isinstance(message, Lost) and message.cohort is None):
+            return
+        assert message.cohort is not None
+        if self._running.get(message.cohort) != message.attempt:
+            return  # the last words of an attempt that was given up
+        if isinstance(message, Report):
+            self._report(message)
+        elif isinstance(message, Flush):
+            self._executor.answer(message.cohort, Answer())
+        elif isinstance(message, Ended):
+            self._end(message)
+        elif isinstance(message, Started):
+            self._started(message)
+        elif isinstance(message, Done):
+            del self._running[message.cohort]
+        elif isinstance(message, Trouble):
+            self._trouble(message)
+        elif isinstance(message, Lost):
+            self._lost(message, requeue)
+        else:
+            assert isinstance(message, Alive), message
+
+    def _started(self, message: Started) -> None:
+        for note in message.notes:
+            self._progress.message(note)
+        trials = [trial.number for trial in self._open(self._history.cohorts[message.cohort]).trials]
+        body = {"attempt": message.attempt, "worker": message.worker, "trials": trials, "epoch": message.epoch}
+        self._store([Event(Kind.STARTED, body, cohort=message.cohort)])
+
+    def _report(self, message: Report) -> None:
+        """Observe all, then decide, then store, then answer. A resumed cohort repeats what is known already."""
+        trials, epoch = self._history.trials, message.epoch
+        fresh = [number for number in message.metrics if epoch not in trials[number].reports and not trials[number].ended]
+        values = [(number, epoch, message.metrics[number].get(self._terms.metric)) for number in sorted(fresh)]
+        stop = self._search.observe(values) if values else set()
+        events = [
+            Event(
+                Kind.REPORTED,
+                {"metrics": dict(message.metrics[number]), "seconds": message.seconds},
+                trial=number,
+                epoch=epoch,
+            )
+            for number in sorted(fresh)
+        ]
+        events += [Event(Kind.PRUNED, {"epoch": epoch}, trial=number) for number in sorted(stop)]
+        failed = {number: text for number, text in message.failed.items() if not trials[number].ended}
+        events += [Event(Kind.FAILED, {"message": text}, trial=number) for number, text in sorted(failed.items())]
+        self._store(events)
+        for number in sorted(stop):
+            self._search.tell(number, State.PRUNED, None)
+        for number in sorted(failed):
+            self._search.tell(number, State.FAILED, None)
+        if message.waits:
+            ended = {number for number in message.metrics if trials[number].ended}
+            self._executor.answer(message.cohort, Answer(frozenset(stop | ended)))
+
+    def _end(self, message: Ended) -> None:
+        trial = self._history.trials[message.trial]
+        if trial.ended:
+            return
+        body = {"epochs": message.epochs, "best_epoch": message.best_epoch}
+        self._store([Event(Kind.FINISHED, body, trial=message.trial)])
+        self._search.tell(message.trial, State.COMPLETE, self._value(trial))
+
+    def _value(self, trial: TrialHistory) -> float | None:
+        return trial.best_value(self._terms.metric, self._terms.maximize)
+
+    def _trouble(self, message: Trouble) -> None:
+        """Too little memory: the same trials in two cohorts of half the size. Any other error ends them."""
+        del self._running[message.cohort]
+        cohort = self._open(self._history.cohorts[message.cohort])
+        count = len(cohort.trials)
+        if message.memory and count > 1:
+            self._progress.message(f"out of memory at K={count} ({message.message}), going on with K={(count + 1) // 2}")
+            self._halve(cohort)
+            return
+        text = f"out of memory: {message.message}" if message.memory else message.message
+        self._fail(cohort, text)
+
+    def _halve(self, cohort: Cohort) -> None:
+        middle = (len(cohort.trials) + 1) // 2
+        number = len(self._history.cohorts)
+        halves = [
+            Cohort(number + index, members, cohort.structure, cohort.company)
+            for index, members in enumerate((cohort.trials[:middle], cohort.trials[middle:]))
+        ]
+        self._terms.split(cohort.number, [half.number for half in halves])
+        self._store([_grouped(half) for half in halves])
+        self._queue.extendleft(reversed(halves))
+
+    def _fail(self, cohort: Cohort, text: str) -> None:
+        self._store([Event(Kind.FAILED, {"message": text}, trial=trial.number) for trial in cohort.trials])
+        for trial in cohort.trials:
+            self._search.tell(trial.number, State.FAILED, None)
+
+    def _lost(self, message: Lost, requeue: bool) -> None:
+        assert message.cohort is not None
+        del self._running[message.cohort]
+        cohort = self._open(self._history.cohorts[message.cohort])
+        body = {"attempt": message.attempt, "message": message.message}
+        self._store([Event(Kind.LOST, body, cohort=message.cohort)])
+        if not cohort.trials or not requeue:
+            return
+        losses = self._history.losses[message.cohort]
+        if losses < LOSSES:
+            numbers = ", ".join(str(trial.number) for trial in cohort.trials)
+            epoch = max(self._history.trials[trial.number].epochs for trial in cohort.trials)
+            self._progress.message(f"{message.message}, resuming trials {numbers} after epoch {epoch}")
+            self._queue.appendleft(cohort)
+        elif len(cohort.trials) > 1:
+            self._progress.message(f"{message.message} {losses} times, going on with half of the trials each")
+            self._halve(cohort)
+        else:
+            self._fail(cohort, f"{message.message}, {losses} times")
+
+
+def _grouped(cohort: Cohort) -> Event:
+    body = {
+        "trials": [trial.number for trial in cohort.trials],
+        "structure": dict(cohort.structure),
+        "company": cohort.company,
+    }
+    return Event(Kind.GROUPED, body, cohort=cohort.number)

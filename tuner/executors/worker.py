@@ -1,0 +1,218 @@
+"""A worker: loads the data once, trains the cohorts it is given, reports epochs, writes checkpoints.
+
+Knows training and data; never a sampler, a ledger, nor what carries its messages. The same code runs
+in a process of this machine and in an actor of a cluster.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from tuner import data
+from tuner.executors.protocol import (
+    Alive,
+    Answer,
+    Done,
+    Ended,
+    Flush,
+    Message,
+    Notice,
+    Report,
+    Setup,
+    Started,
+    Stop,
+    Trouble,
+    Work,
+)
+from tuner.training import checkpoint
+from tuner.training.loop import Arrays, Epoch, Finished, Step, Task, Training
+
+CHECKPOINT_SECONDS = 10.0  # at most this much training is lost to a crash, or one epoch where that is longer
+ALIVE_SECONDS = 2.0  # between two signs of life
+_LISTEN_SECONDS = 0.05  # between two looks for a Stop
+_RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
+
+
+class Channel(Protocol):
+    """The line to the driver."""
+
+    def send(self, message: Message) -> None: ...
+
+    def receive(self) -> Work | Answer | Stop:
+        """Wait for the next word. Raises EOFError when the driver is gone."""
+
+    def waiting(self) -> bool:
+        """Whether `receive` would return at once."""
+
+
+class _Stopped(Exception):
+    """The driver asked to save and leave."""
+
+
+def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
+    """A data set's training and validation rows on the device."""
+
+    def put(values: object) -> torch.Tensor:
+        return torch.as_tensor(values).to(device)
+
+    train, validation = dataset.train, dataset.validation
+    return Arrays(put(train.inputs), put(train.targets), put(validation.inputs), put(validation.targets))
+
+
+def checkpoint_path(folder: Path, cohort: int) -> Path:
+    return folder / "checkpoints" / f"{cohort:06d}.pt"
+
+
+def weights_path(folder: Path, trial: int) -> Path:
+    return folder / "weights" / f"{trial:06d}.pt"
+
+
+class Worker:
+    """One worker. `train` returns when its cohort is done, saved or in trouble."""
+
+    def __init__(self, number: int, setup: Setup, channel: Channel) -> None:
+        torch.set_num_threads(setup.threads)
+        self.number = number
+        self.folder = Path(setup.folder)
+        self.device = torch.device(setup.device)
+        if self.device.type == "cuda":
+            # Fractions of a GPU isolate nothing by themselves: an allocator's limit does.
+            torch.cuda.set_per_process_memory_fraction(setup.share, self.device)
+        self.arrays = arrays(data.load(**setup.data), self.device)
+        self.channel = channel
+        self._heard = self._spoke = self._saved = time.monotonic()
+        self._steps = 0
+        self._stopping = False
+
+    def train(self, work: Work) -> None:
+        """Train one cohort and say so; only a lost driver (EOFError, OSError) gets out."""
+        cohort, attempt = work.task.cohort, work.attempt
+        try:
+            self._run(work)
+            self.channel.send(Done(cohort, attempt))
+        except _Stopped:
+            self.channel.send(Done(cohort, attempt, saved=True))
+        except (EOFError, ConnectionError):
+            raise
+        except MemoryError as error:
+            self.channel.send(Trouble(cohort, attempt, True, str(error) or "out of memory"))
+        except Exception as error:  # noqa: BLE001 - a person's network may raise anything; it ends its trials, not the study
+            lack = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            self.channel.send(Trouble(cohort, attempt, lack, text))
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _run(self, work: Work) -> None:
+        task, attempt = work.task, work.attempt
+        training, notes = self._resume(task)
+        self.channel.send(Started(task.cohort, attempt, self.number, training.epoch, tuple(notes)))
+        self._saved = time.monotonic()
+        self._steps = 0
+        events = training.run()
+        answer: set[int] | None = None
+        rung = flushed = False
+        while True:
+            try:
+                event = events.send(answer)
+            except StopIteration:
+                return
+            answer = None
+            if isinstance(event, Step):
+                boundary = event.step == 0
+                if boundary and (rung or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
+                    self._save(training, task, attempt, flushed=flushed)
+                rung = flushed = False
+                self._steps += 0 if boundary else len(training.rows)
+                self._listen(training, task, attempt)
+            elif isinstance(event, Epoch):
+                self.channel.send(
+                    Report(
+                        task.cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds,
+                        self._take_steps(), event.waits,
+                    )
+                )  # fmt: skip
+                if event.waits:
+                    answer = set(self._expect_answer().stop)
+                    rung = flushed = True
+            else:
+                self._keep(event)
+                self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))
+                flushed = False  # the ledger may not have this end yet
+
+    def _resume(self, task: Task) -> tuple[Training, list[str]]:
+        training = Training(task, self.arrays)
+        state, notes = checkpoint.latest(checkpoint_path(self.folder, task.cohort))
+        if state is not None:
+            try:
+                training.restore(state)
+            except ValueError as error:
+                return Training(task, self.arrays), [*notes, f"{error}; starting over"]
+        return training, notes
+
+    def _take_steps(self) -> int:
+        steps, self._steps = self._steps, 0
+        self._spoke = time.monotonic()
+        return steps
+
+    def _listen(self, training: Training, task: Task, attempt: int) -> None:
+        """Between two steps: a sign of life now and then, and a look for a Stop."""
+        now = time.monotonic()
+        if now - self._heard < _LISTEN_SECONDS and not self._stopping:
+            return
+        self._heard = now
+        if now - self._spoke > ALIVE_SECONDS:
+            self.channel.send(Alive(task.cohort, attempt, self._take_steps()))
+        if self._told_to_stop():
+            self._save(training, task, attempt, flushed=False)
+            raise _Stopped
+
+    def _told_to_stop(self) -> bool:
+        if not self._stopping and self.channel.waiting():
+            self._stopping = isinstance(self.channel.receive(), Stop)
+        return self._stopping
+
+    def _expect_answer(self) -> Answer:
+        """The driver's answer; a Stop that comes before it is heeded at the next step."""
+        while not isinstance(word := self.channel.receive(), Answer):
+            self._stopping = self._stopping or isinstance(word, Stop)
+        return word
+
+    def _save(self, training: Training, task: Task, attempt: int, *, flushed: bool) -> None:
+        """Write a checkpoint; never ahead of the ledger, and never giving up on a full disk."""
+        if not flushed:
+            self.channel.send(Flush(task.cohort, attempt))
+            self._expect_answer()
+        path = checkpoint_path(self.folder, task.cohort)
+        self._write(lambda: checkpoint.save(path, training.state()), path)
+        self._saved = time.monotonic()
+
+    def _keep(self, event: Finished) -> None:
+        path = weights_path(self.folder, event.number)
+        self._write(lambda: checkpoint.save(path, {"weights": event.weights}, generations=1), path)
+
+    def _write(self, write: Callable[[], None], path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                free = shutil.disk_usage(path.parent).free / 1e6
+                self.channel.send(
+                    Notice(f"no room for {path} ({free:.0f} MB free there); training pauses until there is")
+                )
+            if self._told_to_stop():
+                raise _Stopped
+            time.sleep(_RETRY_SECONDS)

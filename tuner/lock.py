@@ -1,0 +1,120 @@
+"""The lock of a study's folder: one living process drives a study at a time.
+
+It knows one file, `<study's folder>/lock`, held with flock, so that the kernel frees it however the driver dies.
+It must never know what the driver does, nor what else is in the folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import LedgerError, StudyLocked
+
+_FILE = "lock"
+_PROBE_SECONDS = 0.5  # far longer than a probe holds the lock, or a new driver takes to sign it
+_PAUSE_SECONDS = 0.005
+_NAMELESS = {"pid": 0, "host": "unknown", "since": "unknown"}
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the study of `folder`. Raises StudyLocked, naming who holds it, or LedgerError where it cannot be written.
+
+    Processes made by `fork` without `exec` share the lock and keep it alive: start workers by spawn.
+    """
+    try:
+        handle = os.open(folder / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LedgerError(
+            f"{folder / _FILE}: expected a file that can be written, got: {error.strerror}; "
+            "check the folder's permissions"
+        ) from error
+    try:
+        _take(handle, folder)
+        now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+        _sign(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+        try:
+            yield
+        finally:
+            _sign(handle, "")
+    finally:
+        os.close(handle)  # frees the lock
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Who holds the study of `folder` now: {"pid", "host", "since" (ISO 8601)}; None where nobody does."""
+    try:
+        handle = os.open(folder / _FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        give_up = time.monotonic() + _PROBE_SECONDS
+        while not _try(handle, fcntl.LOCK_SH):
+            found = _signature(handle)
+            # Between taking the lock and signing it a driver is nameless, or still bears the name of a dead one.
+            if found is not None and _lives(found):
+                return found
+            if time.monotonic() > give_up:
+                return found or dict(_NAMELESS)
+            time.sleep(_PAUSE_SECONDS)
+        return None
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, folder: Path) -> None:
+    give_up = time.monotonic() + _PROBE_SECONDS
+    while not _try(handle, fcntl.LOCK_EX):
+        who = holder(folder)
+        # A `holder` elsewhere takes the lock for some microseconds to see whether it is free: nobody is then named.
+        if who is None and time.monotonic() < give_up:
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        who = who or _NAMELESS
+        raise StudyLocked(
+            f"study {folder.name} is already running on {who['host']}:{who['pid']} since {who['since']}; "
+            f"`tuner stop {folder.name}` ends it"
+        )
+
+
+def _try(handle: int, how: int) -> bool:
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(handle: int, text: str) -> None:
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, text.encode(), 0)
+
+
+def _signature(handle: int) -> dict[str, Any] | None:
+    try:
+        found = json.loads(os.pread(handle, 4096, 0))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.keys() >= _NAMELESS.keys() else None
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """False where the process is known to be dead; those of other hosts are taken at their word."""
+    if holder["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's, and alive
+    return True

@@ -1,0 +1,219 @@
+"""What a tracker should show of a study, worked out from its events: runs, params, metrics, tags, statuses, a note.
+
+Pure: the same events give the same answer in whatever pieces they come, which is what lets `tracking` write again
+what it may have written before. Knows the history fold and how MLflow names things. Must never know MLflow's client,
+the ledger's file or a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tuner.history import History, TrialHistory
+from tuner.trial import TERMINAL, Event, Kind, State, Value
+
+# MLflow's names for how a run stands. A pruned trial ended before its time, as a killed one does.
+RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"
+_STATUS = {State.COMPLETE: FINISHED, State.PRUNED: KILLED, State.FAILED: FAILED}
+
+INTERRUPTED = "INTERRUPTED"  # `tuner.state` of a trial that waits for its study to be taken up again
+_LONGEST_MESSAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one metric; `timestamp` in milliseconds since 1970, as MLflow has it."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(slots=True)
+class Mirror:
+    """A study as a tracker should show it. `under_way` is False once it has completed or was interrupted."""
+
+    history: History = field(default_factory=History)
+    under_way: bool = False
+    began: dict[int, int] = field(default_factory=dict)  # trial → when its run begins, ms; only these have a run
+    digests: dict[int, str] = field(default_factory=dict)  # trial → digest of the spec under which it was asked
+    tests: list[Event] = field(default_factory=list)  # one per trial, the first
+    best: TrialHistory | None = None
+    curve: list[Point] = field(default_factory=list)  # see `_lengthen`
+    _next: int = 0
+    _latest: float = 0.0
+
+    def fold(self, event: Event) -> None:
+        """Take one event in; they come in the order of `seq`."""
+        self.history.apply(event)
+        if event.kind in (Kind.COMPLETED, Kind.INTERRUPTED):
+            self.under_way = False
+        elif event.kind is not Kind.TESTED:
+            self.under_way = True
+        if event.kind is Kind.ASKED and event.trial is not None:
+            self.digests[event.trial] = self.history.digest
+        elif event.kind is Kind.STARTED:
+            for number in event.body["trials"]:
+                self.began.setdefault(number, milliseconds(event.time))
+        elif event.trial is not None and (event.kind is Kind.REPORTED or event.kind in TERMINAL):
+            self.began.setdefault(event.trial, milliseconds(event.time))
+        elif event.kind is Kind.TESTED and all(event.trial != test.trial for test in self.tests):
+            self.tests.append(event)
+        if event.trial is not None and event.kind in TERMINAL:
+            self._consider(self.history.trials[event.trial])
+            self._lengthen()
+
+    @property
+    def study(self) -> str:
+        return str(self.history.spec["study"])
+
+    @property
+    def metric(self) -> str:
+        return str(self.history.spec["search"]["objective"]["metric"])
+
+    @property
+    def maximize(self) -> bool:
+        return bool(self.history.spec["search"]["objective"]["goal"] == "maximize")
+
+    def params(self, number: int) -> dict[str, str]:
+        """Every hyperparameter of a trial, the fixed ones too."""
+        spec = self.history.spec
+        values = {**spec["model"], **spec["train"], **self.history.trials[number].params}
+        return {name: str(value) for name, value in values.items()}
+
+    def points(self, number: int, epochs: Iterable[int] | None = None) -> list[Point]:
+        """A trial's metrics, step = epoch: of these epochs, or of all; its test scores with the latter."""
+        trial = self.history.trials[number]
+        return [
+            Point(key, value, milliseconds(trial.report_times[epoch]), epoch)
+            for epoch in sorted(trial.reports if epochs is None else epochs)
+            for key, value in trial.reports[epoch].items()
+        ] + (self.test_points(number) if epochs is None else [])
+
+    def test_points(self, number: int) -> list[Point]:
+        """A trial's scores on the test split, at the epoch whose weights were tested."""
+        step = self.history.trials[number].best_epoch(self.metric, self.maximize) or 0
+        return [
+            Point(key, value, milliseconds(test.time), step)
+            for test in self.tests
+            if test.trial == number
+            for key, value in test.body["metrics"].items()
+        ]
+
+    def _consider(self, trial: TrialHistory) -> None:
+        """Keep the best completed trial, the lowest number on a tie, as `History.best` finds it."""
+        value = self._value(trial)
+        if value is None:
+            return
+        held = None if self.best is None else self._value(self.best)
+        tie = value == held and self.best is not None and trial.number < self.best.number
+        if held is None or self._beats(value, held) or tie:
+            self.best = trial
+
+    def _lengthen(self) -> None:
+        """The curve of the best value among trials 0 … n, step = n, as far as all up to n have ended.
+
+        So it rises (or falls) only, ends at the best trial's value, and does not depend on who was faster.
+        """
+        while (trial := self.history.trials.get(self._next)) is not None and trial.ended_at is not None:
+            self._latest = max(self._latest, trial.ended_at)
+            value, held = self._value(trial), self.curve[-1].value if self.curve else None
+            if value is not None and (held is None or self._beats(value, held)):
+                held = value
+            if held is not None:
+                self.curve.append(Point(f"best/{self.metric}", held, milliseconds(self._latest), self._next))
+            self._next += 1
+
+    def _value(self, trial: TrialHistory) -> float | None:
+        return trial.best_value(self.metric, self.maximize) if trial.state is State.COMPLETE else None
+
+    def _beats(self, value: float, other: float) -> bool:
+        return value > other if self.maximize else value < other
+
+    def status(self, number: int, alive: bool) -> str:
+        """MLflow's status of a trial's run; `alive` tells that somebody drives the study now."""
+        return _STATUS.get(self.history.trials[number].state) or (RUNNING if alive else KILLED)
+
+    def ended(self, number: int) -> int:
+        """When a trial's run ended, ms: an interrupted one at the study's last sign of life."""
+        return milliseconds(self.history.trials[number].ended_at or self.history.updated_at)
+
+    def study_status(self, alive: bool) -> str:
+        if self.history.completed:
+            return FINISHED if self.history.completed == "complete" else FAILED
+        return RUNNING if alive else KILLED
+
+    def tags(self, number: int, alive: bool) -> dict[str, str]:
+        """A trial's tags, but for those that name MLflow's own runs."""
+        trial = self.history.trials[number]
+        running = RUNNING if alive else INTERRUPTED
+        found = {
+            "tuner.study": self.study,
+            "tuner.ledger": self.history.study_id,
+            "tuner.trial": str(number),
+            "tuner.seed": str(trial.seed),
+            "tuner.spec_sha256": self.digests[number],
+            "tuner.state": trial.state.value if trial.ended else running,
+        }
+        if trial.cohort is not None:
+            found["tuner.cohort"] = str(trial.cohort)
+        if trial.message:
+            found["tuner.message"] = _one_line(trial.message)
+        return found
+
+    def study_tags(self, alive: bool) -> dict[str, str]:
+        """The parent run's tags, the note that MLflow shows as its description among them."""
+        found = {
+            "tuner.study": self.study,
+            "tuner.ledger": self.history.study_id,
+            "tuner.seed": str(self.history.spec["seed"]),
+            "tuner.spec_sha256": self.history.digest,
+            "tuner.state": self.history.completed or ("running" if alive else "interrupted"),
+            "mlflow.note.content": self.note(alive),
+        }
+        return found if self.best is None else found | {"tuner.best_trial": str(self.best.number)}
+
+    def note(self, alive: bool) -> str:
+        """The study in a few lines of Markdown."""
+        spec, data, history = self.history.spec, self.history.data, self.history
+        search = spec["search"]
+        counts = ", ".join(f"{history.count(state)} {state.lower()}" for state in _STATUS)
+        ended = sum(history.count(state) for state in _STATUS)
+        state = history.completed or ("running" if alive else "interrupted; `tuner launch` goes on with it")
+        goal = search["objective"]["goal"].capitalize()
+        rows = ", ".join(f"{count:,} {split}" for split, count in data.get("rows", {}).items())
+        lines = [
+            f"Study **{self.study}**: {state}. {ended} of {search['trials']} trials ended: {counts}.",
+            "",
+            f"{goal} `{self.metric}` of {_code(spec['model']['family'])} on {_code(data['name'])} (rows: {rows}).",
+            f"Sampler {search['sampler']['kind']}, pruner {search['pruner']['kind']}, seed {spec['seed']}.",
+        ]
+        return "\n".join(lines if self.best is None else [*lines, "", *self._praise(self.best)])
+
+    def _praise(self, best: TrialHistory) -> Iterator[str]:
+        epoch = best.best_epoch(self.metric, self.maximize)
+        score = _number(best.best_value(self.metric, self.maximize))
+        yield f"Best: **trial {best.number}**, {self.metric} {score} at epoch {epoch}."
+        if best.tested:
+            yield f"On the test split: {', '.join(f'{key} {_number(value)}' for key, value in best.tested.items())}."
+        yield from ("", "| hyperparameter | value |", "|---|---|")
+        yield from (f"| {name} | {_code(_number(value))} |" for name, value in best.params.items())
+
+
+def milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _number(value: Value | None) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _code(text: str) -> str:
+    """Text from a study file or a file's name as Markdown shows it verbatim, in a table too."""
+    return "`" + _one_line(text).replace("`", "'").replace("|", "¦") + "`"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_MESSAGE]

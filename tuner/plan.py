@@ -1,0 +1,360 @@
+"""What a study will do, checked against its data before the first trial.
+
+Knows the spec, the data's signature and how to build networks; trains nothing. The corners of the
+search space are built on torch's meta device, which has shapes and no memory, so that a range that
+cannot work fails in milliseconds, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import models
+from models.interface import CLASSIFICATION, IMAGE, REGRESSION, Signature
+from search_spaces import SearchSpace
+from search_spaces.document import Keys, describe, suggest
+from search_spaces.parameters import Choice, Float, Int
+from tuner import data
+from tuner.checks import metrics_of
+from tuner.data import Dataset
+from tuner.errors import DataError, SpecError
+from tuner.rules import listed
+from tuner.spec import StudySpec
+from tuner.trial import Params, Value
+
+_MOST_VALUES = 64  # of one structural hyperparameter, each built once: about 5 ms each
+_MOST_STRUCTURES = 100_000  # counted one by one; beyond it nobody needs the number
+_MOST_REAL = 20_000_000  # parameters of a network that is built for real where the meta device cannot
+_OF_NO_USE = {  # hyperparameter → what it needs
+    "label_smoothing": ("task", CLASSIFICATION, "classes"),
+    "shift": ("modality", IMAGE, "images"),
+    "flip": ("modality", IMAGE, "images"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done. Counts of None are infinite; `parameters` are those of the smallest and largest network."""
+
+    study: str
+    family: str
+    source: str
+    task: str
+    modality: str
+    inputs: tuple[int, ...]
+    outputs: int
+    rows: dict[str, int]
+    hyperparameters: int
+    size: int | None
+    structures: int | None
+    trials: int
+    epochs: int
+    parameters: tuple[int, int]
+    metric: str
+    goal: str
+    sampler: str
+    pruner: str
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {**asdict(self), **{name: list(getattr(self, name)) for name in ("inputs", "parameters", "warnings")}}
+
+    def lines(self) -> list[str]:
+        """For a person, one subject a line; warnings last."""
+        rows = ", ".join(f"{count:,} {split}" for split, count in self.rows.items())
+        shape = "×".join(map(str, self.inputs))
+        outputs = f"{self.outputs} {'classes' if self.task == CLASSIFICATION else 'targets'}"
+        least, most = self.parameters
+        points = "endlessly many points" if self.size is None else f"{self.size:,} points"
+        structures = "continuous structure" if self.structures is None else f"{self.structures:,} structures"
+        pruner = "none stopped early" if self.pruner == "none" else f"stopped early by {self.pruner}"
+        return [
+            f"study     {self.study}: {self.metric}, {self.goal}d",
+            f"data      {self.source}: {self.modality} of {shape}, {outputs}; {rows} rows",
+            f"network   {self.family}: {least:,} parameters" + (f" to {most:,}" if most != least else ""),
+            f"space     {self.hyperparameters} hyperparameters, {points}, {structures}",
+            f"search    {self.trials:,} trials by {self.sampler}, {pruner}",
+            f"training  {self.epochs:,} epochs a trial, {self.trials * self.epochs:,} at most in all",
+            *(f"warning   {warning}" for warning in self.warnings),
+        ]
+
+
+def load(spec: StudySpec) -> Dataset:
+    """The study's data. Raises DataError whose problems about a key of the file name its line."""
+    section = spec.data
+    try:
+        return data.load(
+            section.source,
+            target=section.target,
+            task=section.task,
+            modality=section.modality,
+            validation=section.validation,
+            test=section.test,
+            seed=spec.seed,
+            folder=spec.folder,
+        )
+    except DataError as error:
+        raise DataError([_placed(spec, problem) for problem in error.problems]) from None
+
+
+def _placed(spec: StudySpec, problem: str) -> str:
+    place, colon, message = problem.partition(": ")
+    key = place.removeprefix("data.")
+    return (
+        spec.problem(("data", key), message) if colon and place.startswith("data.") and key.isidentifier() else problem
+    )
+
+
+def plan(spec: StudySpec, dataset: Dataset) -> Plan:
+    """Check the spec against the data and the machine. Raises SpecError with every problem."""
+    signature = dataset.signature
+    problems = [
+        *_objective(spec, signature),
+        *_loss(spec, signature),
+        *_batches(spec, dataset.rows["train"]),
+        *_device(spec),
+    ]
+    parameters = (0, 0)
+    unfit = list(_modality(spec, signature))
+    if not unfit:
+        parameters, unfit = _corners(spec, signature)
+    problems += unfit
+    if problems:
+        raise SpecError([spec.problem(*problem) for problem in dict.fromkeys(problems)])
+    size = spec.space.size()
+    kind = spec.search.sampler.kind
+    return Plan(
+        study=spec.study,
+        family=spec.model["family"],
+        source=dataset.name,
+        task=signature.task,
+        modality=signature.modality,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        rows=dict(dataset.rows),
+        hyperparameters=len(spec.space.parameters),
+        size=size,
+        structures=structures(spec),
+        trials=min(spec.search.trials, size) if kind == "grid" and size is not None else spec.search.trials,
+        epochs=_epochs(spec),
+        parameters=parameters,
+        metric=spec.metric,
+        goal=spec.search.objective.goal,
+        sampler=kind,
+        pruner=spec.search.pruner.kind,
+        warnings=(*spec.warnings, *(spec.problem(*one) for one in _useless(spec, signature))),
+    )
+
+
+def structures(spec: StudySpec) -> int | None:
+    """How many different structures the space has; None where there is no end to them."""
+    structural = {name: one for name, one in spec.space.parameters.items() if spec.is_structural(name)}
+    if any(one.count is None for one in structural.values()):
+        return None
+    needed: dict[str, Float | Int | Choice] = {}
+    for name in reversed(spec.space.parameters):  # children before parents
+        if name in structural or any(name in (child.when or ()) for child in needed.values()):
+            needed[name] = spec.space.parameters[name]
+    if not needed:
+        return 1
+    part = SearchSpace(needed)
+    size = part.size()
+    if size is None or len(needed) == len(structural) or size > _MOST_STRUCTURES:
+        return size
+    return len({tuple((name, value) for name, value in point.items() if name in structural) for point in part.grid()})
+
+
+def _epochs(spec: StudySpec) -> int:
+    searched = spec.space.parameters.get("epochs")
+    return int(searched.high_value if searched is not None else spec.training({})["epochs"] or 0)
+
+
+def _place(spec: StudySpec, name: str, section: str) -> Keys:
+    """Where a hyperparameter is written: searched, else fixed."""
+    return ("search", "space", name) if name in spec.space.parameters else (section, name)
+
+
+def _values(spec: StudySpec, name: str) -> list[Value | None]:
+    """What a hyperparameter of training may be: every searched choice, or its one value."""
+    searched = spec.space.parameters.get(name)
+    if searched is None:
+        return [spec.training({})[name]]
+    return list(searched.values_) if isinstance(searched, Choice) else [searched.low, searched.high]
+
+
+def _objective(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+    known = metrics_of(signature.task)
+    if spec.metric not in known:
+        message = f"expected a metric of {signature.task} ({', '.join(known)}), got {describe(spec.metric)}"
+        yield ("search", "objective", "metric"), message + suggest(spec.metric, known)
+
+
+def _loss(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+    wrong = {CLASSIFICATION: "mse", REGRESSION: "cross_entropy"}[signature.task]
+    if wrong in _values(spec, "loss"):
+        message = f"expected a loss for {signature.task}, got {wrong}; write auto"
+        yield _place(spec, "loss", "train"), message
+
+
+def _batches(spec: StudySpec, rows: int) -> Iterator[tuple[Keys, str]]:
+    sizes = [size for size in _values(spec, "batch_size") if isinstance(size, int)]
+    if max(sizes) > rows:
+        given = "batch_size" in spec.train or "batch_size" in spec.space.parameters
+        default = "" if given else ", the default; set train.batch_size"
+        message = f"expected at most {rows:,}, the training rows, got {max(sizes):,}{default}"
+        yield _place(spec, "batch_size", "train"), message
+
+
+def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
+    if spec.run.device == "cuda" and not torch.cuda.is_available():
+        built = "no GPU that torch can use" if torch.version.cuda else "a torch built without CUDA"
+        yield ("run", "device"), f"expected a machine with a CUDA GPU, got {built}; write auto or cpu"
+
+
+def _modality(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+    family = spec.model["family"]
+    fits = models.MODALITIES_OF.get(family)
+    if fits is not None and signature.modality not in fits:
+        others = [name for name, modalities in models.MODALITIES_OF.items() if signature.modality in modalities]
+        got = f"got {family}, a network for {listed(fits)}"
+        yield ("model", "family"), f"expected a network for {signature.modality}, {got}; use {listed(others)}"
+
+
+def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+    for name, (aspect, needed, told) in _OF_NO_USE.items():
+        if getattr(signature, aspect) != needed and any(_values(spec, name)):
+            yield (
+                _place(spec, name, "train"),
+                f"{name} is for {told}, and does nothing with {getattr(signature, aspect)}",
+            )
+
+
+def _corner(spec: StudySpec, high: bool, fixed: Params) -> dict[str, Value]:
+    """The active parameters at one end of their ranges, except those that are `fixed`."""
+    values: dict[str, Value] = {}
+    for name, parameter in spec.space.parameters.items():
+        if spec.space.active(name, values):
+            values[name] = fixed.get(name, parameter.high_value if high else parameter.low_value)
+    return values
+
+
+def _corners(spec: StudySpec, signature: Signature) -> tuple[tuple[int, int], list[tuple[Keys, str]]]:
+    """Parameters of the smallest and largest network, and what cannot be built.
+
+    Besides the two corners every value of every structural hyperparameter is built once, the others
+    at their smallest, so that a message can name the value that does not work.
+    """
+    try:
+        smallest = _build(spec, signature, _corner(spec, False, {}))
+    except _UnfitError as error:
+        return (0, 0), [(_culprit(spec, error), f"expected a network that can be built at {error}")]
+    problems = [problem for name in spec.space.parameters for problem in _unfit_values(spec, signature, name)]
+    if problems:
+        return (0, 0), problems
+    try:
+        largest = _build(spec, signature, _corner(spec, True, {}))
+    except _UnfitError as error:
+        return (0, 0), [(("search", "space"), f"expected a network that can be built at {error}")]
+    return (min(smallest, largest), max(smallest, largest)), []
+
+
+def _unfit_values(spec: StudySpec, signature: Signature, name: str) -> Iterator[tuple[Keys, str]]:
+    """Which values of one searched hyperparameter no network can be built with, the others at their smallest."""
+    parameter = spec.space.parameters[name]
+    count = parameter.count
+    if count is None or count > _MOST_VALUES or not _shapes_network(spec, name):
+        return
+    unfit: dict[int, str] = {}
+    for index, value in enumerate(parameter.values()):
+        params = _corner(spec, False, _ancestors(spec, name, value))
+        if params.get(name) != value:  # its parents' own conditions exclude one another here
+            continue
+        try:
+            _build(spec, signature, params)
+        except _UnfitError as error:
+            unfit[index] = error.reason
+    if isinstance(parameter, Choice):
+        for index, reason in unfit.items():
+            place: Keys = ("search", "space", name, "values", index)
+            yield place, f"expected values that work, got {parameter.nth(index)}: {reason}"
+    elif unfit:
+        first = min(unfit)
+        top = list(unfit) == list(range(first, count))
+        hint = f"; lower high to {parameter.nth(first - 1)}" if top and first else ""
+        got = f"{parameter.nth(first)}: {unfit[first]}"
+        yield ("search", "space", name, *(["high"] if hint else [])), f"expected a range that works, got {got}{hint}"
+
+
+def _shapes_network(spec: StudySpec, name: str) -> bool:
+    return name in spec.network_rules and spec.is_structural(name)
+
+
+def _ancestors(spec: StudySpec, name: str, value: Value) -> dict[str, Value]:
+    """`value` for `name`, and values for its parents under which it is active."""
+    chosen = {name: value}
+    waiting = [name]
+    while waiting:
+        for parent, wanted in (spec.space.parameters[waiting.pop()].when or {}).items():
+            if parent not in chosen:
+                chosen[parent] = wanted[0]
+                waiting.append(parent)
+    return chosen
+
+
+def _culprit(spec: StudySpec, error: _UnfitError) -> Keys:
+    """The key to look at first: a hyperparameter that the constructor's own words name, else the family."""
+    words = set(error.reason.replace("=", " ").replace("'", " ").split())
+    for name in spec.network_rules:
+        if name in words and (name in spec.space.parameters or name in spec.model):
+            return _place(spec, name, "model")
+    return ("model", "family")
+
+
+class _UnfitError(Exception):
+    """A network that cannot be built or does not run; `reason` is what it said."""
+
+    def __init__(self, params: Params, reason: str) -> None:
+        self.reason = reason
+        values = ", ".join(f"{name} {value}" for name, value in params.items()) or "its defaults"
+        super().__init__(f"{values}, got: {reason}")
+
+
+def _build(spec: StudySpec, signature: Signature, params: Params) -> int:
+    """Build, run two examples through, and count the parameters. Raises _UnfitError."""
+    shown = {name: value for name, value in params.items() if name in spec.network_rules}
+    try:
+        return _try(spec, signature, params, "meta")
+    except Exception as error:  # noqa: BLE001 - a person's own network may raise anything
+        if spec.model["family"] in models.FAMILIES or isinstance(error, ValueError):
+            raise _UnfitError(shown, _said(error)) from None
+    try:  # a person's own network may look at values, which the meta device does not have
+        return _try(spec, signature, params, "cpu")
+    except Exception as error:  # noqa: BLE001
+        raise _UnfitError(shown, _said(error)) from None
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _try(spec: StudySpec, signature: Signature, params: Params, device: str) -> int:
+    with torch.device(device), torch.no_grad():
+        network = models.build(spec.model["family"], signature, spec.network(params), spec.folder)
+        output = network.train()(torch.zeros(2, *signature.inputs))
+    shape = tuple(getattr(output, "shape", ()))
+    if shape != (2, signature.outputs):
+        got = list(shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"for two examples it must give [2, {signature.outputs}] (signature.outputs), and gives {got}")
+    return count(network)
+
+
+def count(network: nn.Module) -> int:
+    """Trainable numbers in a network."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

@@ -1,0 +1,371 @@
+"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere.
+
+It knows the history and the fresh events that it is handed, and writes to one stream (stderr unless told). It must
+never know the study loop, the ledger or MLflow, never decide anything, and never write to stdout, which belongs to
+results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypedDict
+
+from tuner.history import History, TrialHistory
+from tuner.output import printable
+from tuner.results import objective
+from tuner.trial import TERMINAL, Event, Kind, State
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WINDOW = 30.0  # seconds over which speed is averaged: long enough to smooth ASHA's rungs, short enough to follow them
+REDRAW = 0.25  # seconds between two drawings: a person reads no faster, and drawing must cost training nothing
+PULSE = 60.0  # seconds after which a plain log says that work goes on although no trial has ended
+COHORTS_SHOWN = 8  # a terminal of 24 lines keeps room for messages
+GONE = OSError  # what writing raises when the terminal or the pipe has gone away: a study goes on without it
+
+
+class Tracking(TypedDict, total=False):
+    """How far the dashboard has followed: points written and waiting, and why they wait."""
+
+    written: int
+    waiting: int
+    error: str | None
+
+
+class Now(TypedDict, total=False):
+    """What the history cannot tell: how many trials there will be in all, how many workers live, the dashboard."""
+
+    trials: int
+    workers: int
+    tracking: Tracking | None
+
+
+class Progress(Protocol):
+    """What the study loop tells while it runs. Every method returns at once and raises nothing of its own."""
+
+    def start(self, plan: Sequence[str]) -> None:
+        """The study begins or goes on; `plan` is what it is about to do, a line each."""
+
+    def update(self, history: History, fresh: Sequence[Event], now: Now) -> None:
+        """`fresh` are the events stored since the last update, already folded into `history`; none on a mere tick."""
+
+    def message(self, text: str) -> None:
+        """One line that a person should see, whatever else is shown."""
+
+    def stop(self) -> None:
+        """Nothing more will come; leaves the terminal as it was."""
+
+
+def progress_for(stream: TextIO | None = None) -> Progress:
+    """The live table where `stream` (stderr) is a terminal that can redraw, else plain lines."""
+    stream = stream or sys.stderr
+    if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        return TerminalProgress(stream)
+    return PlainProgress(stream)
+
+
+class Pace:
+    """Trial-steps per second and time left, from the reports seen since the driver took the study up.
+
+    A trial-step is one update of one trial's weights, so a step of a cohort of 16 counts 16 times.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.started = clock()
+        self._steps = self._epochs = 0
+        self._marks: deque[tuple[float, int, int]] = deque([(self.started, 0, 0)])
+
+    def note(self, history: History, fresh: Sequence[Event]) -> None:
+        """Count the reports among `fresh`."""
+        reported = [event.trial for event in fresh if event.kind is Kind.REPORTED and event.trial is not None]
+        if not reported:
+            return
+        self._steps += sum(steps_per_epoch(history, history.trials[number]) for number in reported)
+        self._epochs += len(reported)
+        now = self._clock()
+        self._marks.append((now, self._steps, self._epochs))
+        while len(self._marks) > 2 and self._marks[1][0] < now - WINDOW:
+            self._marks.popleft()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the driver took the study up."""
+        return self._clock() - self.started
+
+    def steps_per_second(self) -> float | None:
+        """None before the first report."""
+        seconds = self._clock() - self._marks[0][0]
+        return (self._steps - self._marks[0][1]) / seconds if self._epochs and seconds > 0 else None
+
+    def seconds_left(self, history: History, total: int) -> float | None:
+        """Epochs still to train, were the trials to come as long as those that ended, at the present speed."""
+        seconds = self._clock() - self._marks[0][0]
+        rate = (self._epochs - self._marks[0][2]) / seconds if seconds > 0 else 0.0
+        if rate <= 0:
+            return None
+        ended = [trial.epochs for trial in history.trials.values() if trial.ended]
+        running = [trial for trial in history.trials.values() if trial.state is State.RUNNING]
+        typical = sum(ended) / len(ended) if ended else epochs_of(history, None)
+        to_train = max(0, total - len(ended) - len(running)) * typical
+        to_train += sum(max(typical - trial.epochs, 1.0) for trial in running)
+        return to_train / rate
+
+
+def steps_per_epoch(history: History, trial: TrialHistory) -> int:
+    """Updates of the weights in one epoch of that trial; 0 where the facts to tell it are not recorded."""
+    rows = history.data.get("rows", {}).get("train", 0)
+    batch = trial.params.get("batch_size", history.spec.get("train", {}).get("batch_size"))
+    return -(-rows // int(batch)) if batch else 0
+
+
+def epochs_of(history: History, trial: TrialHistory | None) -> int:
+    """Epochs that the trial (or a trial yet to come) trains if nothing stops it."""
+    searched = trial.params.get("epochs") if trial is not None else None
+    return int(searched or history.spec.get("train", {}).get("epochs") or 1)
+
+
+class _Leader:
+    """The best completed trial, kept up event by event, so that a study of 100,000 trials is never searched anew."""
+
+    def __init__(self) -> None:
+        self._known = False
+        self.trial: TrialHistory | None = None
+
+    def note(self, history: History, fresh: Sequence[Event]) -> None:
+        metric, maximize = objective(history)
+        if not self._known:
+            self._known = True
+            self.trial = history.best(metric, maximize)
+            return
+        for event in fresh:
+            if event.kind is not Kind.FINISHED or event.trial is None:
+                continue
+            challenger = history.trials[event.trial]
+            value = challenger.best_value(metric, maximize)
+            held = self.trial.best_value(metric, maximize) if self.trial else None
+            if value is not None and (held is None or (value > held if maximize else value < held)):
+                self.trial = challenger
+
+
+def clock_text(seconds: float) -> str:
+    """83 → 1:23, 5000 → 1:23:20."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def score(trial: TrialHistory, metric: str, maximize: bool) -> str:
+    """`val/accuracy 0.9712 at epoch 9`, or that it was never measured."""
+    epoch = trial.best_epoch(metric, maximize)
+    return f"no {metric}" if epoch is None else f"{metric} {trial.reports[epoch][metric]:.6g} at epoch {epoch}"
+
+
+def describe(event: Event, history: History) -> str | None:
+    """The plain line of an event worth knowing; None for the others, and for what the study loop tells in full."""
+    metric, maximize = objective(history)
+    body = event.body
+    if event.trial is not None:
+        trial = history.trials[event.trial]
+        if event.kind is Kind.FINISHED:
+            return f"trial {trial.number} complete: {score(trial, metric, maximize)}"
+        if event.kind is Kind.PRUNED:
+            return f"trial {trial.number} stopped after epoch {trial.epochs}: {score(trial, metric, maximize)}"
+        if event.kind is Kind.FAILED:
+            return f"trial {trial.number} failed: {trial.message}"
+        if event.kind is Kind.TESTED:
+            values = ", ".join(f"{name} {value:.6g}" for name, value in body["metrics"].items())
+            return f"trial {trial.number} on the test split: {values}"
+        return None
+    if event.kind is Kind.EXTENDED:
+        return f"extended to {history.spec.get('search', {}).get('trials', '?')} trials"
+    if event.kind is Kind.COMPLETED:
+        return f"study {body['state']}" + (f": {body['message']}" if body.get("message") else "")
+    return None
+
+
+class PlainProgress:
+    """One plain line per event worth knowing, and a pulse while none happens: for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._leader = _Leader()
+        self._ended: int | None = None
+        self._spoke = clock()
+
+    def start(self, plan: Sequence[str]) -> None:
+        for line in plan:
+            self.message(line)
+
+    def update(self, history: History, fresh: Sequence[Event], now: Now) -> None:
+        self._pace.note(history, fresh)
+        total = _total(history, now)
+        if self._ended is None:
+            ended = sum(trial.ended for trial in history.trials.values())
+            self._ended = ended - sum(event.kind in TERMINAL for event in fresh)
+        for event in fresh:
+            leader = self._leader.trial
+            self._leader.note(history, [event])
+            self._ended += event.kind in TERMINAL
+            line = describe(event, history)
+            if line is None:
+                continue
+            if event.kind is Kind.FINISHED and self._leader.trial is not leader:
+                line += " (best so far)"
+            self.message(f"[{self._ended}/{total}] {line}" if event.trial is not None else line)
+        if self._clock() - self._spoke >= PULSE:
+            self.message(f"[{self._ended}/{total}] {', '.join(self._pulse(history, total))}")
+
+    def _pulse(self, history: History, total: int) -> Iterator[str]:
+        metric, maximize = objective(history)
+        yield f"{history.count(State.RUNNING)} running"
+        if self._leader.trial is not None:
+            yield f"best trial {self._leader.trial.number}: {score(self._leader.trial, metric, maximize)}"
+        if speed := self._pace.steps_per_second():
+            yield f"{speed:,.0f} trial-steps/s"
+        if (left := self._pace.seconds_left(history, total)) is not None:
+            yield f"about {clock_text(left)} left"
+
+    def message(self, text: str) -> None:
+        self._spoke = self._clock()
+        with contextlib.suppress(GONE):
+            print(printable(text), file=self._stream, flush=True)
+
+    def stop(self) -> None:
+        """Nothing is held back: every line was flushed."""
+
+
+class TerminalProgress:
+    """A live table: bars for the study and its running cohorts, the best so far, counts, speed and time left."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
+        # Drawn from update() alone: a drawing thread would read the history while the study loop changes it.
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._leader = _Leader()
+        self._drawn = -REDRAW
+        self._last: tuple[History, Now] | None = None
+
+    def start(self, plan: Sequence[str]) -> None:
+        for line in plan:
+            self.message(line)
+        with contextlib.suppress(GONE):
+            self._live.start()
+
+    def update(self, history: History, fresh: Sequence[Event], now: Now) -> None:
+        self._pace.note(history, fresh)
+        self._leader.note(history, fresh)
+        self._last = history, now
+        for event in fresh:
+            if event.kind in (Kind.FAILED, Kind.EXTENDED, Kind.TESTED):
+                line = describe(event, history)
+                assert line is not None, event.kind
+                self.message(line)
+        if self._clock() - self._drawn >= REDRAW:
+            self._draw()
+
+    def message(self, text: str) -> None:
+        with contextlib.suppress(GONE):
+            self._console.print(printable(text), soft_wrap=True)
+
+    def stop(self) -> None:
+        self._draw()
+        with contextlib.suppress(GONE):
+            self._live.stop()
+
+    def _draw(self) -> None:
+        if self._last is not None:
+            self._drawn = self._clock()
+            with contextlib.suppress(GONE):
+                self._live.update(self.view(*self._last), refresh=self._live.is_started)
+
+    def view(self, history: History, now: Now) -> RenderableType:
+        """The table as it stands."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        metric, maximize = objective(history)
+        total = _total(history, now)
+        counts = Counter(trial.state for trial in history.trials.values())
+        ended = counts[State.COMPLETE] + counts[State.PRUNED] + counts[State.FAILED]
+        left = self._pace.seconds_left(history, total)
+        speed = self._pace.steps_per_second()
+
+        head = Table.grid(padding=(0, 2))
+        times = f"{clock_text(self._pace.elapsed)} elapsed"
+        times += f", about {clock_text(left)} left" if left is not None and not history.completed else ""
+        head.add_row(
+            printable(str(history.spec.get("study", ""))),
+            ProgressBar(total=max(total, 1), completed=ended, width=30),
+            f"{ended}/{total} trials",
+            times,
+        )
+        facts = Table.grid(padding=(0, 2))
+        facts.add_row(
+            f"{counts[State.RUNNING]} running",
+            f"{counts[State.COMPLETE]} complete",
+            f"{counts[State.PRUNED]} stopped",
+            f"{counts[State.FAILED]} failed",
+            f"{speed:,.0f} trial-steps/s" if speed else "starting",
+            *([f"{now['workers']} workers"] if now.get("workers") else []),
+        )
+        leader = self._leader.trial
+        best = f"best so far: trial {leader.number}, {score(leader, metric, maximize)}" if leader else "no best yet"
+        lines: list[RenderableType] = [head, facts, best]
+        tracking = now.get("tracking")
+        if tracking and tracking.get("error"):
+            lines.append(f"MLflow: {tracking.get('waiting', 0):,} points waiting ({printable(str(tracking['error']))})")
+        return Group(*lines, *_cohort_rows(history, metric, maximize))
+
+
+def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[RenderableType]:
+    """A bar for each running cohort: its structure, its trials still in training, its epoch, its best value."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    running: dict[int, list[TrialHistory]] = {}
+    for trial in history.trials.values():
+        if trial.state is State.RUNNING and trial.cohort is not None:
+            running.setdefault(trial.cohort, []).append(trial)
+    if not running:
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_row("cohort", "trials", "", "epoch", metric, "structure", style="dim")
+    for number, members in sorted(running.items())[:COHORTS_SHOWN]:
+        longest, epoch = max(epochs_of(history, trial) for trial in members), max(trial.epochs for trial in members)
+        values = [value for trial in members if (value := trial.best_value(metric, maximize)) is not None]
+        best = (max if maximize else min)(values) if values else None
+        table.add_row(
+            str(number),
+            str(len(members)),
+            ProgressBar(total=longest, completed=epoch, width=20),
+            f"{epoch}/{longest}",
+            f"{best:.4g}" if best is not None else "",
+            printable(_pairs(history.cohorts[number].structure) if number in history.cohorts else ""),
+        )
+    yield table
+    if len(running) > COHORTS_SHOWN:
+        yield f"and {len(running) - COHORTS_SHOWN} cohorts more"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _total(history: History, now: Now) -> int:
+    """The number of trials in the end: what the study loop says (a grid may be smaller), else what the spec says."""
+    return now.get("trials") or int(history.spec.get("search", {}).get("trials", len(history.trials)))

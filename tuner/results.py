@@ -1,0 +1,153 @@
+"""A study's results as tidy pandas frames, JSON and CSV, from the ledger alone.
+
+It knows the history fold and the shapes that people and their scripts read. It must never know the running study,
+samplers, networks or MLflow, and it recomputes nothing: every number in it is one that the ledger holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import StudyMissing
+from tuner.history import History, TrialHistory
+from tuner.trial import State
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
+
+
+def objective(history: History) -> tuple[str, bool]:
+    """The metric that the study is about, and whether more of it is better.
+
+    Raises StudyMissing where the driver died before it had written what the study is.
+    """
+    if not history.spec:
+        raise StudyMissing("the study was never begun; launch it again")
+    wanted = history.spec["search"]["objective"]
+    return wanted["metric"], wanted["goal"] == "maximize"
+
+
+def as_json(history: History, *, driven: bool = False) -> dict[str, Any]:
+    """The study as plain JSON: {"study", "state", "objectives", "trials"}, trials in the order of their numbers.
+
+    `driven` says that a process holds the study's lock at this moment. Where none does, nothing can be running: the
+    state of an unfinished study is then "interrupted" and its unfinished trials are WAITING; else it is "running".
+    A trial is {"number", "state", "params", "metrics", "last", "epochs", "seconds", "seed", "message"}: `params` the
+    searched hyperparameters that are active, `metrics` the values at the objective's best epoch (what the sampler is
+    told; empty where the objective never was finite), `last` those of the last epoch reported, `epochs` how many
+    were reported, `seconds` the training time. Values that are not finite are absent.
+    """
+    metric, maximize = objective(history)
+    return {
+        "study": history.spec["study"],
+        "state": history.completed or ("running" if driven else "interrupted"),
+        "objectives": [{"metric": metric, "goal": "maximize" if maximize else "minimize"}],
+        "trials": [_trial(trial, metric, maximize, driven) for trial in _in_order(history)],
+    }
+
+
+def best_json(history: History) -> dict[str, Any] | None:
+    """The best completed trial, as in `as_json`, with its `test/…` values, once there are any, among its metrics.
+
+    None where no trial has completed with a finite objective.
+    """
+    metric, maximize = objective(history)
+    best = history.best(metric, maximize)
+    if best is None:
+        return None
+    found = _trial(best, metric, maximize, driven=False)
+    return found | {"metrics": found["metrics"] | (best.tested or {})}
+
+
+def trials(history: History, *, driven: bool = False) -> pd.DataFrame:
+    """One row per trial; see `frame` for the columns and `as_json` for what stands in them."""
+    return frame(as_json(history, driven=driven)["trials"])
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Trials as `as_json` and `best_json` give them, one row each.
+
+    Columns: number, state, `params.<name>` for every hyperparameter, every metric by its own name (the values at the
+    objective's best epoch), epochs, seconds, seed, message. What a trial has not is missing (NaN or NA); whole
+    numbers stay whole numbers beside missing ones.
+    """
+    import pandas as pd
+
+    columns: dict[str, pd.Series[Any]] = {
+        "number": pd.Series([row["number"] for row in rows], dtype="int64"),
+        "state": pd.Series([row["state"] for row in rows], dtype="str"),
+    }
+    for name in _names(row["params"] for row in rows):
+        columns[f"params.{name}"] = _series([row["params"].get(name) for row in rows])
+    for name in _names(row["metrics"] for row in rows):
+        columns[name] = pd.Series([row["metrics"].get(name) for row in rows], dtype="float64")
+    columns["epochs"] = pd.Series([row["epochs"] for row in rows], dtype="int64")
+    columns["seconds"] = pd.Series([row["seconds"] for row in rows], dtype="float64")
+    columns["seed"] = pd.Series([row["seed"] for row in rows], dtype="int64")
+    columns["message"] = pd.Series([row["message"] for row in rows], dtype="str")
+    return pd.DataFrame(columns)
+
+
+def curves(history: History) -> pd.DataFrame:
+    """Every metric ever reported: columns trial, epoch (from 1), metric, value; by trial, then epoch."""
+    import pandas as pd
+
+    points = [
+        (trial.number, epoch, metric, value)
+        for trial in _in_order(history)
+        for epoch, metrics in sorted(trial.reports.items())
+        for metric, value in metrics.items()
+    ]
+    types = {"trial": "int64", "epoch": "int64", "metric": "str", "value": "float64"}
+    return pd.DataFrame(points, columns=list(types)).astype(types)
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A frame as CSV with a header line. Text that a spreadsheet would take for a formula gets a leading `'`."""
+    safe = table.copy()
+    for name in table.columns:
+        if table[name].dtype in ("object", "str"):
+            safe[name] = [
+                f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]
+            ]
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _in_order(history: History) -> list[TrialHistory]:
+    return [history.trials[number] for number in sorted(history.trials)]
+
+
+def _trial(trial: TrialHistory, metric: str, maximize: bool, driven: bool) -> dict[str, Any]:
+    best = trial.best_epoch(metric, maximize)
+    return {
+        "number": trial.number,
+        "state": str(State.WAITING if trial.state is State.RUNNING and not driven else trial.state),
+        "params": dict(trial.params),
+        "metrics": {} if best is None else dict(trial.reports[best]),
+        "last": dict(trial.reports[trial.epochs]) if trial.reports else {},
+        "epochs": trial.epochs,
+        "seconds": trial.seconds,
+        "seed": trial.seed,
+        "message": trial.message,
+    }
+
+
+def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every key, in the order of first appearance."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _series(values: Sequence[Any]) -> pd.Series[Any]:
+    """One hyperparameter's values, None where it is inactive, in the narrowest type that changes none of them."""
+    import pandas as pd
+
+    types = {type(value) for value in values if value is not None}
+    if types <= {int, float} and float in types:
+        return pd.Series(values, dtype="float64")
+    one = next(iter(types)) if len(types) == 1 else object
+    whole = None not in values
+    names = {bool: "bool" if whole else "boolean", int: "int64" if whole else "Int64", str: "str"}
+    return pd.Series(values, dtype=names.get(one, "object"))

@@ -1,0 +1,146 @@
+"""What a value written in a study file must be, told for a person: expected, got, remedy.
+
+Knows the rules of hyperparameters (`models.interface.Setting`) and the parameters of a search space;
+must never know files, sections of a study, or how anything is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from models.interface import Hyperparameter, Setting
+from search_spaces.document import describe, suggest
+from search_spaces.parameters import Choice, Float, Int
+
+_TYPES: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_TRUE, _FALSE = ("yes", "on", "y", "true"), ("no", "off", "n", "false")
+
+
+def listed(names: Iterable[object]) -> str:
+    """`a, b or c`."""
+    *rest, last = map(str, names)
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def remedy(value: object, wanted: type | None) -> str:
+    """`; write 10 without quotes` and the like, where a value of the wrong type shows what was meant, else empty."""
+    if value is None:
+        return "; give a value or remove the line"
+    if wanted in (int, float) and isinstance(value, str):
+        number = _number(value)
+        if number is not None and (wanted is float or number == int(number)):
+            return f"; write {number:.12g} without quotes, spaces or separators"
+    if wanted is int and isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return f"; write {int(value)}"
+    if wanted is bool and isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
+        return f"; write {'true' if value.lower() in _TRUE else 'false'}"
+    if wanted is bool and isinstance(value, int) and value in (0, 1):
+        return f"; write {'true' if value else 'false'}"
+    if wanted is str and isinstance(value, (bool, int, float)):
+        return f'; write "{describe(value).rpartition(" ")[2]}" in quotes'
+    if isinstance(value, list) and len(value) == 1 and wanted is not None:
+        return "; write the value without brackets"
+    return ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text.replace("_", "").replace(",", "").replace(" ", ""))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def told(rule: Setting, wanted: type) -> str:
+    """What a rule allows: `an integer from 1 to 4096`, `relu, sigmoid or tanh`."""
+    if rule.choices is not None:
+        return listed(rule.choices)
+    low = (
+        f"from {rule.low:.12g}"
+        if rule.low is not None
+        else f"above {rule.above:.12g}"
+        if rule.above is not None
+        else ""
+    )
+    high = (
+        f"to {rule.high:.12g}"
+        if rule.high is not None
+        else f"below {rule.below:.12g}"
+        if rule.below is not None
+        else ""
+    )
+    if rule.low is not None and not high:
+        low = f"of at least {rule.low:.12g}"
+    elif rule.high is not None and not low:
+        high = f"of at most {rule.high:.12g}"
+    joint = " and " if low and high and (rule.low is None or rule.high is None) else " "
+    return " ".join(filter(None, (_TYPES[wanted], joint.join(filter(None, (low, high))))))
+
+
+def _purpose(rule: Setting) -> str:
+    return f" ({rule.help})" if rule.help else ""
+
+
+def mistake(hyperparameter: Hyperparameter, value: object) -> str | None:
+    """What is wrong with a value for a hyperparameter, None where it fits."""
+    wanted, rule = hyperparameter.type, hyperparameter.rule
+    if value is None and hyperparameter.optional:
+        return None
+    expected = told(rule, wanted) + (" (or null)" if hyperparameter.optional else "")
+    right = isinstance(value, wanted) if wanted is not float else isinstance(value, (int, float))
+    if wanted is not bool and isinstance(value, bool):
+        right = False
+    if not right:
+        hint = remedy(value, wanted)
+        if rule.choices is not None and isinstance(value, str):
+            hint = suggest(value, rule.choices)
+        return f"expected {expected}{_purpose(rule)}, got {describe(value)}{hint}"
+    if rule.choices is not None and value not in rule.choices:
+        return f"expected {expected}{_purpose(rule)}, got {describe(value)}{suggest(value, rule.choices)}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not _within(rule, value):
+        return f"expected {expected}{_purpose(rule)}, got {describe(value)}"
+    return None
+
+
+def _within(rule: Setting, value: float) -> bool:
+    return (
+        math.isfinite(value)
+        and (rule.low is None or value >= rule.low)
+        and (rule.above is None or value > rule.above)
+        and (rule.high is None or value <= rule.high)
+        and (rule.below is None or value < rule.below)
+    )
+
+
+def misfits(hyperparameter: Hyperparameter, parameter: Float | Int | Choice) -> list[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with a search-space parameter for a hyperparameter: (path inside the parameter, message)."""
+    if isinstance(parameter, Choice):
+        return [
+            (("values", index), message)
+            for index, value in enumerate(parameter.values_)
+            if (message := mistake(hyperparameter, value)) is not None
+        ]
+    wanted, rule = hyperparameter.type, hyperparameter.rule
+    kind = "int" if isinstance(parameter, Int) else "float"
+    if wanted not in (int, float):
+        values = ", ".join(rule.choices) if rule.choices is not None else "true, false"
+        return [
+            (
+                ("type",),
+                f"expected values of {_TYPES[wanted]}, got type {kind}; use {{type: choice, values: [{values}]}}",
+            )
+        ]
+    if wanted is int and isinstance(parameter, Float):
+        return [(("type",), f"expected integers{_purpose(rule)}, got type float; write type: int")]
+    return [
+        ((end,), message)
+        for end, value in (("low", parameter.low), ("high", parameter.high))
+        if (message := mistake(hyperparameter, value)) is not None
+    ]
+
+
+def cast(hyperparameter: Hyperparameter, value: Any) -> Any:
+    """A legal value in the hyperparameter's own type: an integer written for a number becomes a float."""
+    return value if value is None else hyperparameter.type(value)

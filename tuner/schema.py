@@ -1,0 +1,105 @@
+"""The study file as a JSON Schema, for editors: the same sections and rules that the checks use.
+
+Knows which keys exist and what each may hold by itself. What takes two keys to see (a fixed value that
+is searched too, a metric of the wrong task) no schema says; `tuner check` does.
+"""
+
+from __future__ import annotations
+
+from inspect import Parameter as Argument
+from typing import Any
+
+from pydantic import TypeAdapter
+
+import models
+import search_spaces
+from models.interface import Hyperparameter, hyperparameters
+from search_spaces import Parameter
+from tuner.checks import TRAINING, metrics_of
+from tuner.sections import StudyFile
+
+_JSON: dict[type, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
+_BOUNDS = {"low": "minimum", "high": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a study file."""
+    whole = StudyFile.model_json_schema()
+    parameter = TypeAdapter(Parameter).json_schema(ref_template="#/$defs/{model}")
+    sections: dict[str, Any] = {**whole.pop("$defs"), **parameter.pop("$defs")}
+    for kind in ("Float", "Int", "Choice"):
+        sections[kind]["properties"]["when"] = {
+            "description": "the parameter exists only where another one has one of these values",
+            "type": "object",
+            "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]},
+        }
+        sections[kind]["required"] = sorted({*sections[kind].get("required", ()), "type"})
+    known = {name: one for network in models.FAMILIES.values() for name, one in hyperparameters(network).items()}
+    searched = {"anyOf": [parameter, {"type": "null"}]}
+    names = ", ".join(search_spaces.names())
+    search = sections["SearchSection"]["properties"]
+    search["space"] = {
+        "description": f"{names}, the path of a space's file, or parameters by name; include: takes over other spaces",
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "properties": {
+                    "include": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+                    **{name: {**searched, **_help(one)} for name, one in {**known, **TRAINING}.items()},
+                },
+                "additionalProperties": searched,
+            },
+        ],
+    }
+    sections["Objective"]["properties"]["metric"]["enum"] = list(metrics_of(None))
+    search["start_with"]["items"]["additionalProperties"] = _SCALAR
+    whole["properties"]["model"] = {
+        "description": "the network's family, and its hyperparameters that are not searched",
+        "type": "object",
+        "required": ["family"],
+        "properties": {"family": {"anyOf": [{"enum": list(models.FAMILIES)}, {"type": "string", "pattern": ":"}]}},
+        "allOf": [
+            {
+                "if": {"properties": {"family": {"const": family}}, "required": ["family"]},
+                "then": {"properties": {"family": {}, **_values(network)}, "additionalProperties": False},
+            }
+            for family, network in models.FAMILIES.items()
+        ],
+    }
+    whole["properties"]["train"] = {
+        "description": "how it is trained: what is not searched",
+        "type": "object",
+        "properties": {name: _value(one) for name, one in TRAINING.items()},
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **whole,
+        "$defs": sections,
+        "title": "Tuner study",
+    }
+
+
+_SCALAR: dict[str, Any] = {"type": ["boolean", "number", "string"]}
+
+
+def _values(network: type) -> dict[str, Any]:
+    return {name: _value(one) for name, one in hyperparameters(network).items()}
+
+
+def _help(one: Hyperparameter) -> dict[str, str]:
+    return {"description": one.rule.help} if one.rule.help else {}
+
+
+def _value(one: Hyperparameter) -> dict[str, Any]:
+    """One hyperparameter's own rule."""
+    told: dict[str, Any] = {"type": [_JSON[one.type], "null"] if one.optional else _JSON[one.type], **_help(one)}
+    if one.rule.choices is not None:
+        told["enum"] = [*one.rule.choices, None] if one.optional else list(one.rule.choices)
+    for ours, theirs in _BOUNDS.items():
+        if (bound := getattr(one.rule, ours)) is not None:
+            told[theirs] = bound
+    if one.default is not Argument.empty and one.default is not None:
+        told["default"] = one.default
+    return told

@@ -1,0 +1,308 @@
+"""StudySpec: the study file, validated as a whole, and what the rest of Tuner asks of it.
+
+Knows the file, its sections and the names of all hyperparameters; must never know data, executors or
+stores. Every mistake is told at once as `file:line:column: path: expected …, got …; remedy`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter as Argument
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, PrivateAttr
+
+import search_spaces
+from models.interface import Hyperparameter
+from search_spaces import SearchSpace, SpaceError
+from search_spaces.document import Document, DocumentError, Keys, describe, dotted, parse_value, read, shorten
+from tuner.checks import TRAINING, examine
+from tuner.errors import SpecError
+from tuner.rules import cast
+from tuner.schema import schema
+from tuner.sections import StudyFile, mistakes
+from tuner.trial import Params, Value
+
+__all__ = ["StudySpec", "schema"]
+
+
+@dataclass
+class _Written:
+    """A study as it was written: values, and where each of them stands."""
+
+    data: dict[str, Any]
+    folder: Path
+    text: str = ""
+    document: Document | None = None
+    flags: dict[Keys, str] = field(default_factory=dict)  # what the command line set, by path
+
+    def _flag(self, path: Keys) -> tuple[Keys, str] | None:
+        """What the command line set at, above or, where the file says nothing of it, below `path`."""
+        for length in range(len(path), 0, -1):
+            start = path[:length]
+            if start in self.flags:
+                return start, self.flags[start]
+        for length in range(len(path), 0, -1):
+            start = path[:length]
+            if self.document is None or start in self.document.positions:
+                return None
+            for place, flag in self.flags.items():
+                if place[:length] == start:
+                    return place, flag
+        return None
+
+    def line(self, path: Keys, message: str) -> str:
+        """One printable problem."""
+        found = self._flag(path)
+        if found is not None:
+            place, flag = found
+            return f"{flag}: {message}" if place == path else f"{flag}: {dotted(path)}: {message}"
+        if self.document is not None:
+            return str(self.document.problem(path, message))
+        return f"{dotted(path)}: {message}" if path else message
+
+    def place(self, path: Keys) -> tuple[int, int]:
+        """Sorts problems in the order of the file, the command line's first."""
+        if self._flag(path) is not None:
+            return (0, 0)
+        return self.document.where(path) if self.document is not None else (1, 1)
+
+    def set(self, path: Keys, value: Any, flag: str) -> str | None:
+        """Put one value; the message of what is wrong, if anything."""
+        if path[:2] == ("search", "space") and len(path) > 2:
+            self._write_out(str(path[2]), whole=len(path) == 3)
+        inner = self.data
+        for depth, key in enumerate(path[:-1], 1):
+            inner = inner.setdefault(str(key), {})
+            if not isinstance(inner, dict):
+                return f"expected a mapping at {dotted(path[:depth])}, got {describe(inner)}"
+        inner[str(path[-1])] = value
+        self.flags[path] = flag
+        return None
+
+    def _write_out(self, name: str, whole: bool) -> None:
+        """Make room for a change inside a space that the file only names, or whose parameter it only includes."""
+        search = self.data.get("search")
+        if not isinstance(search, dict):
+            return
+        if isinstance(search.get("space"), str):
+            search["space"] = {"include": search["space"]}
+        space = search.get("space")
+        if isinstance(space, dict) and not whole and name not in space:
+            try:
+                included = search_spaces.resolve(space, self.folder)
+            except SpaceError:  # told when the whole file is checked
+                return
+            if name in included:
+                space[name] = _plain(included[name])
+
+
+class StudySpec(StudyFile):
+    """One study. Frozen; made from Python with the same rules as a file: `StudySpec(study=…, data={…}, …)`.
+
+    `folder` is where the study file lies: data.source and model.family are relative to it. `text` is
+    what was written. Raises SpecError with every problem.
+    """
+
+    _written: _Written = PrivateAttr()
+    _space: SearchSpace = PrivateAttr()
+    _network: dict[str, Hyperparameter] = PrivateAttr()
+    _warnings: tuple[str, ...] = PrivateAttr()
+
+    def __init__(self, /, **values: Any) -> None:
+        data = _plain(values)
+        self._make(_Written(data, Path.cwd(), json.dumps(data, indent=2, default=str)))
+
+    def _make(self, written: _Written, problems: Sequence[str] = ()) -> None:
+        found = examine(written.data, written.folder)
+        wrong = [*mistakes(written.data), *found.problems]
+        lines = [written.line(*one) for one in sorted(wrong, key=lambda one: written.place(one[0]))]
+        lines = [*problems, *dict.fromkeys([*lines, *found.foreign])]
+        if lines:
+            raise SpecError(lines)
+        assert found.space is not None
+        assert found.network is not None
+        super().__init__(**written.data)
+        self._written, self._space, self._network = written, found.space, found.network
+        self._warnings = tuple(written.line(*one) for one in found.warnings)
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        overrides: Sequence[str] = (),
+        name: str | None = None,
+        trials: int | None = None,
+    ) -> Self:
+        """The study in a file, with the command line's `--set path=value`, `--name` and `--trials` put over it."""
+        path = Path(path)
+        try:
+            document = read(path)
+        except DocumentError as error:
+            raise SpecError([str(problem) for problem in error.problems]) from None
+        written = _Written(_plain(document.data), path.resolve().parent, document.text, document)
+        problems = [problem for override in overrides for problem in _override(written, override)]
+        if name is not None:
+            written.set(("study",), name, f"--name {shorten(name)}")
+        if trials is not None and (problem := written.set(("search", "trials"), trials, f"--trials {trials}")):
+            problems.append(f"--trials {trials}: {problem}")
+        if written.flags:
+            said = "".join(f"# {flag}\n" for flag in written.flags.values())
+            written.text = f"{written.text.rstrip()}\n\n# set on the command line:\n{said}"
+        return cls._from(written, problems)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], folder: Path, text: str = "") -> Self:
+        """The study that `canonical()` or `to_json()` wrote down."""
+        return cls._from(_Written(_plain(body), folder, text))
+
+    @classmethod
+    def _from(cls, written: _Written, problems: Sequence[str] = ()) -> Self:
+        spec = cls.__new__(cls)
+        spec._make(written, problems)
+        return spec
+
+    @property
+    def folder(self) -> Path:
+        return self._written.folder
+
+    @property
+    def text(self) -> str:
+        return self._written.text
+
+    @property
+    def space(self) -> SearchSpace:
+        return self._space
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is legal and yet looks like a mistake, one printable line each."""
+        return self._warnings
+
+    @property
+    def metric(self) -> str:
+        return self.search.objective.metric
+
+    @property
+    def maximize(self) -> bool:
+        return self.search.objective.goal == "maximize"
+
+    def problem(self, path: Keys, message: str) -> str:
+        """A printable problem at a place in the study file."""
+        return self._written.line(path, message)
+
+    @property
+    def network_rules(self) -> Mapping[str, Hyperparameter]:
+        """The network's own hyperparameters by name."""
+        return self._network
+
+    def hyperparameter(self, name: str) -> Hyperparameter:
+        """The rule of a hyperparameter of the network or of training. Raises KeyError for any other name."""
+        return self._network[name] if name in self._network else TRAINING[name]
+
+    def is_structural(self, name: str) -> bool:
+        """Whether rows of one cohort must agree on it."""
+        return not self.hyperparameter(name).rule.fusible
+
+    def structure(self, params: Params) -> dict[str, Value]:
+        """The structural part of what was searched."""
+        return {name: value for name, value in params.items() if self.is_structural(name)}
+
+    def network(self, params: Params) -> dict[str, Value | None]:
+        """The network constructor's keywords for a trial, defaults included."""
+        return _settled(self._network, {**self.model, **params})
+
+    def training(self, params: Params) -> dict[str, Value | None]:
+        """All fields of TrainConfig for a trial."""
+        return _settled(TRAINING, {**self.train, **params})
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON: the space inlined, defaults filled in. `from_json` reads it."""
+        body: dict[str, Any] = self.model_dump(mode="json")
+        free = self._space.parameters.keys()
+        network = {name: value for name, value in self.network({}).items() if name not in free}
+        body["model"] = {"family": self.model["family"], **network}
+        body["train"] = {name: value for name, value in self.training({}).items() if name not in free}
+        body["search"]["space"] = self._space.to_dict()
+        body["search"]["start_with"] = [
+            {name: cast(self.hyperparameter(name), value) for name, value in values.items()}
+            for values in self.search.start_with
+        ]
+        return body
+
+    def canonical(self) -> dict[str, Any]:
+        """`to_json` without what never changes a number: two studies with equal ones give equal results."""
+        body = self.to_json()
+        del body["tracking"], body["run"]["workers"], body["run"]["executor"]
+        return body
+
+    @property
+    def digest(self) -> str:
+        """sha256 of `canonical()`."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def difference(self, other: Mapping[str, Any]) -> list[str]:
+        """What differs from another canonical form: `search.pruner.kind: 'asha' was, 'median' is`."""
+        was, now = _flat(other), _flat(self.canonical())
+        return [
+            f"{path}: {_shown(was, path)} was, {_shown(now, path)} is"
+            for path in dict.fromkeys([*now, *was])
+            if was.get(path, _flat) != now.get(path, _flat)
+        ]
+
+
+def _settled(known: Mapping[str, Hyperparameter], given: Mapping[str, Any]) -> dict[str, Value | None]:
+    return {
+        name: cast(one, given.get(name, one.default))
+        for name, one in known.items()
+        if name in given or one.default is not Argument.empty
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Values as a file would hold them: fresh dicts and lists, sections as mappings, paths as text."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(exclude_unset=True))
+    if isinstance(value, SearchSpace):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _override(written: _Written, override: str) -> list[str]:
+    """Apply one `path=value`; printable problems."""
+    flag = f"--set {shorten(override)}"
+    place, equals, text = override.partition("=")
+    path = tuple(place.strip().split("."))
+    if not equals or not all(path):
+        return [f"{flag}: expected path=value, got {describe(override)}; write --set train.epochs=20"]
+    try:
+        value = parse_value(text, flag).data
+    except DocumentError as error:
+        return [f"{flag}: {problem.message}" for problem in error.problems]
+    problem = written.set(path, value, flag)
+    return [] if problem is None else [f"{flag}: {problem}"]
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Every leaf by its dotted path; a list is one leaf."""
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    return {
+        inner: leaf
+        for key, one in value.items()
+        for inner, leaf in _flat(one, f"{path}.{key}" if path else str(key)).items()
+    }
+
+
+def _shown(values: Mapping[str, Any], path: str) -> str:
+    return shorten(repr(values[path]), 200) if path in values else "nothing"

@@ -1,0 +1,493 @@
+"""One study from its spec to its winner: open or resume, drive, test once, export, and wait for the dashboard.
+
+The only place that joins spec, data, search, executor, ledger and tracking. It imports neither optuna nor
+mlflow: the first is `search`'s, the second runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import models
+from tuner import champion, results
+from tuner import plan as planning
+from tuner.data.dataset import Dataset
+from tuner.driver import Driver, Terms
+from tuner.errors import InputError, StudyChanged
+from tuner.executors.local import LocalExecutor
+from tuner.executors.protocol import Setup, Work
+from tuner.executors.worker import arrays, checkpoint_path, weights_path
+from tuner.history import History, TrialHistory
+from tuner.ledger import Ledger, study_folder
+from tuner.progress import Now, PlainProgress, Progress
+from tuner.search import Search
+from tuner.spec import StudySpec
+from tuner.training import checkpoint, cost
+from tuner.training.cohort import fuses
+from tuner.training.config import TrainConfig
+from tuner.training.loop import Row, Task, Training
+from tuner.trial import Cohort, Event, Kind, State, Trial, Value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRAIN_SECONDS = 60.0  # at the end a launch waits so long for the dashboard; `tuner sync` writes the rest
+
+
+@dataclass
+class Study:
+    """A study as `launch` leaves it. `state` is "complete", "failed" or "interrupted" (then `signal` says by what)."""
+
+    name: str
+    folder: Path
+    history: History = field(repr=False)
+    state: str
+    signal: int | None = None
+    tracking: dict[str, Any] | None = None
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial, metrics at the objective's best epoch."""
+        return results.trials(self.history)
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row per trial, epoch and metric."""
+        return results.curves(self.history)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best completed trial, with its test metrics; None where no trial completed."""
+        return results.best_json(self.history)
+
+
+def launch(
+    spec: StudySpec | str | Path,
+    *,
+    home: str | Path | None = None,
+    workers: int | None = None,
+    trials: int | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Run a study to its end, or go on with it where it was left; `trials` extends a finished one.
+
+    `home` is TUNER_HOME, else ./tuner-home. Raises SpecError and DataError before anything is made,
+    StudyChanged where a study of that name was launched with another spec, StudyLocked where one runs.
+    """
+    if not isinstance(spec, StudySpec):
+        spec = StudySpec.read(spec, trials=trials)
+    elif trials is not None:
+        spec = spec.extended(trials)
+    progress = progress or PlainProgress()
+    home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
+    folder = study_folder(home, spec.study)
+    dataset = planning.load(spec)
+    plan = planning.plan(spec, dataset)
+    with Ledger.create(folder) as ledger, ledger.lock():
+        history = _open(spec, dataset, ledger, progress)
+        if history.completed:
+            progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
+            return Study(spec.study, folder, history, history.completed)
+        progress.start([*plan.lines(), *_resumed(history)])
+        with _Signals() as signals, _Dashboard(spec, folder, home) as dashboard:
+            try:
+                number = _drive(spec, dataset, ledger, history, progress, signals, dashboard, workers)
+                if number is None:
+                    _crown(spec, dataset, ledger, history, progress)
+            finally:
+                progress.stop()
+            tracked = dashboard.drain(progress, patient=number is None)
+        return Study(spec.study, folder, history, history.completed or "interrupted", number, tracked)
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, progress: Progress) -> History:
+    """The study's history, after creating, checking or extending it."""
+    history = ledger.history()
+    body = {"spec": spec.canonical(), "digest": spec.digest, "text": spec.text}
+    facts = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "split": dataset.split_digest,
+        "rows": dataset.rows,
+        "signature": dataset.signature.to_dict(),
+    }
+    if not history.digest:
+        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
+        created = {**body, "id": uuid.uuid4().hex, "seed": spec.seed, "data": facts, "versions": versions}
+        first = Event(Kind.CREATED, {**created, "folder": str(spec.folder)})
+    elif history.digest != spec.digest:
+        _check_extends(spec, history)
+        if any(trial.tested for trial in history.trials.values()):
+            progress.message("the test split has been opened before: a later test score is no longer untouched")
+        first = Event(Kind.EXTENDED, body)
+    else:
+        first = None
+    if history.digest and (facts["digest"], facts["split"]) != (history.data["digest"], history.data["split"]):
+        raise StudyChanged(
+            f"the data of study {spec.study} changed since it was created (digest {history.data['digest'][:12]} was, "
+            f"{dataset.digest[:12]} is); restore them, or give the study another name"
+        )
+    opened = Event(Kind.OPENED, {"host": socket.gethostname(), "pid": os.getpid()})
+    if first is not None or not history.completed:
+        for event in ledger.append([first, opened] if first else [opened]):
+            history.apply(event)
+    return history
+
+
+def _check_extends(spec: StudySpec, history: History) -> None:
+    """More trials, asked for in so many words, are an extension; anything else is another study."""
+    before = history.spec
+    more = json.loads(json.dumps(before))
+    more["search"]["trials"] = spec.search.trials
+    grows = spec.search.trials > before["search"]["trials"]
+    if more == spec.canonical() and grows and spec.extends:
+        return
+    lines = spec.difference(before)
+    remedy = (
+        f"launch with --trials {spec.search.trials} to extend it"
+        if more == spec.canonical() and grows
+        else "restore the file, or give the new study another name (--name)"
+    )
+    raise StudyChanged(
+        [f"study {spec.study} exists with another spec:", *(f"  {line}" for line in lines), f"{remedy}"]
+    )
+
+
+def _resumed(history: History) -> list[str]:
+    if not history.trials:
+        return []
+    done = sum(trial.ended for trial in history.trials.values())
+    running = history.count(State.RUNNING)
+    return [f"resumed: {done} done, {running} running, {history.count(State.WAITING)} waiting"]
+
+
+# --- driving --------------------------------------------------------------------------------------
+
+
+def _drive(
+    spec: StudySpec,
+    dataset: Dataset,
+    ledger: Ledger,
+    history: History,
+    progress: Progress,
+    signals: _Signals,
+    dashboard: _Dashboard,
+    workers: int | None,
+) -> int | None:
+    """Run the loop; the number of the signal that ended it, None where every trial has ended."""
+    search = _search(spec, history)
+    limit = search.trials
+    device = _device(spec)
+    count = workers or _workers(spec, device, limit)
+    maker = _Maker(spec, dataset, ledger.folder, device, count, search.rungs)
+    if maker.warning:
+        progress.message(maker.warning)
+    with contextlib.closing(LocalExecutor([maker.setup(number) for number in range(count)])) as executor:
+        terms = Terms(limit, spec.metric, spec.maximize, maker.group, maker.work, maker.split)
+
+        def tick() -> Now:
+            return Now(trials=limit, workers=count, tracking=dashboard.said)
+
+        driver = Driver(terms, ledger, history, search, executor, progress, tick)
+        if driver.run(signals.pending):
+            return None
+    number = signals.first or signal.SIGTERM
+    for event in ledger.append([Event(Kind.INTERRUPTED, {"message": signal.Signals(number).name})]):
+        history.apply(event)
+    return number
+
+
+def _search(spec: StudySpec, history: History) -> Search:
+    """The sampler as it was when the last event was stored."""
+    search = Search(
+        spec.space,
+        sampler=spec.search.sampler.model_dump(),
+        pruner=spec.search.pruner.model_dump(),
+        maximize=spec.maximize,
+        seed=spec.seed,
+        trials=spec.search.trials,
+        structural=spec.is_structural,
+        start_with=spec.search.start_with,
+        cohort=1 if spec.run.cohort == 1 else cost.LARGEST,
+    )
+    for trial in history.trials.values():
+        search.adopt(Trial(trial.number, trial.params, trial.seed))
+        for epoch, metrics in sorted(trial.reports.items()):
+            search.replay(trial.number, epoch, metrics.get(spec.metric))
+        if trial.ended:
+            value = trial.best_value(spec.metric, spec.maximize) if trial.state is State.COMPLETE else None
+            search.tell(trial.number, trial.state, value)
+    return search
+
+
+def _device(spec: StudySpec) -> str:
+    if spec.run.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return spec.run.device
+
+
+def _workers(spec: StudySpec, device: str, trials: int) -> int:
+    """As many as the machine carries: a core each on a CPU, a GPU or a share of one each on GPUs."""
+    if isinstance(spec.run.workers, int):
+        return spec.run.workers
+    if device == "cuda":
+        count = int(torch.cuda.device_count() / spec.run.share)
+    else:
+        count = len(os.sched_getaffinity(0)) // spec.run.threads
+    return max(1, min(count, trials))
+
+
+class _Maker:
+    """Turns trials into cohorts and cohorts into work, by the spec."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        dataset: Dataset,
+        folder: Path,
+        device: str,
+        workers: int,
+        rungs: Callable[[int], set[int]],
+    ) -> None:
+        self._spec, self._signature, self._folder, self._device = spec, dataset.signature, folder, device
+        self._workers, self._rungs = workers, rungs
+        self._family: str = spec.model["family"]
+        self._named = frozenset(
+            name
+            for name, value in spec.training({}).items()
+            if name in spec.space.parameters or value != getattr(TrainConfig(), name)
+        )
+        self._company = spec.run.cohort != 1
+        self._parameters: dict[str, int] = {}
+        self.warning = ""
+        if self._company and self._family not in models.FAMILIES:
+            self._try_to_fuse(dataset)
+
+    def _try_to_fuse(self, dataset: Dataset) -> None:
+        """A person's own network trains alone where it does not run under vmap, and they are told why."""
+        params: dict[str, Value] = {}
+        for name, parameter in self._spec.space.parameters.items():
+            if self._spec.space.active(name, params):
+                params[name] = parameter.low_value
+        example = torch.as_tensor(dataset.train.inputs[:2])
+        if reason := fuses(self._build(self._spec.network(params)), example):
+            self._company = False
+            self.warning = f"{self._family} does not fuse, so its trials train one by one: {reason}"
+
+    def _build(self, network: dict[str, Any]) -> torch.nn.Module:
+        return models.build(self._family, self._signature, network, self._spec.folder)
+
+    def _size(self, network: dict[str, Any]) -> int:
+        key = json.dumps(network, sort_keys=True)
+        if key not in self._parameters:
+            with torch.device("meta"):
+                self._parameters[key] = planning.count(self._build(network))
+        return self._parameters[key]
+
+    def setup(self, number: int) -> Setup:
+        data = {**self._spec.data.model_dump(), "seed": self._spec.seed, "folder": str(self._spec.folder)}
+        run = self._spec.run
+        device = f"cuda:{number % torch.cuda.device_count()}" if self._device == "cuda" else self._device
+        return Setup(data, str(self._folder), device, run.threads, run.share)
+
+    def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
+        """Trials of equal structure side by side, in cohorts no larger than pays, enough of them for all workers."""
+        spec = self._spec
+        groups: dict[str, list[Trial]] = {}
+        for trial in trials:
+            groups.setdefault(json.dumps(spec.structure(trial.params), sort_keys=True), []).append(trial)
+        cohorts: list[Cohort] = []
+        fair = max(2, -(-len(trials) // self._workers))
+        for members in groups.values():
+            network = spec.network(members[0].params)
+            company = self._company and cost.company(self._family, network, self._device)
+            size = 1
+            if company:
+                most = cost.largest(self._size(network), self._device) if spec.run.cohort == "auto" else spec.run.cohort
+                pieces = -(-len(members) // min(most, fair))
+                size = -(-len(members) // pieces)
+            for start in range(0, len(members), size):
+                chosen = tuple(members[start : start + size])
+                structure = spec.structure(chosen[0].params)
+                cohorts.append(Cohort(first + len(cohorts), chosen, structure, company))
+        return cohorts
+
+    def work(self, cohort: Cohort, attempt: int) -> Work:
+        return Work(self.task(cohort.number, cohort.trials, cohort.company), attempt)
+
+    def task(self, number: int, trials: Sequence[Trial], company: bool) -> Task:
+        spec = self._spec
+        rows = tuple(
+            Row(t.number, t.seed, spec.network(t.params), TrainConfig(**spec.training(t.params))) for t in trials
+        )
+        return Task(
+            cohort=number,
+            rows=rows,
+            family=self._family,
+            signature=self._signature,
+            company=company,
+            seed=spec.seed,
+            metric=spec.metric,
+            maximize=spec.maximize,
+            named=self._named,
+            rungs=frozenset(self._rungs(rows[0].config.epochs)),
+            folder=str(spec.folder),
+        )
+
+    def split(self, cohort: int, parts: Sequence[int]) -> None:
+        """The parts of a halved cohort go on from its checkpoint."""
+        path = checkpoint_path(self._folder, cohort)
+        for part in parts:
+            if path.exists():
+                shutil.copyfile(path, checkpoint_path(self._folder, part))
+
+
+# --- the winner -----------------------------------------------------------------------------------
+
+
+def _crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
+    """Test the best trial's kept weights once, export them, and close the study."""
+    best = history.best(spec.metric, spec.maximize)
+    events: list[Event] = []
+    if best is None:
+        message = f"none of {len(history.trials)} trials completed"
+        events.append(Event(Kind.COMPLETED, {"state": "failed", "message": message}))
+        progress.message(message)
+    else:
+        if best.tested is None:
+            events.append(Event(Kind.TESTED, {"metrics": _test(spec, dataset, ledger.folder, history, best)}, trial=best.number))
+        events.append(Event(Kind.COMPLETED, {"state": "complete", "message": f"best is trial {best.number}"}))
+    stored = ledger.append(events)
+    for event in stored:
+        history.apply(event)
+    shutil.rmtree(ledger.folder / "checkpoints", ignore_errors=True)
+    progress.update(history, stored, Now())
+
+
+def _test(
+    spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory
+) -> dict[str, float]:
+    """The best trial's metrics on the test split, and its network exported to the study's folder."""
+    device = torch.device(_device(spec))
+    maker = _Maker(spec, dataset, folder, device.type, 1, lambda _: set())
+    company = history.cohorts[best.cohort].company if best.cohort is not None else False
+    task = maker.task(0, [Trial(best.number, best.params, best.seed)], company)
+    training = Training(task, arrays(dataset, device))
+    weights = checkpoint.load(weights_path(folder, best.number))["weights"]
+    metrics: dict[str, float] = {}
+    if dataset.rows["test"]:
+        test = dataset.open_test()
+        inputs, targets = (torch.as_tensor(part).to(device) for part in (test.inputs, test.targets))
+        metrics = {f"test/{name}": value for name, value in training.score(weights, inputs, targets).items()}
+    epoch = best.best_epoch(spec.metric, spec.maximize)
+    kept = {} if epoch is None else best.reports[epoch]
+    facts = {"number": best.number, "params": dict(best.params), "metrics": {**kept, **metrics}, "seed": best.seed}
+    champion.export(folder, training.finished(weights), dataset, facts)
+    return metrics
+
+
+# --- signals and the dashboard --------------------------------------------------------------------
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM, counted instead of raised; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def pending(self) -> bool:
+        return self.first is not None
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.first is not None:
+            os._exit(128 + number)  # workers die with their driver; the ledger holds what was acknowledged
+        self.first = number
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Dashboard:
+    """The process that writes MLflow from the ledger; training never waits for it."""
+
+    def __init__(self, spec: StudySpec, folder: Path, home: Path) -> None:
+        self.said: dict[str, Any] | None = None
+        self._process: subprocess.Popen[str] | None = None
+        if spec.tracking.mlflow == "off":
+            return
+        from tuner.tracking import command, uri_of
+
+        (folder / "logs").mkdir(exist_ok=True)
+        with (folder / "logs" / "tracking.log").open("w") as log:
+            self._process = subprocess.Popen(
+                command(folder, *uri_of(spec.tracking.mlflow, home)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+
+    def _listen(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(json.JSONDecodeError):
+                self.said = json.loads(line)
+
+    def __enter__(self) -> _Dashboard:
+        return self
+
+    def drain(self, progress: Progress, *, patient: bool) -> dict[str, Any] | None:
+        """Tell the writer that no more will come, and wait for it; says what was written and what was not."""
+        if self._process is None or self._process.stdin is None:
+            return None
+        self._process.stdin.close()
+        deadline = time.monotonic() + (DRAIN_SECONDS if patient else DRAIN_SECONDS / 12)
+        while self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        code = self._process.poll()
+        if code is not None:
+            self._reader.join(timeout=5)
+        said = self.said or {}
+        if code == 0:
+            progress.message(f"MLflow: everything is written ({said.get('total', said.get('written', 0))} points)")
+        else:
+            why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
+            progress.message(f"MLflow: {said.get('waiting', 'some')} points waiting ({why}); `tuner sync` writes them")
+        return said
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait()

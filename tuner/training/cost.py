@@ -1,0 +1,27 @@
+"""Who trains in company, and how many together: static rules on a network's shape and the kind of device.
+
+Whether a structure trains alone changes its bits (torch picks other kernels for one row), so that is
+decided here from what is known before the first step, and recorded in the ledger; how many rows share a
+cohort changes nothing but the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LARGEST = 32  # rows; more gained nothing on two cores, and lose more training when a worker dies
+_CACHE = 16e6  # bytes of parameters, gradients and two moments that a CPU's caches keep warm
+_GPU = 2e9  # bytes of the same on a GPU: far below its memory, which also holds activations
+_NARROW_CNN = 8  # channels of the first block: wider convolutions ran 0.6 to 0.9 times as fast in company on a CPU
+
+
+def company(family: str, network: Mapping[str, Any], device: str) -> bool:
+    """Whether a structure that fuses trains in company."""
+    return not (family == "cnn" and device == "cpu" and network["width"] > _NARROW_CNN)
+
+
+def largest(parameters: int, device: str) -> int:
+    """Rows per cohort at most, for networks of so many parameters."""
+    room = _CACHE if device == "cpu" else _GPU
+    return max(2, min(LARGEST if device == "cpu" else 1024, int(room / (16 * parameters))))
