@@ -51,7 +51,9 @@ def family(name: str, folder: Path | None = None) -> type[nn.Module]:
         module = importlib.import_module(place)
     found = getattr(module, attribute, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise LookupError(f"{place} has no network class {attribute} (a subclass of torch.nn.Module)")
+        raise LookupError(  # noqa: TRY004 - a name that leads nowhere, whatever stands there instead
+            f"{place} has no network class {attribute} (a subclass of torch.nn.Module)"
+        )
     return found
 
 

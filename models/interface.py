@@ -83,7 +83,7 @@ def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
     A class attribute `fusible = {"name", …}` marks further keywords as fusible. Raises TypeError for
     a keyword whose type is not one of int, float, bool, str, or one of these or None.
     """
-    hints = typing.get_type_hints(constructor.__init__, include_extras=True)
+    hints = typing.get_type_hints(vars(constructor).get("__init__", constructor), include_extras=True)
     found: dict[str, Hyperparameter] = {}
     for name, parameter in list(inspect.signature(constructor).parameters.items()):
         if name == "signature" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

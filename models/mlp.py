@@ -32,4 +32,5 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(units, signature.outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        output: Tensor = self.layers(x)
+        return output

@@ -73,10 +73,15 @@ class Problem:
 
 
 class DocumentError(ValueError):
-    """A file that cannot be read as strict YAML; `problems` holds every mistake that could be found at once."""
+    """A file that cannot be read as strict YAML; `problems` holds every mistake that could be found at once.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `document` is there where the file could be read to its end in spite of them, so that whoever
+    knows what should stand in it can tell of further mistakes in the same breath.
+    """
+
+    def __init__(self, problems: Iterable[Problem], document: Document | None = None) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
+        self.document = document
         super().__init__("\n".join(map(str, self.problems)))
 
 
@@ -183,10 +188,18 @@ def parse(text: str, file: str) -> Document:
     """The mapping that a whole file holds. Raises DocumentError with every problem."""
     if len(text) > MOST_BYTES:
         raise DocumentError([Problem(file, 1, 1, "", f"expected at most 1 MB, got {len(text) / 1e6:.1f} MB")])
-    document = parse_value(text, file)
+    problems: tuple[Problem, ...] = ()
+    try:
+        document = parse_value(text, file)
+    except DocumentError as error:
+        if error.document is None:
+            raise
+        document, problems = error.document, error.problems
     if not isinstance(document.data, dict):
         got = "an empty file" if document.data is None else f"{describe(document.data)} at the top"
-        raise DocumentError([document.problem((), f"expected lines of `key: value`, got {got}")])
+        raise DocumentError([*problems, document.problem((), f"expected lines of `key: value`, got {got}")])
+    if problems:
+        raise DocumentError(problems, document)
     return document
 
 
@@ -198,10 +211,10 @@ def parse_value(text: str, file: str) -> Document:
     builder.refuse(text, _DIRECTIVE, "expected plain YAML, got the directive {}; remove the line")
     if builder.problems:
         raise DocumentError(builder.listed())
-    data = builder.build(text)
+    document = Document(file, builder.build(text), text, builder.positions)
     if builder.problems:
-        raise DocumentError(builder.listed())
-    return Document(file, data, text, builder.positions)
+        raise DocumentError(builder.listed(), document if builder.whole else None)
+    return document
 
 
 def _tag(tag: object) -> str:
@@ -219,6 +232,7 @@ class _Builder:
         self.file = file
         self.positions: dict[Keys, tuple[int, int]] = {}
         self.problems: list[Problem] = []
+        self.whole = True
 
     def listed(self) -> list[Problem]:
         """The problems in the order of the file, cut where nobody would read on."""
@@ -251,14 +265,17 @@ class _Builder:
                     seen += 1
                     if seen > 1:
                         self.add(event, (), "expected one document, got a second one after `---`; remove it")
+                        self.whole = False
                         break
                 elif isinstance(event, (AliasEvent, ScalarEvent, MappingStartEvent, SequenceStartEvent)):
                     data = self._value(event, events, ())
         except _UnreadableError:
-            pass  # its problem is in the list
+            self.whole = False
         except MarkedYAMLError as error:
+            self.whole = False
             self._syntax(error)
         except (YAMLError, ValueError, OverflowError) as error:  # ruamel lets chr()'s ValueError through
+            self.whole = False
             self.problems.append(Problem(self.file, 1, 1, "", f"expected YAML, got text it refuses: {error}"))
         return data
 
@@ -308,8 +325,9 @@ class _Builder:
             line = event.start_mark.line + 1
             repeated = key in found
             if repeated:
-                remedy = f"on lines {first[key]} and {line}; remove one of them"
-                self.add(event, (*path, key), f"expected each key once, got '{shorten(key)}' {remedy}")
+                places = f"on lines {first[key]} and {line}" if first[key] != line else f"twice on line {line}"
+                message = f"expected each key once, got '{shorten(key)}' {places}; remove one of them"
+                self.add(event, (*path, key), message)
             else:
                 first[key] = line
                 self.positions[*path, key] = (line, event.start_mark.column + 1)
@@ -335,7 +353,7 @@ class _Builder:
             plain = text.lstrip("+-").lstrip("0") or "0"
             remedy = f'write {plain} for a number, "{text}" for text'
             self.add(event, path, f"expected an integer without a leading zero, got {shorten(text)}; {remedy}")
-            return None
+            return int(text[:19])
         base = next((base for pattern, base in _BASED.items() if pattern.fullmatch(text)), None)
         if base is not None or _INTEGER.fullmatch(text):
             if len(text) > 19:  # beyond 64 bits, which no setting needs and Python may refuse to print

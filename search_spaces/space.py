@@ -322,7 +322,7 @@ def _impossible(parameters: Mapping[str, Float | Int | Choice]) -> list[Mistake]
                 need[ancestor] = need.get(ancestor, values) & values
         dead = [ancestor for ancestor, values in need.items() if not values]
         if dead:
-            text = f"expected conditions that can hold together, got none that leaves {dead[0]} a value; change them"
+            text = f"expected conditions that can hold together, got none that leaves '{dead[0]}' a value; change them"
             problems.append(((name, "when"), text))
         needs[name] = {ancestor: values for ancestor, values in need.items() if values}
     return problems

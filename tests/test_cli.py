@@ -348,7 +348,7 @@ def test_stop_admits_that_a_driver_does_not_obey(
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A study loop that ends as told; it stands in for the real one to see what the command line does with it."""
-    seen: dict[str, Any] = {"state": "complete", "signal": None, "complete": True}
+    seen: dict[str, Any] = {"state": "complete", "signal": None, "complete": True, "tracking": None}
 
     class Spec:
         @staticmethod
@@ -359,7 +359,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def launch(spec: Any, **how: Any) -> Any:
         seen["how"] = how
         history = History.of([created("one"), *told(complete=seen["complete"])])
-        return types.SimpleNamespace(name="one", history=history, state=seen["state"], signal=seen["signal"])
+        return types.SimpleNamespace(
+            name="one", history=history, state=seen["state"], signal=seen["signal"], tracking=seen["tracking"]
+        )
 
     monkeypatch.setitem(sys.modules, "tuner.spec", types.SimpleNamespace(StudySpec=Spec))
     monkeypatch.setitem(sys.modules, "tuner.study", types.SimpleNamespace(launch=launch))
@@ -381,6 +383,31 @@ def test_launch_ends_with_the_best_trial_its_test_score_and_the_way_to_the_dashb
         "tuner ui one --home elsewhere",
     ):
         assert text in answer.out, text
+
+
+@pytest.mark.parametrize(
+    ("tracking", "last"),
+    [
+        ({"written": 5, "waiting": 0, "error": None}, "MLflow:      everything is written"),
+        ({"written": 5, "waiting": 1234, "error": "refused"}, "MLflow:      1,234 points waiting; tuner sync one"),
+    ],
+)
+def test_the_last_line_says_whether_all_is_written(
+    tracking: dict[str, Any], last: str, tuner: Run, launched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/tuner")
+    monkeypatch.delenv("TUNER_HOME")
+    launched["tracking"] = tracking
+    assert tuner("launch", "s.yaml").out.splitlines()[-1] == last
+
+
+def test_a_program_off_the_path_is_named_as_it_was_called(
+    tuner: Run, launched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert "dashboard:   tuner ui one --home" in tuner("launch", "s.yaml", "--home", "a b").out
+    monkeypatch.setattr("os.path.relpath", lambda _: "./t")
+    assert "dashboard:   ./t ui one --home 'a b'\n" in tuner("launch", "s.yaml", "--home", "a b").out
 
 
 def test_launch_hands_every_option_on(tuner: Run, launched: dict[str, Any]) -> None:
@@ -470,3 +497,106 @@ def test_the_schema_that_editors_read_is_up_to_date(tuner: Run) -> None:
     assert answer.out == (ROOT / "docs" / "study.schema.json").read_text(), (
         "renew it: tuner schema > docs/study.schema.json"
     )
+
+
+STUDY = """
+study: small
+seed: 3
+data: {source: flowers.csv, target: kind}
+model: {family: mlp, depth: 1}
+train: {epochs: 2}
+search:
+  space:
+    learning_rate: {type: float, low: 0.001, high: 0.1, log: true}
+    width: {type: choice, values: [4, 8]}
+    batch_size: {type: choice, values: [8]}
+  objective: {metric: val/loss, goal: minimize}
+  sampler: {kind: random}
+  trials: 3
+tracking: {mlflow: "off"}
+"""
+
+
+def script(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([CONSOLE_SCRIPT, *arguments], capture_output=True, text=True, check=False, **how)
+
+
+@pytest.fixture
+def flowers(home: Path) -> None:
+    """A study file and its data in the working directory."""
+    Path("study.yaml").write_text(STUDY)
+    rows = [f"{i % 7},{(i * 3) % 5},{'=rose' if i % 2 else 'tulip'}" for i in range(60)]
+    Path("flowers.csv").write_text("\n".join(["petals,leaves,kind", *rows]) + "\n")
+    Path("new.csv").write_text("petals,leaves\n1,2\n3,4\n")
+
+
+@pytest.mark.usefixtures("flowers")
+def test_a_study_goes_from_launch_to_prediction_with_results_on_stdout_and_progress_on_stderr() -> None:
+    ran = script("launch", "study.yaml", "--workers", "1")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("study small complete: 3 trials (3 complete, 0 stopped early, 0 failed)\n")
+    assert "on the test split: test/loss " in ran.stdout
+    assert "[3/3] trial" in ran.stderr
+    assert "[3/3] trial" not in ran.stdout
+
+    found = json.loads(script("best", "small", "--output", "json").stdout)
+    assert {"val/loss", "test/loss", "test/accuracy"} <= found["metrics"].keys()
+    predicted = script("predict", "small", "new.csv")
+    rows = list(csv.DictReader(io.StringIO(predicted.stdout)))
+    assert {row["prediction"] for row in rows} <= {"'=rose", "tulip"}
+    assert [round(float(row["probability_=rose"]) + float(row["probability_tulip"]), 6) for row in rows] == [1.0, 1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("flowers")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_launch_within_ten_seconds_and_the_same_command_goes_on(number: int, code: int) -> None:
+    long = ["--set", "train.epochs=1000", "--set", "run.cohort=1", "--workers", "1"]
+    process = subprocess.Popen(
+        [CONSOLE_SCRIPT, "launch", "study.yaml", *long], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while json.loads(script("status", "-o", "json").stdout or "[]") in ([], [{}]) or not _reports():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        begun = time.monotonic()
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, time.monotonic() - begun < 10) == (code, True)
+    assert "the same command goes on" in out
+    again = script("launch", "study.yaml", *long)
+    assert again.returncode == 0, again.stderr
+    assert "resumed: " in again.stderr
+
+
+def _reports() -> int:
+    document = json.loads(script("results", "small", "-o", "json").stdout or '{"trials": []}')
+    return sum(trial["epochs"] for trial in document["trials"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("flowers")
+def test_sync_writes_to_the_store_that_the_study_was_launched_with() -> None:
+    place = Path("elsewhere/mlflow.db").absolute()
+    place.parent.mkdir()
+    ran = script("launch", "study.yaml", "--set", f"tracking.mlflow=sqlite:///{place}")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "MLflow:      everything is written"
+    place.unlink()
+    synced = script("sync", "small")
+    assert synced.returncode == 0, synced.stderr
+    assert synced.stdout.startswith("small: everything is in MLflow (")
+    assert place.exists()
+    assert not Path("tuner-home/mlflow").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("flowers")
+def test_sync_says_what_waits_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert script("launch", "study.yaml").returncode == 0
+    synced = script("sync", "small", "--mlflow", "http://127.0.0.1:9")
+    assert (synced.returncode, synced.stdout) == (1, "")
+    assert "points waiting" in synced.stderr

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner import ledger as module
+from tuner import lock
 from tuner.errors import InputError, LedgerError, StudyLocked, StudyMissing
 from tuner.history import History
 from tuner.ledger import FORMAT, Ledger, studies, study_folder
@@ -112,7 +113,7 @@ def test_the_time_is_the_same_for_a_batch_and_the_order_is_by_seq_when_the_clock
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 50.0])
-    monkeypatch.setattr(module.time, "time", lambda: next(clock))
+    monkeypatch.setattr("tuner.ledger.time.time", lambda: next(clock))
     ledger.append([asked(0), asked(1)])
     ledger.append([asked(2)])
     assert [(event.trial, event.time) for event in ledger.read()] == [(0, 100.0), (1, 100.0), (2, 50.0)]
@@ -605,7 +606,7 @@ def test_a_driver_that_has_not_signed_yet_is_not_taken_for_the_dead_one_before_i
     signed = threading.Event()
 
     def sign_late() -> None:
-        with module.lock.hold(folder):
+        with lock.hold(folder):
             handle = os.open(folder / "lock", os.O_RDWR)
             text = os.pread(handle, 4096, 0)
             os.pwrite(handle, json.dumps({"pid": dead.pid, "host": host, "since": "2026"}).encode().ljust(len(text)), 0)

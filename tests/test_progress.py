@@ -255,6 +255,18 @@ def test_the_terminal_shows_bars_counts_best_speed_time_left_and_what_waits() ->
         assert text in shown, text
 
 
+def test_before_a_trial_has_ended_the_best_of_those_in_training_is_shown() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = TerminalProgress(stream, clock)
+    story = Story(progress)
+    progress.start([])
+    story.tell(*asked(0, 1))
+    story.tell(reported(0, 1, 0.5), reported(1, 1, 0.75))
+    progress.stop()
+    assert "no best yet" in stream.getvalue()
+    assert "best so far: trial 1, val/accuracy 0.75 at epoch 1, still in training" in stream.getvalue()
+
+
 def test_drawing_is_rationed_however_fast_reports_come() -> None:
     stream, clock = Terminal(), Clock()
     progress = TerminalProgress(stream, clock)

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from models.interface import CLASSIFICATION, IMAGE, Signature
 from tuner import __version__
-from tuner.data.preprocess import Preprocess
 from tuner.errors import CheckpointCorrupt, StudyMissing, TunerError
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from models.interface import Signature
     from tuner.data.dataset import Dataset
+    from tuner.data.preprocess import Preprocess
 
 FORMAT = 1  # of the folder; raised when an older Tuner could no longer read what is written
 FOLDER = "champion"
 
-_NETWORK, _CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.pt2", "card.json", "example.json", "example.npy"
+_NETWORK, CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.pt2", "card.json", "example.json", "example.npy"
 _ROWS = 1_024  # predicted at once, so that memory does not grow with the file
 _EXAMPLES = 2
 
@@ -69,7 +69,7 @@ def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[st
         "sha256": _digest(draft / _NETWORK),
         "versions": {"tuner": __version__, "torch": torch.__version__},
     }
-    (draft / _CARD).write_text(json.dumps(card, indent=2, allow_nan=False))
+    (draft / CARD).write_text(json.dumps(card, indent=2, allow_nan=False))
     _write_example(draft, dataset)
     if final.exists():
         final.rename(old)
@@ -100,7 +100,10 @@ class Predictor:
         """
         import torch
 
-        self.card: dict[str, Any] = json.loads((champion / _CARD).read_text())
+        from models.interface import Signature
+        from tuner.data.preprocess import Preprocess
+
+        self.card: dict[str, Any] = json.loads((champion / CARD).read_text())
         if self.card["format"] > FORMAT:
             raise TunerError(
                 f"{champion}: written in format {self.card['format']}, this Tuner reads up to {FORMAT}; "
@@ -118,7 +121,7 @@ class Predictor:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The champion of the study in `folder`. Raises StudyMissing where it has none yet."""
-        if not (folder / FOLDER / _CARD).is_file():
+        if not (folder / FOLDER / CARD).is_file():
             raise StudyMissing(
                 f"study {folder.name} has no champion in {folder}; it gets one when the study completes: "
                 "launch it again and let it end"
@@ -137,6 +140,8 @@ class Predictor:
         Raises DataError for inputs unlike those that the network was trained on.
         """
         import pandas as pd
+
+        from models.interface import CLASSIFICATION
 
         outputs = self._outputs(self.preprocess.apply(raw))
         index = raw.index if isinstance(raw, pd.DataFrame) else None
@@ -200,6 +205,8 @@ def _write_example(champion: Path, dataset: Dataset) -> None:
 def _raw(preprocess: Preprocess, inputs: np.ndarray) -> pd.DataFrame | np.ndarray:
     """Preprocessed inputs back in the source's form, up to float32's rounding: a DataFrame for named columns."""
     import pandas as pd
+
+    from models.interface import IMAGE
 
     mean, scale = np.array(preprocess.mean), np.array(preprocess.scale)
     if preprocess.modality == IMAGE:

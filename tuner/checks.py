@@ -155,7 +155,9 @@ def _space(found: Findings, written: str | dict[str, Any], folder: Path) -> None
         found.foreign += map(str, error.foreign)
         found.problems += [((*path, *inner), message) for inner, message in error.problems]
     else:
-        found.warnings += [(path, warning) for warning in found.space.warnings]
+        for warning in found.space.warnings:
+            name, _, message = warning.partition(": ")
+            found.warnings.append(((*path, name), message))
 
 
 _Parameters = Mapping[str, Float | Int | Choice | None]
@@ -240,12 +242,22 @@ def _objective(found: Findings, data: Mapping[str, Any], search: Mapping[str, An
     path: Keys = ("search", "objective", "metric")
     if isinstance(metric, str) and metric not in known:
         message = f"expected one of {', '.join(known)}, got {describe(metric)}"
-        found.problems.append((path, f"{message}{suggest(metric, known) or suggest(f'val/{metric}', known)}"))
+        found.problems.append((path, message + nearest_metric(metric, known)))
     elif isinstance(metric, str) and goal in ("maximize", "minimize"):
         usual = "minimize" if metric.partition("/")[2] in _SMALLER_IS_BETTER else "maximize"
         if goal != usual:
             message = f"{goal} looks for the worst {metric}; {usual} looks for the best"
             found.warnings.append((("search", "objective", "goal"), message))
+
+
+def nearest_metric(metric: str, known: Iterable[str]) -> str:
+    """`; did you mean 'val/accuracy'?`, by what stands after the slash, or empty.
+
+    So `accuracy`, `val_acuracy` and `test/accuracy` find it, and `val/auc` does not find `val/mae`.
+    """
+    own = {name.partition("/")[2]: name for name in reversed(tuple(known))}
+    near = suggest(metric.rpartition("/")[2], own)
+    return next((f"; did you mean '{name}'?" for key, name in own.items() if f"'{key}'" in near), "")
 
 
 def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]) -> None:

@@ -7,26 +7,30 @@ does; progress, logs and errors go to stderr.
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner.errors import InputError, LedgerError, StudyMissing, TunerError
-from tuner.output import Output, cell, print_json, print_lines, print_pairs, print_rows
+from tuner.output import Output, print_json, print_lines, print_pairs, print_rows
 
 if TYPE_CHECKING:
     from tuner.history import History
     from tuner.spec import StudySpec
 
 STOP_SECONDS = 15.0  # a driver that was told to stop saves and leaves within 10 s
+SYNC_SECONDS = 30.0  # without an answer from MLflow, until `sync` gives up
 
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
@@ -72,9 +76,13 @@ def launch(
         return
     from tuner.progress import progress_for
     from tuner.study import launch as launch_study
+    from tuner.summary import ending
 
     study = launch_study(spec, home=home, workers=workers, progress=progress_for())
-    print_lines(_ending(study.name, study.history, study.state, home))
+    # What a person can paste: the program as they called it, where it is not on their path.
+    program = "tuner" if shutil.which("tuner") else min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
+    where = "" if home == DEFAULT_HOME else f" --home {shlex.quote(str(home))}"
+    print_lines(ending(study.name, study.history, study.state, study.tracking, program=program, where=where))
     if study.state == "interrupted":
         raise typer.Exit(128 + (study.signal or signal.SIGINT))
     if study.state == "failed":
@@ -108,7 +116,9 @@ def status(study: AnyStudy = None, *, home: Home = DEFAULT_HOME, output: Format 
     if study is None:
         _print_standings(_standings(home, full=True), output, home)
         return
-    found = _standing(study, *_history(study, home), full=True)
+    from tuner.summary import standing
+
+    found = standing(study, *_history(study, home), full=True)
     if output is Output.TABLE:
         print_pairs(found)
     else:
@@ -181,10 +191,13 @@ def predict(
 ) -> None:
     """Predict new rows with a study's champion."""
     from tuner.champion import Predictor
-    from tuner.ledger import study_folder
+    from tuner.ledger import Ledger, study_folder
 
-    predictor = Predictor.load(study_folder(home, study))
-    rows = predictor.predict(predictor.read(file)).to_dict("records")
+    folder = study_folder(home, study)
+    Ledger.open(folder, read_only=True).close()  # says, with a suggestion, that there is no such study
+    predictor = Predictor.load(folder)
+    frame = predictor.predict(predictor.read(file))
+    rows: list[dict[str, Any]] = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
     print_rows(rows, output, rows)
 
 
@@ -199,29 +212,70 @@ def schema() -> None:
 @app.command()
 def sync(
     study: AnyStudy = None,
+    *,
     home: Home = DEFAULT_HOME,
-    mlflow: Annotated[str | None, typer.Option(help="The server's address, where not the one of the study.")] = None,
+    mlflow: Annotated[str | None, typer.Option(help="Another address than the study's `tracking.mlflow`.")] = None,
 ) -> None:
     """Write to MLflow what is not written yet.
 
     For when its server was away, or its store was deleted and is to be rebuilt."""
     from tuner.ledger import studies
 
-    raise NotImplementedError((study, studies(home), mlflow))
+    waiting = 0
+    for name in [study] if study is not None else studies(home):
+        waiting += _sync(name, home, mlflow)
+    if waiting:
+        raise typer.Exit(1)
 
 
 @app.command()
 def ui(
     study: AnyStudy = None,
+    *,
     home: Home = DEFAULT_HOME,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen, if free.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen; another one if it is taken.")] = 5000,
 ) -> None:
     """Start the MLflow dashboard and print its link.
 
     It listens on 127.0.0.1 and ends with Ctrl-C."""
-    from tuner.tracking import serve
+    from tuner.dashboard import serve
 
     serve(home, study, port)
+
+
+def _sync(study: str, home: Path, mlflow: str | None) -> int:
+    """Repeat one study in MLflow, in the process that a launch uses for it; returns the points that still wait."""
+    from tuner.dashboard import command, uri_of
+    from tuner.ledger import Ledger, study_folder
+    from tuner.trial import Kind
+
+    folder = study_folder(home, study)
+    with Ledger.open(folder, read_only=True) as ledger:
+        opened = [event.body for event in ledger.read() if event.kind is Kind.OPENED]
+    address = mlflow or (opened[-1].get("tracking", "embedded") if opened else "embedded")
+    if address == "off":
+        typer.echo(f"{study}: launched with `tracking: {{mlflow: off}}`; --mlflow embedded writes it all the same")
+        return 0
+    (folder / "logs").mkdir(exist_ok=True)
+    said: dict[str, Any] = {"written": 0, "waiting": 0, "error": "it ended without a word"}
+    with (
+        (folder / "logs" / "sync.log").open("w") as log,
+        subprocess.Popen(
+            command(folder, *uri_of(address, home), once=True, patience=SYNC_SECONDS),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as writer,
+    ):
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            said = json.loads(line)
+    if writer.returncode == 0:
+        typer.echo(f"{study}: everything is in MLflow ({said['written']:,} points written now)")
+        return 0
+    typer.echo(f"{study}: {said['waiting']:,} points waiting ({said['error']}); {log.name} has more", err=True)
+    return max(1, int(said["waiting"]))
 
 
 def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None) -> StudySpec:
@@ -252,44 +306,16 @@ def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]
 def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
     """Every study of the home, in a row each; what is wrong with one is told on stderr and hides no other."""
     from tuner.ledger import studies
+    from tuner.summary import standing
 
-    found = []
+    found: list[dict[str, Any]] = []
     for name in studies(home):
         try:
-            found.append(_standing(name, *_history(name, home), full=full))
+            found.append(standing(name, *_history(name, home), full=full))
         except LedgerError as error:
             typer.echo(str(error), err=True)
             found.append({"study": name, "state": "unreadable"})
     return found
-
-
-def _standing(
-    name: str, history: History, holder: Mapping[str, Any] | None, *, full: bool = False
-) -> dict[str, str | int | float | None]:
-    """One study in one row; `full` adds who drives it and when it began."""
-    from tuner.results import objective
-    from tuner.trial import State
-
-    # A driver that died before its first event leaves a ledger without a spec: listed, never a reason to fail.
-    metric, maximize = objective(history) if history.spec else (None, False)
-    leader = history.best(metric, maximize) if metric else None
-    row: dict[str, str | int | float | None] = {
-        "study": name,
-        "state": history.completed or ("running" if holder else "interrupted"),
-        "trials": history.spec["search"]["trials"] if history.spec else None,
-        "complete": history.count(State.COMPLETE),
-        "pruned": history.count(State.PRUNED),
-        "failed": history.count(State.FAILED),
-        "running": history.count(State.RUNNING) if holder else 0,
-        "objective": metric,
-        "best": leader.best_value(metric, maximize) if leader and metric else None,
-        "best_trial": leader.number if leader else None,
-        "updated": _moment(history.updated_at),
-    }
-    if full:
-        row["created"] = _moment(history.created_at)
-        row["driver"] = f"{holder['host']}:{holder['pid']} since {holder['since']}" if holder else None
-    return row
 
 
 def _print_standings(standings: list[dict[str, Any]], output: Output, home: Path) -> None:
@@ -302,37 +328,6 @@ def _print_standings(standings: list[dict[str, Any]], output: Output, home: Path
 def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
     """A trial of `results --output json` for a table: without its last epoch, which would double the columns."""
     return {name: value for name, value in trial.items() if name != "last"}
-
-
-def _ending(name: str, history: History, state: str, home: Path) -> list[str]:
-    """What a person wants to know when a launch has ended: the best trial, its test score, where to look."""
-    from tuner.progress import score
-    from tuner.results import objective
-    from tuner.trial import State
-
-    metric, maximize = objective(history)
-    where = "" if home == DEFAULT_HOME else f" --home {home}"
-    counts = ", ".join(
-        f"{history.count(s)} {word}"
-        for s, word in ((State.COMPLETE, "complete"), (State.PRUNED, "stopped early"), (State.FAILED, "failed"))
-    )
-    lines = [f"study {name} {state}: {len(history.trials)} trials ({counts})"]
-    if (leader := history.best(metric, maximize)) is not None:
-        lines.append(f"best trial {leader.number}: {score(leader, metric, maximize)}")
-        width = max(map(len, leader.params), default=0)
-        lines += [f"  {key:<{width}}  {cell(value)}" for key, value in leader.params.items()]
-        if leader.tested:
-            tested = ", ".join(f"{key} {cell(value)}" for key, value in leader.tested.items())
-            lines.append(f"on the test split: {tested}")
-    if state == "interrupted":
-        lines.append("interrupted; the same command goes on where it stopped")
-    lines += [f"every trial: tuner results {name}{where}", f"dashboard:   tuner ui {name}{where}"]
-    return lines
-
-
-def _moment(seconds: float) -> str | None:
-    """Local time with its offset from UTC, or None for a moment that never was."""
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds") if seconds else None
 
 
 def main() -> None:

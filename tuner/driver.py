@@ -80,7 +80,9 @@ class Driver:
     def _open(self, cohort: Cohort) -> Cohort:
         """The cohort without the trials that have ended, or have gone on in another cohort."""
         trials = self._history.trials
-        rest = tuple(t for t in cohort.trials if not trials[t.number].ended and trials[t.number].cohort == cohort.number)
+        rest = tuple(
+            t for t in cohort.trials if not trials[t.number].ended and trials[t.number].cohort == cohort.number
+        )
         return Cohort(cohort.number, rest, cohort.structure, cohort.company)
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -176,7 +178,9 @@ class Driver:
     def _report(self, message: Report) -> None:
         """Observe all, then decide, then store, then answer. A resumed cohort repeats what is known already."""
         trials, epoch = self._history.trials, message.epoch
-        fresh = [number for number in message.metrics if epoch not in trials[number].reports and not trials[number].ended]
+        fresh = [
+            number for number in message.metrics if epoch not in trials[number].reports and not trials[number].ended
+        ]
         values = [(number, epoch, message.metrics[number].get(self._terms.metric)) for number in sorted(fresh)]
         stop = self._search.observe(values) if values else set()
         events = [
@@ -217,7 +221,9 @@ class Driver:
         cohort = self._open(self._history.cohorts[message.cohort])
         count = len(cohort.trials)
         if message.memory and count > 1:
-            self._progress.message(f"out of memory at K={count} ({message.message}), going on with K={(count + 1) // 2}")
+            self._progress.message(
+                f"out of memory at K={count} ({message.message}), going on with K={(count + 1) // 2}"
+            )
             self._halve(cohort)
             return
         text = f"out of memory: {message.message}" if message.memory else message.message

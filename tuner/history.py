@@ -104,8 +104,18 @@ class History:
                     self.trials[number].state = State.RUNNING
         elif event.kind is Kind.LOST and event.cohort is not None:
             self.losses[event.cohort] = self.losses.get(event.cohort, 0) + 1
+            self._wait(trial for trial in self.trials.values() if trial.cohort == event.cohort)
+        elif event.kind in (Kind.OPENED, Kind.INTERRUPTED):
+            self._wait(self.trials.values())
         elif event.kind is Kind.COMPLETED:
             self.completed = body["state"]
+
+    @staticmethod
+    def _wait(trials: Iterable[TrialHistory]) -> None:
+        """Nobody trains these any more, until they are started again."""
+        for trial in trials:
+            if trial.state is State.RUNNING:
+                trial.state = State.WAITING
 
     def _apply_to_trial(self, event: Event, number: int) -> None:
         body = event.body
@@ -113,7 +123,7 @@ class History:
             self.trials[number] = TrialHistory(number, body["params"], body["seed"], event.time)
             return
         trial = self.trials[number]
-        if event.kind is Kind.REPORTED and event.epoch is not None:
+        if event.kind is Kind.REPORTED and event.epoch is not None and not trial.ended:
             trial.reports[event.epoch] = dict(body["metrics"])
             trial.report_times[event.epoch] = event.time
             trial.seconds += body["seconds"]

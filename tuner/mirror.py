@@ -7,6 +7,7 @@ the ledger's file or a clock.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ _STATUS = {State.COMPLETE: FINISHED, State.PRUNED: KILLED, State.FAILED: FAILED}
 
 INTERRUPTED = "INTERRUPTED"  # `tuner.state` of a trial that waits for its study to be taken up again
 _LONGEST_MESSAGE = 500
+_LONGEST_DIGEST = 36  # MLflow's limit; the whole one stands in the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,9 @@ class Mirror:
 
     history: History = field(default_factory=History)
     under_way: bool = False
-    began: dict[int, int] = field(default_factory=dict)  # trial → when its run begins, ms; only these have a run
+    began: dict[int, Event] = field(default_factory=dict)  # trial → what its run begins with; only these have one
     digests: dict[int, str] = field(default_factory=dict)  # trial → digest of the spec under which it was asked
-    tests: list[Event] = field(default_factory=list)  # one per trial, the first
+    tests: dict[int, Event] = field(default_factory=dict)  # by trial, the first test of each
     best: TrialHistory | None = None
     curve: list[Point] = field(default_factory=list)  # see `_lengthen`
     _next: int = 0
@@ -56,11 +58,11 @@ class Mirror:
             self.digests[event.trial] = self.history.digest
         elif event.kind is Kind.STARTED:
             for number in event.body["trials"]:
-                self.began.setdefault(number, milliseconds(event.time))
+                self.began.setdefault(number, event)
         elif event.trial is not None and (event.kind is Kind.REPORTED or event.kind in TERMINAL):
-            self.began.setdefault(event.trial, milliseconds(event.time))
-        elif event.kind is Kind.TESTED and all(event.trial != test.trial for test in self.tests):
-            self.tests.append(event)
+            self.began.setdefault(event.trial, event)
+        elif event.kind is Kind.TESTED and event.trial is not None:
+            self.tests.setdefault(event.trial, event)
         if event.trial is not None and event.kind in TERMINAL:
             self._consider(self.history.trials[event.trial])
             self._lengthen()
@@ -83,24 +85,24 @@ class Mirror:
         values = {**spec["model"], **spec["train"], **self.history.trials[number].params}
         return {name: str(value) for name, value in values.items()}
 
-    def points(self, number: int, epochs: Iterable[int] | None = None) -> list[Point]:
-        """A trial's metrics, step = epoch: of these epochs, or of all; its test scores with the latter."""
+    def points(self, number: int, epochs: Iterable[int]) -> list[Point]:
+        """What a trial reported at these epochs, step = epoch."""
         trial = self.history.trials[number]
         return [
             Point(key, value, milliseconds(trial.report_times[epoch]), epoch)
-            for epoch in sorted(trial.reports if epochs is None else epochs)
+            for epoch in sorted(epochs)
             for key, value in trial.reports[epoch].items()
-        ] + (self.test_points(number) if epochs is None else [])
+        ]
 
     def test_points(self, number: int) -> list[Point]:
         """A trial's scores on the test split, at the epoch whose weights were tested."""
+        test = self.tests.get(number)
         step = self.history.trials[number].best_epoch(self.metric, self.maximize) or 0
-        return [
-            Point(key, value, milliseconds(test.time), step)
-            for test in self.tests
-            if test.trial == number
-            for key, value in test.body["metrics"].items()
-        ]
+        return [] if test is None else _scores(test, step)
+
+    def study_test_points(self) -> list[Point]:
+        """The scores of all champions in turn, step = 0 for the first, 1 for the one of an extension, …"""
+        return [point for step, test in enumerate(self.tests.values()) for point in _scores(test, step)]
 
     def _consider(self, trial: TrialHistory) -> None:
         """Keep the best completed trial, the lowest number on a tie, as `History.best` finds it."""
@@ -175,6 +177,17 @@ class Mirror:
         }
         return found if self.best is None else found | {"tuner.best_trial": str(self.best.number)}
 
+    def dataset(self) -> dict[str, str]:
+        """The data as MLflow's dataset input: name, digest, source_type, source and profile (JSON)."""
+        data = self.history.data
+        return {
+            "name": data["name"],
+            "digest": data["digest"][:_LONGEST_DIGEST],
+            "source_type": "tuner",
+            "source": json.dumps({key: data[key] for key in ("name", "digest", "split") if key in data}),
+            "profile": json.dumps({f"{split}_rows": count for split, count in data.get("rows", {}).items()}),
+        }
+
     def note(self, alive: bool) -> str:
         """The study in a few lines of Markdown."""
         spec, data, history = self.history.spec, self.history.data, self.history
@@ -200,6 +213,10 @@ class Mirror:
             yield f"On the test split: {', '.join(f'{key} {_number(value)}' for key, value in best.tested.items())}."
         yield from ("", "| hyperparameter | value |", "|---|---|")
         yield from (f"| {name} | {_code(_number(value))} |" for name, value in best.params.items())
+
+
+def _scores(test: Event, step: int) -> list[Point]:
+    return [Point(key, value, milliseconds(test.time), step) for key, value in test.body["metrics"].items()]
 
 
 def milliseconds(seconds: float) -> int:

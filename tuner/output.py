@@ -43,10 +43,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, document: Any)
 
 
 def print_pairs(row: Mapping[str, Any]) -> None:
-    """One row as a name and a value a line, without what is None."""
+    """One row as a name and a value a line, without what is None or empty."""
     (line,) = _spread([row])[1]
     width = max(map(len, line), default=0)
-    print_lines(f"{name:<{width}}  {cell(value)}".rstrip() for name, value in line.items() if value is not None)
+    print_lines(f"{name:<{width}}  {cell(value)}".rstrip() for name, value in line.items() if cell(value))
 
 
 def print_json(document: Any) -> None:

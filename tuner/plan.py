@@ -7,6 +7,7 @@ cannot work fails in milliseconds, whatever its size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,10 +18,10 @@ from torch import nn
 import models
 from models.interface import CLASSIFICATION, IMAGE, REGRESSION, Signature
 from search_spaces import SearchSpace
-from search_spaces.document import Keys, describe, suggest
+from search_spaces.document import Keys, describe
 from search_spaces.parameters import Choice, Float, Int
 from tuner import data
-from tuner.checks import metrics_of
+from tuner.checks import metrics_of, nearest_metric
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
 from tuner.rules import listed
@@ -29,7 +30,7 @@ from tuner.trial import Params, Value
 
 _MOST_VALUES = 64  # of one structural hyperparameter, each built once: about 5 ms each
 _MOST_STRUCTURES = 100_000  # counted one by one; beyond it nobody needs the number
-_MOST_REAL = 20_000_000  # parameters of a network that is built for real where the meta device cannot
+_SMALL = 2_000_000  # parameters, or numbers in an example, that run for real in some 10 ms
 _OF_NO_USE = {  # hyperparameter → what it needs
     "label_smoothing": ("task", CLASSIFICATION, "classes"),
     "shift": ("modality", IMAGE, "images"),
@@ -126,7 +127,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         parameters, unfit = _corners(spec, signature)
     problems += unfit
     if problems:
-        raise SpecError([spec.problem(*problem) for problem in dict.fromkeys(problems)])
+        raise SpecError(spec.problems(problems))
     size = spec.space.size()
     kind = spec.search.sampler.kind
     return Plan(
@@ -192,7 +193,7 @@ def _objective(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, st
     known = metrics_of(signature.task)
     if spec.metric not in known:
         message = f"expected a metric of {signature.task} ({', '.join(known)}), got {describe(spec.metric)}"
-        yield ("search", "objective", "metric"), message + suggest(spec.metric, known)
+        yield ("search", "objective", "metric"), message + nearest_metric(spec.metric, known)
 
 
 def _loss(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
@@ -326,33 +327,49 @@ class _UnfitError(Exception):
 
 
 def _build(spec: StudySpec, signature: Signature, params: Params) -> int:
-    """Build, run two examples through, and count the parameters. Raises _UnfitError."""
+    """Build, run two examples through, and count the parameters. Raises _UnfitError.
+
+    Shapes alone on the meta device; for real where the network is small, which saves the second that
+    torch takes to load the meta device's kernels.
+    """
+    family, keywords = spec.model["family"], spec.network(params)
     shown = {name: value for name, value in params.items() if name in spec.network_rules}
+
+    def made(device: str) -> nn.Module:
+        with torch.device(device), torch.random.fork_rng(devices=()):
+            return models.build(family, signature, keywords, spec.folder)
+
     try:
-        return _try(spec, signature, params, "meta")
+        network = made("meta")
+        small = count(network) <= _SMALL and math.prod(signature.inputs) <= _SMALL
+        if not small:
+            _run(network, signature, "meta")
     except Exception as error:  # noqa: BLE001 - a person's own network may raise anything
-        if spec.model["family"] in models.FAMILIES or isinstance(error, ValueError):
+        if family in models.FAMILIES or isinstance(error, ValueError):
             raise _UnfitError(shown, _said(error)) from None
-    try:  # a person's own network may look at values, which the meta device does not have
-        return _try(spec, signature, params, "cpu")
-    except Exception as error:  # noqa: BLE001
-        raise _UnfitError(shown, _said(error)) from None
+        small = True  # it looks at values, which the meta device does not have
+    if small:
+        try:
+            network = made("cpu")
+            _run(network, signature, "cpu")
+        except Exception as error:  # noqa: BLE001
+            raise _UnfitError(shown, _said(error)) from None
+    return count(network)
 
 
-def _said(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def _try(spec: StudySpec, signature: Signature, params: Params, device: str) -> int:
-    with torch.device(device), torch.no_grad():
-        network = models.build(spec.model["family"], signature, spec.network(params), spec.folder)
+def _run(network: nn.Module, signature: Signature, device: str) -> None:
+    """Two examples through the network. Raises ValueError for an output of another shape than promised."""
+    with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=()):
         output = network.train()(torch.zeros(2, *signature.inputs))
     shape = tuple(getattr(output, "shape", ()))
     if shape != (2, signature.outputs):
         got = list(shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(f"for two examples it must give [2, {signature.outputs}] (signature.outputs), and gives {got}")
-    return count(network)
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def count(network: nn.Module) -> int:

@@ -323,13 +323,26 @@ class TerminalProgress:
             f"{speed:,.0f} trial-steps/s" if speed else "starting",
             *([f"{now['workers']} workers"] if now.get("workers") else []),
         )
-        leader = self._leader.trial
-        best = f"best so far: trial {leader.number}, {score(leader, metric, maximize)}" if leader else "no best yet"
-        lines: list[RenderableType] = [head, facts, best]
+        lines: list[RenderableType] = [head, facts, _best(history, self._leader.trial, metric, maximize)]
         tracking = now.get("tracking")
         if tracking and tracking.get("error"):
             lines.append(f"MLflow: {tracking.get('waiting', 0):,} points waiting ({printable(str(tracking['error']))})")
         return Group(*lines, *_cohort_rows(history, metric, maximize))
+
+
+def _best(history: History, leader: TrialHistory | None, metric: str, maximize: bool) -> str:
+    """The best completed trial; before there is one, the best of those in training."""
+    if leader is not None:
+        return f"best so far: trial {leader.number}, {score(leader, metric, maximize)}"
+    running = [
+        (value if maximize else -value, -trial.number)
+        for trial in history.trials.values()
+        if trial.state is State.RUNNING and (value := trial.best_value(metric, maximize)) is not None
+    ]
+    if not running:
+        return "no best yet"
+    trial = history.trials[-max(running)[1]]
+    return f"best so far: trial {trial.number}, {score(trial, metric, maximize)}, still in training"
 
 
 def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[RenderableType]:

@@ -31,7 +31,8 @@ def remedy(value: object, wanted: type | None) -> str:
     if wanted in (int, float) and isinstance(value, str):
         number = _number(value)
         if number is not None and (wanted is float or number == int(number)):
-            return f"; write {number:.12g} without quotes, spaces or separators"
+            written = f"{number:.12g}"
+            return f"; write {written} without quotes" if written == value.strip() else f"; write {written}"
     if wanted is int and isinstance(value, float) and math.isfinite(value) and value == int(value):
         return f"; write {int(value)}"
     if wanted is bool and isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
@@ -40,8 +41,8 @@ def remedy(value: object, wanted: type | None) -> str:
         return f"; write {'true' if value else 'false'}"
     if wanted is str and isinstance(value, (bool, int, float)):
         return f'; write "{describe(value).rpartition(" ")[2]}" in quotes'
-    if isinstance(value, list) and len(value) == 1 and wanted is not None:
-        return "; write the value without brackets"
+    if isinstance(value, list):
+        return "; write one value without brackets"
     return ""
 
 
@@ -54,29 +55,23 @@ def _number(text: str) -> float | None:
 
 
 def told(rule: Setting, wanted: type) -> str:
-    """What a rule allows: `an integer from 1 to 4096`, `relu, sigmoid or tanh`."""
+    """What a rule allows: `an integer from 1 to 4,096`, `relu, sigmoid or tanh`."""
     if rule.choices is not None:
         return listed(rule.choices)
-    low = (
-        f"from {rule.low:.12g}"
-        if rule.low is not None
-        else f"above {rule.above:.12g}"
-        if rule.above is not None
-        else ""
-    )
-    high = (
-        f"to {rule.high:.12g}"
-        if rule.high is not None
-        else f"below {rule.below:.12g}"
-        if rule.below is not None
-        else ""
-    )
-    if rule.low is not None and not high:
-        low = f"of at least {rule.low:.12g}"
-    elif rule.high is not None and not low:
-        high = f"of at most {rule.high:.12g}"
-    joint = " and " if low and high and (rule.low is None or rule.high is None) else " "
-    return " ".join(filter(None, (_TYPES[wanted], joint.join(filter(None, (low, high))))))
+    return f"{_TYPES[wanted]}{bounds(rule.low, rule.high, rule.above, rule.below)}"
+
+
+def bounds(low: float | None, high: float | None, above: float | None, below: float | None) -> str:
+    """` from 1 to 4,096`, ` above 0 and below 1`; empty where there is no bound."""
+    if low is not None and high is not None:
+        return f" from {_shown(low)} to {_shown(high)}"
+    pairs = (("of at least", low), ("above", above), ("at most", high), ("below", below))
+    limits = [f"{word} {_shown(bound)}" for word, bound in pairs if bound is not None]
+    return f" {' and '.join(limits)}" if limits else ""
+
+
+def _shown(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:.12g}"
 
 
 def _purpose(rule: Setting) -> str:

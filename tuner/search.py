@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -89,7 +89,7 @@ class Search:
         number = len(self._asked) - len(self._start_with)
         if number < 0:
             return min(remaining, -number)
-        startup = self._startup // self._block * self._block
+        startup = (self._startup - len(self._start_with)) // self._block * self._block
         return min(remaining, max(self._block - number % self._block, startup - number))
 
     def ask(self, first: int, count: int) -> list[Trial]:
@@ -150,12 +150,10 @@ class Search:
     def _random(self, number: int, name: str) -> Value:
         """A uniform draw that depends on seed, number and name alone."""
         sampler = RandomSampler(seed=derive(self.seed, "sample", number, name))
-        return self._independent(sampler, number, name)
-
-    def _independent(self, sampler: BaseSampler, number: int, name: str) -> Value:
-        study, frozen = self._memory.study, _unborn(number)
-        drawn = sampler.sample_independent(study, frozen, name, self._distributions[name])
-        return self.space.parameters[name].fit(drawn)
+        wanted = self._distributions[name]
+        return self.space.parameters[name].fit(
+            sampler.sample_independent(self._memory.study, _unborn(number), name, wanted)
+        )
 
     def _tpe(self, number: int, fixed: Params) -> dict[str, Value]:
         """TPE's draws for one trial, group by group, parents before children.
@@ -173,7 +171,7 @@ class Search:
                 continue
             values |= {name: fixed[name] for name in group if name in fixed}
             values |= {n: self.space.parameters[n].nth(0) for n in group if n not in self._distributions}
-            free = {name: self._distributions[name] for name in group if name not in values}
+            free = {name: self._distributions[name] for name in sorted(group) if name not in values}
             drawn = sampler.sample_relative(self._memory.study, _unborn(number), free) if free else {}
             values |= {name: self.space.parameters[name].fit(value) for name, value in drawn.items()}
         return values
@@ -209,9 +207,12 @@ class Search:
         """End a trial: COMPLETE with its objective, PRUNED or FAILED without.
 
         A failed trial is told to TPE as pruned before any report, the worst there is: to Optuna a
-        FAIL is nothing, and the sampler would go on trying what diverges.
+        FAIL is nothing, and the sampler would go on trying what diverges. The first end counts, as in
+        the ledger.
         """
         reports = self._reports[number]
+        if self._memory.ended(number):
+            return
         if state is State.COMPLETE and value is not None and math.isfinite(value):
             self._memory.end(number, TrialState.COMPLETE, reports, value)
         elif state is State.PRUNED:
@@ -250,6 +251,9 @@ class _Memory:
     def add(self, params: dict[str, Value], distributions: dict[str, BaseDistribution]) -> None:
         running = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
         self._ids.append(self._storage.create_new_trial(self._study_id, running))
+
+    def ended(self, number: int) -> bool:
+        return self._storage.get_trial(self._ids[number]).state.is_finished()
 
     def end(self, number: int, state: TrialState, reports: Mapping[int, float | None], value: float | None) -> None:
         for epoch, report in reports.items():

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, WrapValidator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from models.interface import MODALITIES, TASKS
 from search_spaces.document import Keys, describe, shorten, suggest
-from tuner.rules import listed, remedy
+from tuner.rules import bounds, listed, remedy
+from tuner.training.config import TrainConfig
 
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1_024
@@ -226,6 +229,7 @@ _UNIONS: dict[Keys, tuple[str, ...]] = {
     ("search", "sampler"): ("tpe", "random", "grid"),
     ("search", "pruner"): ("none", "median", "asha"),
 }
+_HOMES: tuple[Keys, ...] = (*(home for home in _SECTIONS if home and len(home) < 3), ("train",))
 _WRITTEN: dict[Keys, str] = {  # how each is written, for whoever left it out or wrote something else
     ("study",): "study: my-study",
     ("data",): "data: {source: digits}",
@@ -281,25 +285,18 @@ def _told(details: ErrorDetails) -> tuple[Keys, str]:
     if kind == "told":
         return path, details["msg"]
     if kind == "missing":
-        return path, f"expected a value, got nothing; add `{_WRITTEN[path]}`"
+        return path, f"expected a value, got nothing; add `{_WRITTEN.get(path, f'{path[-1]}: …')}`"
     if kind == "extra_forbidden":
         return path, _unknown(location, path)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        kinds = _UNIONS[path]
-        got = value.get("kind") if isinstance(value, dict) else value
-        if not isinstance(value, dict) or "kind" not in value:
-            return (
-                path,
-                f"expected a mapping with a kind ({listed(kinds)}), got {describe(value)}{_mended(path, value)}",
-            )
-        return (*path, "kind"), f"expected {listed(kinds)}, got {describe(got)}{suggest(got, kinds)}"
+        return _unknown_kind(path, value)
     if path[:2] == ("search", "space"):  # a union of two types: pydantic tells of both
         return ("search", "space"), f"expected a space's name or a mapping, got {describe(value)}; write `space: mlp`"
     if kind == "literal_error":
         return path, _choice(path, value)
     if kind in _WANTED:
         expected, wanted = _WANTED[kind]
-        hint = _mended(path, value) if wanted in (dict, list) else remedy(value, wanted)
+        hint = _mended(path, value) if wanted in (dict, list) or value is None else remedy(value, wanted)
         return path, f"expected {expected}, got {describe(value)}{hint}"
     bound = _bounds(location)
     return path, f"expected {bound or details['msg']}, got {describe(value)}"
@@ -312,17 +309,32 @@ def _mended(path: Keys, value: object) -> str:
 
 
 def _fields(location: Keys) -> list[str]:
+    if location == ("train",):
+        return [one.name for one in fields(TrainConfig)]
     section = _SECTIONS.get(location)
     return list(section.model_fields) if section is not None else []
 
 
 def _unknown(location: Keys, path: Keys) -> str:
     known, key = _fields(location[:-1]), path[-1]
-    hint = suggest(key, known)
-    if not hint or f"'{key}'" in hint:
-        homes = [".".join(map(str, home)) for home in _SECTIONS if key in _fields(home) and key != "kind"]
-        hint = f"; '{key}' belongs under {listed(homes)}" if homes else hint
+    union = _UNIONS.get(path[:-1], ())
+    if union:
+        kinds = [kind for kind in union if key in _fields((*path[:-1], kind))]
+        hint = f"; '{key}' belongs to kind {listed(kinds)}" if kinds else suggest(key, known)
+    else:
+        homes = [".".join(map(str, home)) for home in _HOMES if key in _fields(home)]
+        hint = f"; '{key}' belongs under {listed(homes)}" if homes else suggest(key, known)
     return f"expected one of {', '.join(known)}, got the unknown key '{shorten(str(key))}'{hint}"
+
+
+def _unknown_kind(path: Keys, value: object) -> tuple[Keys, str]:
+    kinds = _UNIONS[path]
+    if not isinstance(value, dict):
+        return path, f"expected a mapping, got {describe(value)}{_mended(path, value)}"
+    if "kind" not in value:
+        return path, f"expected a mapping with a kind ({listed(kinds)}), got one without; add `kind: {kinds[0]}`"
+    kind = value["kind"]
+    return (*path, "kind"), f"expected {listed(kinds)}, got {describe(kind)}{suggest(kind, kinds)}"
 
 
 def _choice(path: Keys, value: object) -> str:
@@ -332,6 +344,8 @@ def _choice(path: Keys, value: object) -> str:
     annotation = section.model_fields[str(path[-1])].annotation
     choices = [choice for choice in _literals(annotation) if choice is not None]
     hint = suggest(value, map(str, choices)) if isinstance(value, str) else remedy(value, None)
+    if path == ("run", "device") and isinstance(value, str) and "gpu" in value.lower():
+        hint = "; write cuda"
     return f"expected {listed(choices)}, got {describe(value)}{hint}"
 
 
@@ -349,11 +363,9 @@ def _bounds(location: Keys) -> str:
     field = section.model_fields.get(str(location[-1])) if section is not None else None
     if field is None:
         return ""
-    limits = {
-        name: getattr(one, name) for one in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)
-    }
-    words = {"ge": "from {:,}", "gt": "above {:,}", "le": "to {:,}", "lt": "below {:,}"}
-    told = [words[name].format(limit) for name, limit in limits.items()]
-    joint = " " if {"ge", "le"} <= limits.keys() or len(told) == 1 else " and "
-    kind = "an integer" if field.annotation is int else "a number"
-    return f"{kind} {joint.join(told)}" if told else ""
+    text = bounds(*(_limit(field, name) for name in ("ge", "le", "gt", "lt")))
+    return f"{'an integer' if field.annotation is int else 'a number'}{text}" if text else ""
+
+
+def _limit(field: FieldInfo, name: str) -> Any:
+    return next((getattr(one, name) for one in field.metadata if hasattr(one, name)), None)

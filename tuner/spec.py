@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from inspect import Parameter as Argument
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from pydantic import BaseModel, PrivateAttr
 import search_spaces
 from models.interface import Hyperparameter
 from search_spaces import SearchSpace, SpaceError
-from search_spaces.document import Document, DocumentError, Keys, describe, dotted, parse_value, read, shorten
+from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
 from tuner.checks import TRAINING, examine
 from tuner.errors import SpecError
 from tuner.rules import cast
@@ -28,6 +28,8 @@ from tuner.sections import StudyFile, mistakes
 from tuner.trial import Params, Value
 
 __all__ = ["StudySpec", "schema"]
+
+_LONGEST = 1_500  # characters of a message; the longest of ours lists every hyperparameter
 
 
 @dataclass
@@ -39,6 +41,7 @@ class _Written:
     text: str = ""
     document: Document | None = None
     flags: dict[Keys, str] = field(default_factory=dict)  # what the command line set, by path
+    unread: tuple[Problem, ...] = ()  # where the YAML itself is wrong
 
     def _flag(self, path: Keys) -> tuple[Keys, str] | None:
         """What the command line set at, above or, where the file says nothing of it, below `path`."""
@@ -56,7 +59,8 @@ class _Written:
         return None
 
     def line(self, path: Keys, message: str) -> str:
-        """One printable problem."""
+        """One printable problem: one line, whatever a person's text or a network's error holds."""
+        message = shorten(message, _LONGEST)
         found = self._flag(path)
         if found is not None:
             place, flag = found
@@ -70,6 +74,17 @@ class _Written:
         if self._flag(path) is not None:
             return (0, 0)
         return self.document.where(path) if self.document is not None else (1, 1)
+
+    def lines(self, mistakes: Iterable[tuple[Keys, str]]) -> list[str]:
+        """Printable problems in the order of the file; nothing more is said of what could not be read."""
+        unread = {problem.path for problem in self.unread}
+        placed = [((problem.line, problem.column), str(problem)) for problem in self.unread]
+        placed += [
+            (self.place(path), self.line(path, message))
+            for path, message in mistakes
+            if not any(dotted(path[:length]) in unread for length in range(1, len(path) + 1))
+        ]
+        return [line for _, line in sorted(placed, key=lambda one: one[0])]
 
     def set(self, path: Keys, value: Any, flag: str) -> str | None:
         """Put one value; the message of what is wrong, if anything."""
@@ -119,8 +134,7 @@ class StudySpec(StudyFile):
 
     def _make(self, written: _Written, problems: Sequence[str] = ()) -> None:
         found = examine(written.data, written.folder)
-        wrong = [*mistakes(written.data), *found.problems]
-        lines = [written.line(*one) for one in sorted(wrong, key=lambda one: written.place(one[0]))]
+        lines = written.lines([*mistakes(written.data), *found.problems])
         lines = [*problems, *dict.fromkeys([*lines, *found.foreign])]
         if lines:
             raise SpecError(lines)
@@ -141,11 +155,14 @@ class StudySpec(StudyFile):
     ) -> Self:
         """The study in a file, with the command line's `--set path=value`, `--name` and `--trials` put over it."""
         path = Path(path)
+        unread: tuple[Problem, ...] = ()
         try:
             document = read(path)
         except DocumentError as error:
-            raise SpecError([str(problem) for problem in error.problems]) from None
-        written = _Written(_plain(document.data), path.resolve().parent, document.text, document)
+            if error.document is None:
+                raise SpecError([str(problem) for problem in error.problems]) from None
+            document, unread = error.document, error.problems
+        written = _Written(_plain(document.data), path.resolve().parent, document.text, document, unread=unread)
         problems = [problem for override in overrides for problem in _override(written, override)]
         if name is not None:
             written.set(("study",), name, f"--name {shorten(name)}")
@@ -166,6 +183,17 @@ class StudySpec(StudyFile):
         spec = cls.__new__(cls)
         spec._make(written, problems)
         return spec
+
+    def extended(self, trials: int) -> Self:
+        """The same study with that many trials, asked for in so many words. Raises SpecError."""
+        written = replace(self._written, data=_plain(self._written.data), flags=dict(self._written.flags))
+        written.set(("search", "trials"), trials, f"trials={trials}")
+        return self._from(written)
+
+    @property
+    def extends(self) -> bool:
+        """Whether the number of trials was asked for beside the file, which may extend a finished study."""
+        return ("search", "trials") in self._written.flags
 
     @property
     def folder(self) -> Path:
@@ -195,6 +223,10 @@ class StudySpec(StudyFile):
     def problem(self, path: Keys, message: str) -> str:
         """A printable problem at a place in the study file."""
         return self._written.line(path, message)
+
+    def problems(self, mistakes: Iterable[tuple[Keys, str]]) -> list[str]:
+        """Printable problems, (path, message) each, in the order of the file."""
+        return list(dict.fromkeys(self._written.lines(mistakes)))
 
     @property
     def network_rules(self) -> Mapping[str, Hyperparameter]:

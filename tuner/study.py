@@ -17,33 +17,30 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-import models
 from tuner import champion, results
 from tuner import plan as planning
+from tuner.dashboard import command, uri_of
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
-from tuner.errors import InputError, StudyChanged
+from tuner.errors import StudyChanged
 from tuner.executors.local import LocalExecutor
-from tuner.executors.protocol import Setup, Work
-from tuner.executors.worker import arrays, checkpoint_path, weights_path
+from tuner.executors.worker import arrays, weights_path
+from tuner.grouping import Grouping
 from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger, study_folder
-from tuner.progress import Now, PlainProgress, Progress
+from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.training import checkpoint, cost
-from tuner.training.cohort import fuses
-from tuner.training.config import TrainConfig
-from tuner.training.loop import Row, Task, Training
-from tuner.trial import Cohort, Event, Kind, State, Trial, Value
+from tuner.training.loop import Training
+from tuner.trial import Event, Kind, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +57,7 @@ class Study:
     history: History = field(repr=False)
     state: str
     signal: int | None = None
-    tracking: dict[str, Any] | None = None
+    tracking: Tracking | None = None
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -91,7 +88,7 @@ def launch(
     `home` is TUNER_HOME, else ./tuner-home. Raises SpecError and DataError before anything is made,
     StudyChanged where a study of that name was launched with another spec, StudyLocked where one runs.
     """
-    if not isinstance(spec, StudySpec):
+    if isinstance(spec, str | Path):
         spec = StudySpec.read(spec, trials=trials)
     elif trials is not None:
         spec = spec.extended(trials)
@@ -106,14 +103,14 @@ def launch(
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             return Study(spec.study, folder, history, history.completed)
         progress.start([*plan.lines(), *_resumed(history)])
-        with _Signals() as signals, _Dashboard(spec, folder, home) as dashboard:
+        with _Signals() as signals, _Writer(spec, folder, home) as writer:
             try:
-                number = _drive(spec, dataset, ledger, history, progress, signals, dashboard, workers)
+                number = _drive(spec, dataset, ledger, history, progress, signals, writer, workers)
                 if number is None:
                     _crown(spec, dataset, ledger, history, progress)
             finally:
                 progress.stop()
-            tracked = dashboard.drain(progress, patient=number is None)
+            tracked = writer.drain(progress, patient=number is None)
         return Study(spec.study, folder, history, history.completed or "interrupted", number, tracked)
 
 
@@ -168,9 +165,7 @@ def _check_extends(spec: StudySpec, history: History) -> None:
         if more == spec.canonical() and grows
         else "restore the file, or give the new study another name (--name)"
     )
-    raise StudyChanged(
-        [f"study {spec.study} exists with another spec:", *(f"  {line}" for line in lines), f"{remedy}"]
-    )
+    raise StudyChanged([f"study {spec.study} exists with another spec:", *(f"  {line}" for line in lines), f"{remedy}"])
 
 
 def _resumed(history: History) -> list[str]:
@@ -191,7 +186,7 @@ def _drive(
     history: History,
     progress: Progress,
     signals: _Signals,
-    dashboard: _Dashboard,
+    writer: _Writer,
     workers: int | None,
 ) -> int | None:
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
@@ -199,14 +194,14 @@ def _drive(
     limit = search.trials
     device = _device(spec)
     count = workers or _workers(spec, device, limit)
-    maker = _Maker(spec, dataset, ledger.folder, device, count, search.rungs)
-    if maker.warning:
-        progress.message(maker.warning)
-    with contextlib.closing(LocalExecutor([maker.setup(number) for number in range(count)])) as executor:
-        terms = Terms(limit, spec.metric, spec.maximize, maker.group, maker.work, maker.split)
+    grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs)
+    if grouping.warning:
+        progress.message(grouping.warning)
+    with contextlib.closing(LocalExecutor([grouping.setup(number) for number in range(count)])) as executor:
+        terms = Terms(limit, spec.metric, spec.maximize, grouping.group, grouping.work, grouping.split)
 
         def tick() -> Now:
-            return Now(trials=limit, workers=count, tracking=dashboard.said)
+            return Now(trials=limit, workers=count, tracking=writer.said)
 
         driver = Driver(terms, ledger, history, search, executor, progress, tick)
         if driver.run(signals.pending):
@@ -257,111 +252,6 @@ def _workers(spec: StudySpec, device: str, trials: int) -> int:
     return max(1, min(count, trials))
 
 
-class _Maker:
-    """Turns trials into cohorts and cohorts into work, by the spec."""
-
-    def __init__(
-        self,
-        spec: StudySpec,
-        dataset: Dataset,
-        folder: Path,
-        device: str,
-        workers: int,
-        rungs: Callable[[int], set[int]],
-    ) -> None:
-        self._spec, self._signature, self._folder, self._device = spec, dataset.signature, folder, device
-        self._workers, self._rungs = workers, rungs
-        self._family: str = spec.model["family"]
-        self._named = frozenset(
-            name
-            for name, value in spec.training({}).items()
-            if name in spec.space.parameters or value != getattr(TrainConfig(), name)
-        )
-        self._company = spec.run.cohort != 1
-        self._parameters: dict[str, int] = {}
-        self.warning = ""
-        if self._company and self._family not in models.FAMILIES:
-            self._try_to_fuse(dataset)
-
-    def _try_to_fuse(self, dataset: Dataset) -> None:
-        """A person's own network trains alone where it does not run under vmap, and they are told why."""
-        params: dict[str, Value] = {}
-        for name, parameter in self._spec.space.parameters.items():
-            if self._spec.space.active(name, params):
-                params[name] = parameter.low_value
-        example = torch.as_tensor(dataset.train.inputs[:2])
-        if reason := fuses(self._build(self._spec.network(params)), example):
-            self._company = False
-            self.warning = f"{self._family} does not fuse, so its trials train one by one: {reason}"
-
-    def _build(self, network: dict[str, Any]) -> torch.nn.Module:
-        return models.build(self._family, self._signature, network, self._spec.folder)
-
-    def _size(self, network: dict[str, Any]) -> int:
-        key = json.dumps(network, sort_keys=True)
-        if key not in self._parameters:
-            with torch.device("meta"):
-                self._parameters[key] = planning.count(self._build(network))
-        return self._parameters[key]
-
-    def setup(self, number: int) -> Setup:
-        data = {**self._spec.data.model_dump(), "seed": self._spec.seed, "folder": str(self._spec.folder)}
-        run = self._spec.run
-        device = f"cuda:{number % torch.cuda.device_count()}" if self._device == "cuda" else self._device
-        return Setup(data, str(self._folder), device, run.threads, run.share)
-
-    def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
-        """Trials of equal structure side by side, in cohorts no larger than pays, enough of them for all workers."""
-        spec = self._spec
-        groups: dict[str, list[Trial]] = {}
-        for trial in trials:
-            groups.setdefault(json.dumps(spec.structure(trial.params), sort_keys=True), []).append(trial)
-        cohorts: list[Cohort] = []
-        fair = max(2, -(-len(trials) // self._workers))
-        for members in groups.values():
-            network = spec.network(members[0].params)
-            company = self._company and cost.company(self._family, network, self._device)
-            size = 1
-            if company:
-                most = cost.largest(self._size(network), self._device) if spec.run.cohort == "auto" else spec.run.cohort
-                pieces = -(-len(members) // min(most, fair))
-                size = -(-len(members) // pieces)
-            for start in range(0, len(members), size):
-                chosen = tuple(members[start : start + size])
-                structure = spec.structure(chosen[0].params)
-                cohorts.append(Cohort(first + len(cohorts), chosen, structure, company))
-        return cohorts
-
-    def work(self, cohort: Cohort, attempt: int) -> Work:
-        return Work(self.task(cohort.number, cohort.trials, cohort.company), attempt)
-
-    def task(self, number: int, trials: Sequence[Trial], company: bool) -> Task:
-        spec = self._spec
-        rows = tuple(
-            Row(t.number, t.seed, spec.network(t.params), TrainConfig(**spec.training(t.params))) for t in trials
-        )
-        return Task(
-            cohort=number,
-            rows=rows,
-            family=self._family,
-            signature=self._signature,
-            company=company,
-            seed=spec.seed,
-            metric=spec.metric,
-            maximize=spec.maximize,
-            named=self._named,
-            rungs=frozenset(self._rungs(rows[0].config.epochs)),
-            folder=str(spec.folder),
-        )
-
-    def split(self, cohort: int, parts: Sequence[int]) -> None:
-        """The parts of a halved cohort go on from its checkpoint."""
-        path = checkpoint_path(self._folder, cohort)
-        for part in parts:
-            if path.exists():
-                shutil.copyfile(path, checkpoint_path(self._folder, part))
-
-
 # --- the winner -----------------------------------------------------------------------------------
 
 
@@ -375,7 +265,9 @@ def _crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, 
         progress.message(message)
     else:
         if best.tested is None:
-            events.append(Event(Kind.TESTED, {"metrics": _test(spec, dataset, ledger.folder, history, best)}, trial=best.number))
+            events.append(
+                Event(Kind.TESTED, {"metrics": _test(spec, dataset, ledger.folder, history, best)}, trial=best.number)
+            )
         events.append(Event(Kind.COMPLETED, {"state": "complete", "message": f"best is trial {best.number}"}))
     stored = ledger.append(events)
     for event in stored:
@@ -384,14 +276,12 @@ def _crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, 
     progress.update(history, stored, Now())
 
 
-def _test(
-    spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory
-) -> dict[str, float]:
+def _test(spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory) -> dict[str, float]:
     """The best trial's metrics on the test split, and its network exported to the study's folder."""
     device = torch.device(_device(spec))
-    maker = _Maker(spec, dataset, folder, device.type, 1, lambda _: set())
+    grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set())
     company = history.cohorts[best.cohort].company if best.cohort is not None else False
-    task = maker.task(0, [Trial(best.number, best.params, best.seed)], company)
+    task = grouping.task(0, [Trial(best.number, best.params, best.seed)], company)
     training = Training(task, arrays(dataset, device))
     weights = checkpoint.load(weights_path(folder, best.number))["weights"]
     metrics: dict[str, float] = {}
@@ -424,7 +314,7 @@ class _Signals:
             os._exit(128 + number)  # workers die with their driver; the ledger holds what was acknowledged
         self.first = number
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
@@ -434,16 +324,14 @@ class _Signals:
             signal.signal(number, handler)
 
 
-class _Dashboard:
+class _Writer:
     """The process that writes MLflow from the ledger; training never waits for it."""
 
     def __init__(self, spec: StudySpec, folder: Path, home: Path) -> None:
-        self.said: dict[str, Any] | None = None
+        self.said: Tracking | None = None
         self._process: subprocess.Popen[str] | None = None
         if spec.tracking.mlflow == "off":
             return
-        from tuner.tracking import command, uri_of
-
         (folder / "logs").mkdir(exist_ok=True)
         with (folder / "logs" / "tracking.log").open("w") as log:
             self._process = subprocess.Popen(
@@ -463,10 +351,10 @@ class _Dashboard:
             with contextlib.suppress(json.JSONDecodeError):
                 self.said = json.loads(line)
 
-    def __enter__(self) -> _Dashboard:
+    def __enter__(self) -> Self:
         return self
 
-    def drain(self, progress: Progress, *, patient: bool) -> dict[str, Any] | None:
+    def drain(self, progress: Progress, *, patient: bool) -> Tracking | None:
         """Tell the writer that no more will come, and wait for it; says what was written and what was not."""
         if self._process is None or self._process.stdin is None:
             return None
@@ -477,9 +365,9 @@ class _Dashboard:
         code = self._process.poll()
         if code is not None:
             self._reader.join(timeout=5)
-        said = self.said or {}
+        said = self.said or Tracking()
         if code == 0:
-            progress.message(f"MLflow: everything is written ({said.get('total', said.get('written', 0))} points)")
+            progress.message(f"MLflow: everything is written ({said.get('written', 0)} points)")
         else:
             why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
             progress.message(f"MLflow: {said.get('waiting', 'some')} points waiting ({why}); `tuner sync` writes them")

@@ -1,52 +1,50 @@
-"""Tracking: MLflow is written behind the training, from the ledger, by a process of its own.
+"""Tracking: a study's ledger, repeated in MLflow.
 
-`python -P -m tuner.tracking FOLDER --uri URI` follows a study's ledger and repeats it in MLflow. How far it has come
-is kept as a tag of the parent run, and every write may be repeated without a trace: whoever dies between any two
-calls, the next one goes on from the cursor and adds nothing twice; where MLflow's side was deleted it starts from
-nothing. The only module that imports mlflow (when it first needs it: 2 s). Knows the ledger's events through `mirror`.
-Must never know training, samplers or the study loop, and never writes to the ledger.
+How far it has come is kept as a tag of the parent run, and every write may be repeated without a trace: whoever dies
+between any two calls, the next one goes on from the cursor and adds nothing twice; where MLflow's side was deleted it
+starts from nothing. The only module that imports mlflow (when it first needs it: 2 s). Knows what to show through
+`mirror`, and runs behind the training in a process of its own (`follow`). Must never know training, samplers or the
+study loop, and never writes to the ledger.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
 import re
-import sys
-import threading
-import time
+import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from tuner import champion
+from tuner.dashboard import command, first_use, serve, uri_of
 from tuner.ledger import Ledger
 from tuner.mirror import RUNNING, Mirror, Point, milliseconds
 from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.models import ModelSignature
 
-EMBEDDED, OFF = "embedded", "off"
-DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait for a server
+__all__ = ["Progress", "Tracker", "command", "connect", "serve", "uri_of"]
+
+ALIAS = "champion"
 
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
 _SLICE = 5_000  # events between two cursors: what is written again after a crash, at most
 _PAGE = 1_000  # runs per search
-_SQLITE = "sqlite:///"
-_SETTINGS = {
-    # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # a stopped server accepts connections for ever
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+_LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True)
@@ -64,45 +62,13 @@ class _Written:
 
     id: str
     status: str
+    ended: int | None = None
     params: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run) -> _Written:
-        return cls(run.info.run_id, run.info.status, set(run.data.params), dict(run.data.tags))
-
-
-def uri_of(tracking: str, home: Path) -> tuple[str, str | None]:
-    """MLflow's address for a study file's `tracking.mlflow`, and the folder for artifacts where we choose it.
-
-    `embedded` is a store inside the home, a SQLite address keeps its artifacts beside it, a server has its own.
-    """
-    if tracking == EMBEDDED:
-        folder = home.absolute() / "mlflow"
-        return f"{_SQLITE}{folder / 'mlflow.db'}", str(folder / "artifacts")
-    if tracking.startswith(_SQLITE):
-        path = Path(tracking.removeprefix(_SQLITE)).absolute()
-        return f"{_SQLITE}{path}", str(path.parent / "artifacts")
-    return tracking, None
-
-
-def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
-    """The command line that follows the study in `folder`; see `main`."""
-    line = [sys.executable, "-P", "-m", "tuner.tracking", str(folder), "--uri", uri, "--patience", str(patience)]
-    return line + (["--artifacts", artifacts] if artifacts else []) + (["--once"] if once else [])
-
-
-@contextmanager
-def first_use(uri: str) -> Iterator[None]:
-    """Hold an embedded store while it is opened: two first uses at once would both create its tables."""
-    if not uri.startswith(_SQLITE):
-        yield
-        return
-    folder = Path(uri.removeprefix(_SQLITE)).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        return cls(run.info.run_id, run.info.status, run.info.end_time, set(run.data.params), dict(run.data.tags))
 
 
 def connect(uri: str) -> MlflowClient:
@@ -124,6 +90,7 @@ class Tracker:
 
     def __init__(self, folder: Path, uri: str, artifacts: str | None, driver: int | None = None) -> None:
         self.folder, self.uri, self.artifacts, self.driver = folder, uri, artifacts, driver
+        self.drained = False  # after a cycle: everything read is written, and nothing is in doubt
         self.unsure = False  # a call has failed: what it wrote, or made twice, is looked at again when all is written
         self._ledger = Ledger.open(folder, read_only=True)
         self._mirror = Mirror()
@@ -135,28 +102,23 @@ class Tracker:
         self._experiment = ""
         self._parent = _Written("", "")
         self._children: dict[int, _Written] = {}
-        self._incomplete: set[int] = set()  # trials to be written whole, whatever the cursor says
         self._curve = 0  # points of the parent's curve that are written
-        self._cursor = 0
 
     def cycle(self, closing: bool = False) -> Progress:
-        """Read what is new in the ledger and write the next slice. Never raises for MLflow's sake: says what is wrong."""
+        """Read what is new in the ledger, write the next slice; what goes wrong is said, never raised."""
         error = None
+        self.drained = False
         try:
             self._read()
             if self._take_lock():
                 self._write(self._alive(closing))
+                self.drained = not (self._backlog or self.unsure)
             else:
                 error = f"another process writes this study to MLflow ({self.folder / 'tracking.lock'})"
         except Exception as problem:  # noqa: BLE001 # MLflow, its SQL and its HTTP raise what they like; we go on trying
             error = _explain(problem)
             self._attached, self.unsure = False, True
         return Progress(self._done, self._waiting, error)
-
-    @property
-    def drained(self) -> bool:
-        """Everything read is written, and nothing is in doubt."""
-        return self._attached and not self._backlog and not self.unsure
 
     def close(self) -> None:
         self._ledger.close()
@@ -191,36 +153,39 @@ class Tracker:
     def _write(self, alive: bool) -> None:
         """The next slice of events: first the trials, then the study, the cursor last."""
         if not self._mirror.history.study_id:
-            return  # the driver is still writing down what the study is
+            self._backlog.clear()  # the driver is still to write down what the study is, or died before it did
+            return
         if self._client is None:
             self._client = connect(self.uri)
-        if not self._attached or (self.unsure and not self._backlog):
-            self.unsure = False
+        if not self._attached:
             self._attach(self._client)
-        slice_ = [self._backlog[i] for i in range(min(_SLICE, len(self._backlog)))]
-        for number, epochs in self._due(slice_).items():
+        elif self.unsure and not self._backlog:
+            self._attach(self._client)  # what a stopped server had taken in without an answer has arrived by now
+            self.unsure = False
+        events = list(islice(self._backlog, _SLICE))
+        for number, epochs in self._due(events).items():
             self._write_trial(self._client, number, epochs, alive)
         for number, child in self._children.items():
             if number in self._mirror.began:
-                self._settle(self._client, number, child, alive)
-        self._write_study(self._client, slice_, alive)
-        for event in slice_:
+                self._settle_trial(self._client, number, child, alive)
+        self._write_study(self._client, events, alive)
+        for event in events:
             self._backlog.popleft()
             self._waiting -= _points(event)
             self._done += _points(event)
 
-    def _due(self, events: Sequence[Event]) -> dict[int, set[int] | None]:
-        """Trials to be written, and which epochs; None for all of them."""
-        due: dict[int, set[int] | None] = {}
+    def _due(self, events: Sequence[Event]) -> dict[int, set[int]]:
+        """The trials that the events are about, and the epochs that they report."""
+        due: dict[int, set[int]] = {}
         for event in events:
-            if event.trial is not None and event.trial in self._mirror.began and event.kind is not Kind.ASKED:
-                epochs = due.setdefault(event.trial, set())
-                if event.kind is Kind.REPORTED and event.epoch is not None and epochs is not None:
-                    epochs.add(event.epoch)
-            elif event.kind is Kind.STARTED:
+            if event.kind is Kind.STARTED:
                 for number in event.body["trials"]:
                     due.setdefault(number, set())
-        return due | dict.fromkeys(sorted(self._incomplete))
+            elif event.trial in self._mirror.began:
+                epochs = due.setdefault(event.trial, set())
+                if event.kind is Kind.REPORTED and event.epoch is not None:
+                    epochs.add(event.epoch)
+        return due
 
     def _attach(self, client: MlflowClient) -> None:
         """Find what MLflow has of this study, make what every study has, and take up the cursor."""
@@ -233,36 +198,32 @@ class Tracker:
         while True:
             found = client.search_runs([self._experiment], wanted, max_results=_PAGE, page_token=token)
             for run in map(_Written.of, found):
-                number = run.tags.get("tuner.trial")
-                (parents if number is None else children.setdefault(int(number), [])).append(run)
+                trial = run.tags.get("tuner.trial")
+                (parents if trial is None else children.setdefault(int(trial), [])).append(run)
             token = found.token
             if not token:
                 break
         # A request whose answer was lost may have made a run that we made again: the one known here, or else the one
         # that was written to, stays.
         self._parent, twins = _keep(parents, self._parent.id) if parents else (self._create_parent(client), [])
-        self._incomplete = set()
-        kept = {}
+        kept: dict[int, _Written] = {}
         for number, runs in children.items():
             known = self._children.get(number)
             kept[number], more = _keep(runs, known.id if known else "")
-            if more or kept[number].tags.get(_PARENT) != self._parent.id:
-                self._incomplete.add(number)
             twins += more
+        self._children = kept
+        cursor = _whole(self._parent.tags.get(_CURSOR))
+        strays = any(child.tags.get(_PARENT) != self._parent.id for child in kept.values())
+        lost = any(event.seq <= cursor and number not in kept for number, event in self._mirror.began.items())
+        if twins or strays or lost or cursor > history.seq:  # the last where an older copy of the ledger was put back
+            cursor = 0
+            _log(client, self._parent, (), {_CURSOR: "0"})
         for twin in twins:
             client.delete_run(twin.id)
-        self._children = kept
-        self._incomplete |= self._mirror.began.keys() - kept.keys()
-        self._rewind(_whole(self._parent.tags.get(_CURSOR)))
-        self._attached = True
-
-    def _rewind(self, cursor: int) -> None:
-        """Begin after `cursor`, or at the beginning where the ledger does not reach so far (an older copy of it)."""
-        last = self._mirror.history.seq
-        self._cursor = cursor if cursor <= last else 0
         self._curve = 0
-        self._backlog = deque(event for event in self._ledger.read(after=self._cursor) if event.seq <= last)
+        self._backlog = deque(event for event in self._ledger.read(after=cursor) if event.seq <= history.seq)
         self._waiting = sum(map(_points, self._backlog))
+        self._attached = True
 
     def _find_experiment(self, client: MlflowClient) -> str:
         name = self._mirror.study
@@ -280,44 +241,165 @@ class Tracker:
         run = client.create_run(self._experiment, began, tags, self._mirror.study)
         return _Written(run.info.run_id, RUNNING, tags=tags)
 
-    def _write_trial(self, client: MlflowClient, number: int, epochs: set[int] | None, alive: bool) -> None:
+    def _write_trial(self, client: MlflowClient, number: int, epochs: set[int], alive: bool) -> None:
         tags = {**self._mirror.tags(number, alive), _PARENT: self._parent.id}
         child = self._children.get(number)
         if child is None:
-            run = client.create_run(self._experiment, self._mirror.began[number], tags, f"trial-{number:04d}")
+            began = milliseconds(self._mirror.began[number].time)
+            run = client.create_run(self._experiment, began, tags, f"trial-{number:04d}")
             child = self._children[number] = _Written(run.info.run_id, RUNNING, tags=tags)
         params = {name: value for name, value in self._mirror.params(number).items() if name not in child.params}
         _log(client, child, self._mirror.points(number, epochs), tags, params)
-        self._incomplete.discard(number)
 
-    def _settle(self, client: MlflowClient, number: int, child: _Written, alive: bool) -> None:
-        """Give a trial's run the status and the state that it should have."""
+    def _settle_trial(self, client: MlflowClient, number: int, child: _Written, alive: bool) -> None:
         status = self._mirror.status(number, alive)
-        if child.status == status:
-            return
-        _log(client, child, (), self._mirror.tags(number, alive))
-        _end(client, child, status, self._mirror.ended(number))
+        if child.status != status:
+            _log(client, child, (), self._mirror.tags(number, alive))
+        _settle(client, child, status, self._mirror.ended(number))
 
     def _write_study(self, client: MlflowClient, events: Sequence[Event], alive: bool) -> None:
-        mirror = self._mirror
-        for event in events:
-            if event.kind in (Kind.CREATED, Kind.EXTENDED):
-                client.log_text(self._parent.id, event.body["text"], "study.yaml")
-                client.log_inputs(self._parent.id, [_dataset(mirror)])
-        points = mirror.curve[self._curve :]
-        tests = [event for event in events if event.kind is Kind.TESTED and event.trial is not None]
-        for event in tests:
-            assert event.trial is not None
-            scores = mirror.test_points(event.trial)
-            _log(client, self._children[event.trial], scores)
-            points += [Point(p.key, p.value, p.timestamp, mirror.test_order(event.trial)) for p in scores]
-        if tests:
-            from tuner.registry import register
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            register(client, self._experiment, self.folder, mirror.study, self._children)
-        status = mirror.study_status(alive)
-        cursor = events[-1].seq if events else self._cursor
-        _log(client, self._parent, points, {**mirror.study_tags(alive), _CURSOR: str(cursor)})
-        if self._parent.status != status:
-            _end(client, self._parent, status, milliseconds(mirror.history.updated_at))
-        self._curve, self._cursor = len(mirror.curve), cursor
+        mirror, kinds = self._mirror, {event.kind for event in events}
+        if kinds & {Kind.CREATED, Kind.EXTENDED}:
+            client.log_text(self._parent.id, mirror.history.text, "study.yaml")
+            dataset = Dataset(**mirror.dataset())
+            client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        points = mirror.curve[self._curve :]
+        if Kind.TESTED in kinds:
+            for number in mirror.tests:
+                _log(client, self._children[number], mirror.test_points(number), {})
+            points += mirror.study_test_points()
+            self._crown(client)
+        _log(client, self._parent, points, mirror.study_tags(alive))
+        _settle(client, self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))
+        if events:
+            _log(client, self._parent, (), {_CURSOR: str(events[-1].seq)})
+        self._curve = len(mirror.curve)
+
+    def _crown(self, client: MlflowClient) -> None:
+        """Log and register the champion in the study's folder, unless that is done, or somebody took it away."""
+        from mlflow.entities import LoggedModelOutput
+
+        place = self.folder / champion.FOLDER
+        if not place.exists():
+            return
+        card = json.loads((place / champion.CARD).read_text())
+        run = self._children[card["trial"]["number"]]
+        tags = {"tuner.champion": card["sha256"], "tuner.ledger": self._mirror.history.study_id}
+        same = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        name = self._mirror.study
+        found = client.search_model_versions(f"name = '{name}' AND {same}")
+        if found:
+            crowned = min(int(one.version) for one in found)
+        else:
+            ready = client.search_logged_models([self._experiment], f"{same} AND status = 'READY'")
+            model = ready[0] if ready else _upload(client, self._experiment, run.id, place, tags)
+            outputs = client.get_run(run.id).outputs
+            if model.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
+                client.log_outputs(run.id, [LoggedModelOutput(model.model_id, step=0)])
+            _create_registered_model(client, name)
+            # Its place, not models:/<id>, which MLflow would look up in the process's ambient store.
+            made = client.create_model_version(
+                name, model.artifact_location, run.id, tags, await_creation_for=0, model_id=model.model_id
+            )
+            crowned = int(made.version)
+        client.set_registered_model_alias(name, ALIAS, str(crowned))
+
+
+def _points(event: Event) -> int:
+    return len(event.body["metrics"]) if event.kind is Kind.REPORTED else 0
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def _explain(problem: Exception) -> str:
+    """One line about what is wrong, without the passwords that addresses may carry."""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return re.sub(r"//[^/@\s]*@", "//", text)[:_LONGEST_ERROR]
+
+
+def _keep(runs: Sequence[_Written], known: str) -> tuple[_Written, list[_Written]]:
+    """Of runs made twice, the one to keep and the others: the known one, else one that was written to."""
+    first, *others = sorted(runs, key=lambda run: (run.id != known, _CURSOR not in run.tags, not run.params, run.id))
+    return first, others
+
+
+def _log(
+    client: MlflowClient,
+    run: _Written,
+    points: Sequence[Point],
+    tags: Mapping[str, str],
+    params: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """One batch of what `run` does not have; points that it has are known to MLflow by their timestamps."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    fresh = {key: value for key, value in tags.items() if run.tags.get(key) != value}
+    if points or fresh or params:
+        client.log_batch(
+            run.id,
+            [Metric(point.key, point.value, point.timestamp, point.step) for point in points],
+            [Param(key, value) for key, value in params.items()],
+            [RunTag(key, value) for key, value in fresh.items()],
+        )
+        run.tags.update(fresh)
+        run.params.update(params)
+
+
+def _settle(client: MlflowClient, run: _Written, status: str, ended: int) -> None:
+    """Give a run its status, and its end where it has ended."""
+    if status == RUNNING and run.status != RUNNING:
+        client.update_run(run.id, RUNNING)
+    elif status != RUNNING and (run.status, run.ended) != (status, ended):
+        client.set_terminated(run.id, status, ended)
+        run.ended = ended
+    run.status = status
+
+
+def _upload(client: MlflowClient, experiment: str, run_id: str, place: Path, tags: dict[str, str]) -> LoggedModel:
+    """Log the champion in the folder `place` as a model with signature and input example."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    inputs, outputs = champion.example(place)
+    model = client.create_logged_model(experiment, champion.FOLDER, run_id, tags)
+    with tempfile.TemporaryDirectory() as draft:
+        path = Path(draft, "model")
+        mlflow.pyfunc.save_model(
+            path,
+            loader_module="tuner.champion",
+            data_path=str(place),
+            code_paths=[str(Path(__file__).parents[1] / package) for package in ("models", "tuner")],
+            mlflow_model=Model(run_id=run_id, model_id=model.model_id, artifact_path=model.artifact_location),
+            signature=_signature(inputs, outputs),
+            input_example=inputs,
+            pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy", "pandas")],
+        )
+        client.log_model_artifacts(model.model_id, str(path))
+    return client.finalize_logged_model(model.model_id, "READY")
+
+
+def _signature(inputs: pd.DataFrame | np.ndarray, outputs: pd.DataFrame) -> ModelSignature:
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    found = infer_signature(inputs, outputs)
+    if not hasattr(inputs, "columns"):
+        return found
+    # A number may come as an integer or a float, a category as text or a boolean. MLflow would refuse one of the two;
+    # our own preprocessing takes both, and says more about what it cannot take.
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    return ModelSignature(Schema([ColSpec(anything, name) for name in inputs.columns]), found.outputs)
+
+
+def _create_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as problem:
+        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.interface import IMAGE, NUMBERS
-from tuner.data.tables import CATEGORY, NUMBER, Table, typed
+from tuner.data.tables import CATEGORY, LARGEST, NUMBER, Table, typed
 from tuner.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_SMALLEST = float(np.finfo(np.float32).tiny)  # a column that spreads less is a constant to float32
 _CHUNK = 4_096  # rows standardised at once in float64; keeps a large source from doubling in memory
 
 
@@ -158,7 +159,7 @@ class Preprocess:
         out = np.empty(raw.shape, np.float32)
         for start in range(0, len(raw), _CHUNK):
             part = slice(start, start + _CHUNK)
-            out[part] = (raw[part].astype(np.float64) - mean) * factor
+            out[part] = np.clip((raw[part].astype(np.float64) - mean) * factor, -LARGEST, LARGEST)
         return np.ascontiguousarray(out.transpose(0, 3, 1, 2)) if image else out
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation in float64; the deviation of a constant is exactly 0."""
     low, high = float(values.min()), float(values.max())
     spread = high - low
-    if spread == 0:
+    if spread < _SMALLEST:
         return low, 0.0
     parts = [slice(start, start + _CHUNK) for start in range(0, len(values), _CHUNK)]
     size = values.size

@@ -85,7 +85,7 @@ def read(
         raise DataError(problems)
     if source in BUILT_IN:
         return _built_in(source, target, task, modality)
-    path = _file(source, folder)
+    path = _file(source, folder, "data.source: ")
     if path.suffix.lower() == ".npz":
         return _npz(path, target, task, modality)
     return _table(path, target, task, modality)
@@ -93,29 +93,29 @@ def read(
 
 def read_inputs(path: Path) -> Table | np.ndarray:
     """A new file's inputs: a table as read, or the array `x` of an npz. Raises DataError."""
-    path = _file(str(path), Path())
+    path = _file(str(path), Path(), "")
     return _arrays(path, ["x"])["x"] if path.suffix.lower() == ".npz" else ENDINGS[path.suffix.lower()](path)
 
 
-def _file(source: str, folder: Path) -> Path:
-    """The file that `source` names, there and of a known ending."""
+def _file(source: str, folder: Path, key: str) -> Path:
+    """The file that `source` names, there and of a known ending; complaints begin with `key`."""
     path = folder / Path(source).expanduser()
-    names = f"one of {', '.join(BUILT_IN)}, or a file that ends in .npz, {', '.join(ENDINGS)}"
     if path.suffix.lower() not in (".npz", *ENDINGS):
-        close = get_close_matches(source, BUILT_IN, n=1)
-        raise DataError(
-            f"data.source: expected {names}, got '{source}'{f'; did you mean {close[0]}?' if close else ''}"
-        )
+        endings = f"a file that ends in {', '.join(ENDINGS)} or .npz"
+        known = f"{', '.join(BUILT_IN)}, or " if key else ""
+        close = get_close_matches(source, BUILT_IN, n=1) if key else []
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise DataError(f"{key}expected {known}{endings}, got '{source}'{meant}")
     try:
         path.open("rb").close()
     except FileNotFoundError:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = get_close_matches(path.name, beside, n=1)
-        meant = f"did you mean {close[0]}?" if close else f"look in {path.parent}, or write the whole path"
-        raise DataError(f"{path}: expected a file, got nothing there; {meant}") from None
+        beside = {f.stem: f.name for f in path.parent.glob("*.*") if f.suffix.lower() in (".npz", *ENDINGS)}
+        close = get_close_matches(path.stem, beside, n=1)
+        meant = f"did you mean {beside[close[0]]}?" if close else f"look in {path.parent}, or write the whole path"
+        raise DataError(f"{key}expected a file, got nothing at {path}; {meant}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{str(path)!r}: expected a file that can be read, got: {reason}") from None
+        raise DataError(f"{key}expected a file that can be read, got {str(path)!r}: {reason}") from None
     return path
 
 

@@ -58,7 +58,7 @@ def split(
     if validation == 0:
         problems.append("data.validation: expected a share above 0, got 0; the search needs rows to compare trials on")
     if not problems and validation + test >= 1:
-        problems.append(f"data.validation + data.test: expected less than 1, got {validation + test:g}")
+        problems.append(f"data.validation: expected less than 1 together with data.test, got {validation:g} + {test:g}")
     if problems:
         raise DataError(problems)
     groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == c) for c in range(len(classes or ()))]

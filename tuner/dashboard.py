@@ -1,0 +1,185 @@
+"""The dashboard: where MLflow is, and how a person gets to see it.
+
+Addresses of the embedded store and of servers, the lock of a store's first use, and `tuner ui`: MLflow's own server
+as a process on 127.0.0.1 with a link that opens a study as a person wants to see it. Knows MLflow's command line and
+pages. Must never import mlflow (2 s), nor write to a store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+from tuner.errors import InputError, TunerError
+from tuner.ledger import Ledger, study_folder
+
+EMBEDDED = "embedded"
+SQLITE = "sqlite:///"
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 120  # the first start on a slow machine imports MLflow twice and makes the tables
+_SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helper processes and 1 GB that tuning has no use for
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def uri_of(tracking: str, home: Path) -> tuple[str, str | None]:
+    """MLflow's address for a study file's `tracking.mlflow`, and the folder for artifacts where we choose it.
+
+    `embedded` is a store inside the home, a SQLite address keeps its artifacts beside it, a server has its own.
+    """
+    if tracking == EMBEDDED:
+        folder = home.absolute() / "mlflow"
+        return f"{SQLITE}{folder / 'mlflow.db'}", str(folder / "artifacts")
+    if tracking.startswith(SQLITE):
+        path = Path(tracking.removeprefix(SQLITE)).absolute()
+        return f"{SQLITE}{path}", str(path.parent / "artifacts")
+    return tracking, None
+
+
+def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
+    """The command line of the process that writes the study in `folder` to MLflow; see `tuner.follow`."""
+    line = [sys.executable, "-P", "-m", "tuner.follow", str(folder), "--uri", uri, "--patience", str(patience)]
+    return line + (["--artifacts", artifacts] if artifacts else []) + (["--once"] if once else [])
+
+
+@contextmanager
+def first_use(uri: str) -> Iterator[None]:
+    """Hold an embedded store while it is opened: two first uses at once would both create its tables."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) -> None:
+    """Run MLflow's server for the home's embedded store until it is interrupted; prints the link to `study`.
+
+    Listens on 127.0.0.1 alone, at `port` or, where that is taken, at a free one. Raises StudyMissing for a study that
+    the home has not, TunerError where the server does not start.
+    """
+    objective = None
+    if study is not None:
+        with Ledger.open(study_folder(home, study), read_only=True) as ledger:
+            objective = ledger.history().spec.get("search", {}).get("objective")
+    uri, artifacts = uri_of(EMBEDDED, home)
+    assert artifacts is not None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive us
+    chosen = _free_port(port)
+    with first_use(uri), (Path(artifacts).parent / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            _server_command(uri, artifacts, chosen),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | _SETTINGS,
+            start_new_session=True,  # Ctrl-C is for us: we end the server and its workers
+        )
+        try:
+            _await(process, chosen, Path(log.name))
+        except BaseException:
+            _end(process)
+            raise
+    try:
+        base = f"http://{_HOST}:{chosen}"
+        experiment = None if study is None else _experiment(base, study)
+        if study is not None and experiment is None:
+            print(f"MLflow has nothing of {study} yet; `tuner sync {study}` writes it", file=out)
+        print(link(base, experiment, objective), file=out, flush=True)
+        print("Ctrl-C ends the dashboard", file=out, flush=True)
+        process.wait()
+        raise TunerError(f"the MLflow server ended by itself with exit code {process.returncode}; see {log.name}")
+    except KeyboardInterrupt:
+        return
+    finally:
+        _end(process)
+
+
+def link(base: str, experiment: str | None, objective: dict[str, str] | None) -> str:
+    """The address of MLflow's model-training page; of one experiment: its trials sorted, their curves open.
+
+    MLflow opens its generative-AI pages and folds nested runs away unless the address says otherwise; the filter,
+    which the parent run does not pass, unfolds them.
+    """
+    if experiment is None or objective is None:
+        return f"{base}/#/experiments?workflowType=machine_learning"
+    metric = objective["metric"]
+    options = {
+        "workflowType": "machine_learning",
+        "compareRunsMode": "CHART",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": str(objective["goal"] == "minimize").lower(),
+        "searchFilter": "tags.`tuner.trial` != ''",
+    }
+    query = "&".join(f"{key}={quote(value, safe='')}" for key, value in options.items())
+    return f"{base}/#/experiments/{experiment}/runs?{query}"
+
+
+def _server_command(uri: str, artifacts: str, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-P", "-m", "mlflow", "server"),
+        *("--host", _HOST, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", uri, "--artifacts-destination", Path(artifacts).as_uri()),
+    ]
+
+
+def _free_port(wanted: int) -> int:
+    """`wanted` where nobody listens there, else any free port."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((_HOST, port))
+            return int(probe.getsockname()[1])
+    raise InputError(f"--port {wanted}: expected a port to listen on at {_HOST}, got none, not even another one")
+
+
+def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    give_up = time.monotonic() + _START_SECONDS
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            break
+        with suppress(OSError), urlopen(f"http://{_HOST}:{port}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise TunerError(f"the MLflow server did not start at {_HOST}:{port}; {log} says why")
+
+
+def _experiment(base: str, study: str) -> str | None:
+    address = f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}"
+    try:
+        with urlopen(address, timeout=30) as answer:  # noqa: S310 # http alone
+            return str(json.load(answer)["experiment"]["experiment_id"])
+    except HTTPError as error:
+        if error.code == 404:
+            return None
+        raise TunerError(f"the MLflow server answers {error.code} when asked for the study {study}") from error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and the workers it started, whose process group it leads."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)

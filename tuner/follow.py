@@ -1,0 +1,103 @@
+"""The process that follows a study's ledger into MLflow, so that training never waits.
+
+`python -P -m tuner.follow FOLDER --uri URI` reads until its stdin ends, which it does when the driver closes it or
+dies, then writes what is left. Knows when to try again and when to give up. Must never know what is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tuner.tracking import Progress, Tracker
+
+DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait for a server
+
+_PAUSE_SECONDS = 1.0  # between two looks at the ledger
+_SHARE = 3.0  # and so many times what the last cycle took, so that a long study is written in larger pieces
+_RETRY_SECONDS = 1.0
+_SETTINGS = {
+    # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # a stopped server accepts connections for ever
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # says nothing of its migrations
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout carries our own lines
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Follow a study until stdin ends (with --once: no longer than to its last event), then drain.
+
+    Prints one JSON line a cycle: {"written", "waiting", "error"}. Returns DRAINED, or BEHIND where MLflow has not
+    answered for `--patience` seconds after the end.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tuner.tracking", description="Write a study's ledger to MLflow.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--uri", required=True)
+    parser.add_argument("--artifacts")
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--patience", type=float, default=60)
+    given = parser.parse_args(arguments)
+    os.environ.update(_SETTINGS)
+    os.nice(10)  # training comes first
+    ended = threading.Event()
+    if given.once:
+        ended.set()
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we go on until it has closed stdin
+        threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
+    tracker = Tracker(given.folder, given.uri, given.artifacts, driver=None if given.once else os.getppid())
+    try:
+        return follow(tracker, ended, given.patience, _say)
+    finally:
+        tracker.close()
+
+
+def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Callable[[Progress], None]) -> int:
+    """Cycle until `ended` is set and all is written, or nothing could be written for `patience` seconds after that."""
+    trouble: float | None = None
+    while True:
+        closing = ended.is_set()  # before the cycle, which then sees everything that came before the end
+        began = time.monotonic()
+        progress = tracker.cycle(closing)
+        say(progress)
+        now = time.monotonic()
+        if progress.error is None:
+            trouble = None
+            if closing and tracker.drained:
+                return DRAINED
+            pause = 0.0 if closing or progress.waiting else max(_PAUSE_SECONDS, _SHARE * (now - began))
+        else:
+            trouble = trouble if trouble is not None and closing else began
+            if closing and now - trouble > patience:
+                return BEHIND
+            pause = _RETRY_SECONDS
+        (time.sleep if closing else ended.wait)(pause)
+
+
+def _await_end(ended: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    ended.set()
+
+
+def _say(progress: Progress) -> None:
+    try:
+        sys.stdout.write(json.dumps(asdict(progress)) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the driver is gone; what it wrote is still to be repeated
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""From trials to work: which of them train as one network, and what a worker is told.
+
+Knows the spec, the data's signature and the cost model; never processes, the sampler or the ledger. The
+same spec always gives the same groups, so they need no memory: the ledger records them for people.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from tuner import plan as planning
+from tuner.data.dataset import Dataset
+from tuner.executors.protocol import Setup, Work
+from tuner.executors.worker import checkpoint_path
+from tuner.spec import StudySpec
+from tuner.training import cost
+from tuner.training.cohort import fuses
+from tuner.training.config import TrainConfig
+from tuner.training.loop import Row, Task
+from tuner.trial import Cohort, Trial, Value
+
+
+class Grouping:
+    """One study's way from trials to work. `warning` tells why nothing fuses, where something does not."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        dataset: Dataset,
+        folder: Path,
+        device: str,
+        workers: int,
+        rungs: Callable[[int], set[int]],
+    ) -> None:
+        self._spec, self._signature, self._folder, self._device = spec, dataset.signature, folder, device
+        self._workers, self._rungs = workers, rungs
+        self._family: str = spec.model["family"]
+        self._named = frozenset(
+            name
+            for name, value in spec.training({}).items()
+            if name in spec.space.parameters or value != getattr(TrainConfig(), name)
+        )
+        self._company = spec.run.cohort != 1
+        self._parameters: dict[str, int] = {}
+        self.warning = ""
+        if self._company and self._family not in models.FAMILIES:
+            self._try_to_fuse(dataset)
+
+    def _try_to_fuse(self, dataset: Dataset) -> None:
+        """A person's own network trains alone where it does not run under vmap, and they are told why."""
+        params: dict[str, Value] = {}
+        for name, parameter in self._spec.space.parameters.items():
+            if self._spec.space.active(name, params):
+                params[name] = parameter.low_value
+        example = torch.as_tensor(dataset.train.inputs[:2])
+        if reason := fuses(self._build(self._spec.network(params)), example):
+            self._company = False
+            self.warning = f"{self._family} does not fuse, so its trials train one by one: {reason}"
+
+    def _build(self, network: dict[str, Any]) -> torch.nn.Module:
+        return models.build(self._family, self._signature, network, self._spec.folder)
+
+    def _size(self, network: dict[str, Any]) -> int:
+        key = json.dumps(network, sort_keys=True)
+        if key not in self._parameters:
+            with torch.device("meta"):
+                self._parameters[key] = planning.count(self._build(network))
+        return self._parameters[key]
+
+    def setup(self, number: int) -> Setup:
+        data = {**self._spec.data.model_dump(), "seed": self._spec.seed, "folder": str(self._spec.folder)}
+        run = self._spec.run
+        device = f"cuda:{number % torch.cuda.device_count()}" if self._device == "cuda" else self._device
+        return Setup(data, str(self._folder), device, run.threads, run.share)
+
+    def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
+        """Trials of equal structure side by side, in cohorts no larger than pays, enough of them for all workers."""
+        spec = self._spec
+        groups: dict[str, list[Trial]] = {}
+        for trial in trials:
+            groups.setdefault(json.dumps(spec.structure(trial.params), sort_keys=True), []).append(trial)
+        cohorts: list[Cohort] = []
+        fair = max(2, -(-len(trials) // self._workers))
+        for members in groups.values():
+            network = spec.network(members[0].params)
+            company = self._company and cost.company(self._family, network, self._device)
+            size = 1
+            if company:
+                most = cost.largest(self._size(network), self._device) if spec.run.cohort == "auto" else spec.run.cohort
+                pieces = -(-len(members) // min(most, fair))
+                size = -(-len(members) // pieces)
+            for start in range(0, len(members), size):
+                chosen = tuple(members[start : start + size])
+                structure = spec.structure(chosen[0].params)
+                cohorts.append(Cohort(first + len(cohorts), chosen, structure, company))
+        return cohorts
+
+    def work(self, cohort: Cohort, attempt: int) -> Work:
+        return Work(self.task(cohort.number, cohort.trials, cohort.company), attempt)
+
+    def task(self, number: int, trials: Sequence[Trial], company: bool) -> Task:
+        spec = self._spec
+
+        def row(trial: Trial) -> Row:
+            settings: dict[str, Any] = spec.training(trial.params)
+            return Row(trial.number, trial.seed, spec.network(trial.params), TrainConfig(**settings))
+
+        rows = tuple(map(row, trials))
+        return Task(
+            cohort=number,
+            rows=rows,
+            family=self._family,
+            signature=self._signature,
+            company=company,
+            seed=spec.seed,
+            metric=spec.metric,
+            maximize=spec.maximize,
+            named=self._named,
+            rungs=frozenset(self._rungs(rows[0].config.epochs)),
+            folder=str(spec.folder),
+        )
+
+    def split(self, cohort: int, parts: Sequence[int]) -> None:
+        """The parts of a halved cohort go on from its checkpoint."""
+        path = checkpoint_path(self._folder, cohort)
+        for part in parts:
+            if path.exists():
+                shutil.copyfile(path, checkpoint_path(self._folder, part))

@@ -1,0 +1,78 @@
+"""What is said of a study in a few lines: how far it is, and how a launch of it ended.
+
+It knows the history, and what people ask first. It must never know where a study is stored, nor print anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from tuner.history import History
+from tuner.output import cell
+from tuner.progress import score
+from tuner.results import objective
+from tuner.trial import State
+
+
+def standing(
+    name: str, history: History, holder: Mapping[str, Any] | None, *, full: bool = False
+) -> dict[str, str | int | float | None]:
+    """One study in one row; `full` adds who drives it and when it began."""
+    # A driver that died before its first event leaves a ledger without a spec: listed, never a reason to fail.
+    metric, maximize = objective(history) if history.spec else (None, False)
+    leader = history.best(metric, maximize) if metric else None
+    row: dict[str, str | int | float | None] = {
+        "study": name,
+        "state": history.completed or ("running" if holder else "interrupted"),
+        "trials": history.spec["search"]["trials"] if history.spec else None,
+        "complete": history.count(State.COMPLETE),
+        "pruned": history.count(State.PRUNED),
+        "failed": history.count(State.FAILED),
+        "running": history.count(State.RUNNING) if holder else 0,
+        "objective": metric,
+        "best": leader.best_value(metric, maximize) if leader and metric else None,
+        "best_trial": leader.number if leader else None,
+        "updated": _moment(history.updated_at),
+    }
+    if full:
+        row["created"] = _moment(history.created_at)
+        row["driver"] = f"{holder['host']}:{holder['pid']} since {holder['since']}" if holder else None
+    return row
+
+
+def ending(
+    name: str, history: History, state: str, tracked: Mapping[str, Any] | None, *, program: str, where: str
+) -> list[str]:
+    """What a person wants to know when a launch has ended: the best trial, its test score, where to look.
+
+    `program` and `where` are what they can paste: the command as they call it, and its --home if there was one.
+    `tracked` is how far MLflow has followed, None where nobody waited for it.
+    """
+    metric, maximize = objective(history)
+    counts = ", ".join(
+        f"{history.count(state)} {word}"
+        for state, word in ((State.COMPLETE, "complete"), (State.PRUNED, "stopped early"), (State.FAILED, "failed"))
+    )
+    lines = [f"study {name} {state}: {len(history.trials)} trials ({counts})"]
+    if (leader := history.best(metric, maximize)) is not None:
+        lines.append(f"best trial {leader.number}: {score(leader, metric, maximize)}")
+        width = max(map(len, leader.params), default=0)
+        lines += [f"  {key:<{width}}  {cell(value)}" for key, value in leader.params.items()]
+        if leader.tested:
+            tested = ", ".join(f"{key} {cell(value)}" for key, value in leader.tested.items())
+            lines.append(f"on the test split: {tested}")
+    if state == "interrupted":
+        lines.append("interrupted; the same command goes on where it stopped")
+    lines += [f"every trial: {program} results {name}{where}", f"dashboard:   {program} ui {name}{where}"]
+    if tracked is not None and (tracked.get("waiting") or tracked.get("error")):
+        lines.append(f"MLflow:      {tracked.get('waiting', 0):,} points waiting; {program} sync {name}{where}")
+    elif tracked is not None:
+        lines.append("MLflow:      everything is written")
+    return lines
+
+
+def _moment(seconds: float) -> str | None:
+    """Local time with its offset from UTC, or None for a moment that never was."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds") if seconds else None
