@@ -31,6 +31,7 @@ Keys = tuple[str | int, ...]
 
 MOST_BYTES = 1_000_000  # a study file is some kilobytes; more is a data file named by mistake
 _MOST_DEPTH = 32  # the deepest legal nesting is about 6
+_HOPELESS = 1_000  # after so many problems the rest of the file is not looked at
 _MOST_PROBLEMS = 50  # more lines than this and nobody reads the first
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TABBED = re.compile(r"^ *\t[\t ]*(?=[^\s#])", re.MULTILINE)
@@ -255,6 +256,8 @@ class _Builder:
     def add(self, event: Any, path: Keys, message: str) -> None:
         mark = event.start_mark
         self.problems.append(Problem(self.file, mark.line + 1, mark.column + 1, dotted(path), message))
+        if len(self.problems) >= _HOPELESS:
+            raise _UnreadableError
 
     def build(self, text: str) -> Any:
         events = YAML(typ="safe", pure=True).parse(text)

@@ -290,3 +290,23 @@ def test_data_are_found_beside_the_study_file(tables: Path, monkeypatch: pytest.
     monkeypatch.chdir(tables / "elsewhere")
     spec = study(tables, ("{source: digits}", "{source: table.csv, target: kind}"))
     assert load(spec).classes == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a,b,king\n1,2,x\n" + "1,2,y\n" * 20, ["'kind'", "did you mean 'king'"]),
+        ("a,b,kind\n" + "1,2,x\n1,2,y\n" * 20 + "1,oops,x\n", ["oops"]),
+        ("a,b,kind\n" + "1,2,x\n1,2,y\n" * 20 + "1,nan,x\n", ["42", "'b'"]),
+        ("a,b,kind\n" + "1,2,x\n" * 40, ["two classes or more", "all 40 rows"]),
+        ("", ["table.csv"]),
+    ],
+    ids=["missing target", "text among numbers", "not a number", "one class", "empty"],
+)
+def test_bad_data_stop_a_study_before_it_starts(content: str, told: list[str], tables: Path) -> None:
+    (tables / "table.csv").write_text(content)
+    spec = study(tables, ("{source: digits}", "{source: table.csv, target: kind}"))
+    with pytest.raises(DataError) as caught:
+        load(spec)
+    text = "\n".join(caught.value.problems)
+    assert all(part in text for part in told), text

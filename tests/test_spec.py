@@ -839,7 +839,7 @@ def test_more_trials_asked_for_beside_the_file_extend_a_study(tmp_path: Path) ->
     assert study(tmp_path, trials=20).digest == more.digest
     assert not study(tmp_path, ("trials: 8", "trials: 20")).extends
     assert more.difference(spec.canonical()) == ["search.trials: 8 was, 20 is"]
-    with pytest.raises(SpecError, match="^trials=0: expected an integer from 1 to 1,000,000, got the integer 0$"):
+    with pytest.raises(SpecError, match=r"^trials=0: expected an integer from 1 to 1,000,000, got the integer 0$"):
         spec.extended(0)
 
 

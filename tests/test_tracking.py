@@ -78,8 +78,7 @@ class Store:
             for epoch, metrics in sorted(trial.reports.items()):
                 for key, value in metrics.items():
                     wanted.setdefault(key, []).append((epoch, value, int(trial.report_times[epoch] * 1000)))
-            found = self.points(children[number])
-            assert {key: values for key, values in found.items() if not key.startswith("test/")} == wanted
+            assert self.points(children[number]) == wanted
             info, tags = children[number].info, children[number].data.tags
             assert info.status == STATUSES[trial.state]
             assert info.end_time == int((trial.ended_at or 0) * 1000)
@@ -191,17 +190,18 @@ def test_a_minimized_objective_falls(store: Store, tmp_path: Path) -> None:
     assert values == sorted(values, reverse=True)
 
 
-def test_test_scores_stand_with_their_trial_and_with_the_study(store: Store, tmp_path: Path) -> None:
+def test_test_scores_are_the_studys_and_a_tag_of_their_trial(store: Store, tmp_path: Path) -> None:
     story = Story(tmp_path, "scored").whole()
-    story.test(0, accuracy=0.75)
-    story.test(0, accuracy=0.75)  # an extension whose best is the same trial finds it tested
+    story.test(0, accuracy=0.75, loss=0.5)
+    story.test(0, accuracy=0.75, loss=0.5)  # an extension whose best is the same trial finds it tested
     story.test(3, accuracy=0.5)
     store.sync(story)
-    epoch = story.ledger.history().trials[0].best_epoch("val/accuracy", maximize=True)
-    child = store.points(store.children("scored")[0])["test/accuracy"]
-    assert [(step, value) for step, value, _ in child] == [(epoch, 0.75)]
-    parent = store.points(store.parent("scored"))["test/accuracy"]
-    assert [(step, value) for step, value, _ in parent] == [(0, 0.75), (1, 0.5)]
+    found = store.points(store.parent("scored"))
+    assert [(step, value) for step, value, _ in found["test/accuracy"]] == [(0, 0.75), (1, 0.5)]
+    assert [(step, value) for step, value, _ in found["test/loss"]] == [(0, 0.5)]
+    child = store.children("scored")[0].data
+    assert child.tags["tuner.test"] == "test/accuracy 0.75, test/loss 0.5"
+    assert not any(key.startswith("test/") for key in child.metrics)
 
 
 def test_an_extended_study_goes_on_in_the_same_runs(store: Store, tmp_path: Path) -> None:
@@ -786,6 +786,7 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     (version,) = store.client.search_model_versions("name = 'crowned'")
     child = store.children("crowned")[0]
     assert version.run_id == child.info.run_id
+    assert "test/accuracy 0.9" in version.description
     store.client.set_tag(store.parent("crowned").info.run_id, "tuner.cursor", "0")
     store.sync(story)
     assert [v.version for v in store.client.search_model_versions("name = 'crowned'")] == [version.version]

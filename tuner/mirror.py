@@ -8,7 +8,7 @@ the ledger's file or a clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tuner.history import History, TrialHistory
@@ -94,15 +94,16 @@ class Mirror:
             for key, value in trial.reports[epoch].items()
         ]
 
-    def test_points(self, number: int) -> list[Point]:
-        """A trial's scores on the test split, at the epoch whose weights were tested."""
-        test = self.tests.get(number)
-        step = self.history.trials[number].best_epoch(self.metric, self.maximize) or 0
-        return [] if test is None else _scores(test, step)
+    def test_points(self) -> list[Point]:
+        """The study's test scores, step = 0 for the first champion, 1 for the one of an extension, …
 
-    def study_test_points(self) -> list[Point]:
-        """The scores of all champions in turn, step = 0 for the first, 1 for the one of an extension, …"""
-        return [point for step, test in enumerate(self.tests.values()) for point in _scores(test, step)]
+        They are the study's and not the trial's: among the trials' curves they would be charts of one dot each.
+        """
+        return [
+            Point(key, value, milliseconds(test.time), step)
+            for step, test in enumerate(self.tests.values())
+            for key, value in test.body["metrics"].items()
+        ]
 
     def _consider(self, trial: TrialHistory) -> None:
         """Keep the best completed trial, the lowest number on a tie, as `History.best` finds it."""
@@ -163,6 +164,8 @@ class Mirror:
             found["tuner.cohort"] = str(trial.cohort)
         if trial.message:
             found["tuner.message"] = _one_line(trial.message)
+        if trial.tested:
+            found["tuner.test"] = _scores(trial.tested)
         return found
 
     def study_tags(self, alive: bool) -> dict[str, str]:
@@ -210,13 +213,9 @@ class Mirror:
         score = _number(best.best_value(self.metric, self.maximize))
         yield f"Best: **trial {best.number}**, {self.metric} {score} at epoch {epoch}."
         if best.tested:
-            yield f"On the test split: {', '.join(f'{key} {_number(value)}' for key, value in best.tested.items())}."
+            yield f"On the test split: {_scores(best.tested)}."
         yield from ("", "| hyperparameter | value |", "|---|---|")
         yield from (f"| {name} | {_code(_number(value))} |" for name, value in best.params.items())
-
-
-def _scores(test: Event, step: int) -> list[Point]:
-    return [Point(key, value, milliseconds(test.time), step) for key, value in test.body["metrics"].items()]
 
 
 def milliseconds(seconds: float) -> int:
@@ -225,6 +224,10 @@ def milliseconds(seconds: float) -> int:
 
 def _number(value: Value | None) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _scores(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())
 
 
 def _code(text: str) -> str:

@@ -266,7 +266,11 @@ def _crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, 
     else:
         if best.tested is None:
             events.append(
-                Event(Kind.TESTED, {"metrics": _test(spec, dataset, ledger.folder, history, best)}, trial=best.number)
+                Event(
+                    Kind.TESTED,
+                    {"metrics": _test(spec, dataset, ledger.folder, history, best, progress)},
+                    trial=best.number,
+                )
             )
         events.append(Event(Kind.COMPLETED, {"state": "complete", "message": f"best is trial {best.number}"}))
     stored = ledger.append(events)
@@ -276,7 +280,9 @@ def _crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, 
     progress.update(history, stored, Now())
 
 
-def _test(spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory) -> dict[str, float]:
+def _test(
+    spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory, progress: Progress
+) -> dict[str, float]:
     """The best trial's metrics on the test split, and its network exported to the study's folder."""
     device = torch.device(_device(spec))
     grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set())
@@ -292,7 +298,11 @@ def _test(spec: StudySpec, dataset: Dataset, folder: Path, history: History, bes
     epoch = best.best_epoch(spec.metric, spec.maximize)
     kept = {} if epoch is None else best.reports[epoch]
     facts = {"number": best.number, "params": dict(best.params), "metrics": {**kept, **metrics}, "seed": best.seed}
-    champion.export(folder, training.finished(weights), dataset, facts)
+    try:
+        champion.export(folder, training.finished(weights), dataset, facts)
+    except champion.ExportError as error:
+        shutil.rmtree(folder / champion.FOLDER, ignore_errors=True)  # an older winner's is the champion no more
+        progress.message(f"the winner's network cannot be exported, only its weights are kept: {error}")
     return metrics
 
 

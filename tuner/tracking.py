@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tuner import champion
-from tuner.dashboard import command, first_use, serve, uri_of
+from tuner.dashboard import first_use
 from tuner.ledger import Ledger
 from tuner.mirror import RUNNING, Mirror, Point, milliseconds
 from tuner.trial import Event, Kind
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
-
-__all__ = ["Progress", "Tracker", "command", "connect", "serve", "uri_of"]
 
 ALIAS = "champion"
 
@@ -267,9 +265,7 @@ class Tracker:
             client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         points = mirror.curve[self._curve :]
         if Kind.TESTED in kinds:
-            for number in mirror.tests:
-                _log(client, self._children[number], mirror.test_points(number), {})
-            points += mirror.study_test_points()
+            points += mirror.test_points()
             self._crown(client)
         _log(client, self._parent, points, mirror.study_tags(alive))
         _settle(client, self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))
@@ -301,7 +297,13 @@ class Tracker:
             _create_registered_model(client, name)
             # Its place, not models:/<id>, which MLflow would look up in the process's ambient store.
             made = client.create_model_version(
-                name, model.artifact_location, run.id, tags, await_creation_for=0, model_id=model.model_id
+                name,
+                source=model.artifact_location,
+                run_id=run.id,
+                tags=tags,
+                description=self._mirror.note(alive=False),
+                await_creation_for=0,
+                model_id=model.model_id,
             )
             crowned = int(made.version)
         client.set_registered_model_alias(name, ALIAS, str(crowned))

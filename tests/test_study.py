@@ -1,0 +1,331 @@
+"""Whole studies through the front door: whatever the workers, the cohorts, the extension, the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests import studies
+
+import tuner
+from tuner.errors import StudyChanged, StudyLocked
+from tuner.executors import local
+from tuner.ledger import Ledger, study_folder
+from tuner.spec import StudySpec
+from tuner.trial import Kind, State
+
+
+class Silent:
+    """A progress that remembers what a person would have been told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def start(self, plan: Any) -> None:
+        self.lines += plan
+
+    def update(self, history: Any, fresh: Any, now: Any) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def stop(self) -> None:
+        pass
+
+
+def launch(folder: Path, content: dict[str, Any], home: str = "home", **options: Any) -> tuple[tuner.study.Study, str]:
+    heard = Silent()
+    study = tuner.launch(studies.write(folder, content), home=folder / home, progress=heard, **options)
+    return study, "\n".join(heard.lines)
+
+
+GRID = {
+    "space": {
+        "width": {"type": "choice", "values": [8, 16]},
+        "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
+        "learning_rate": {"type": "choice", "values": [0.001, 0.03, 1000.0]},
+    },
+    "sampler": {"kind": "grid"},
+    "trials": 50,
+}
+
+
+@pytest.mark.parametrize("search", [{}, GRID], ids=["random", "grid"])
+def test_a_study_is_the_same_for_any_number_of_workers_and_any_cohort_size(search: dict, tmp_path: Path) -> None:
+    def facts(home: str, **run: Any) -> dict[int, Any]:
+        content = studies.study(search=search, train={"epochs": 3}, run=run)
+        if search:
+            content["search"]["space"] = search["space"]
+        study, _ = launch(tmp_path, content, home)
+        assert study.state == "complete"
+        return studies.facts(study.history)
+
+    one = facts("one", workers=1)
+    assert len(one) == 12
+    assert facts("two", workers=2, cohort=2) == one
+    assert facts("three", workers=3, cohort=5) == one
+
+
+def test_a_diverged_trial_fails_alone_and_is_never_best(tmp_path: Path) -> None:
+    content = studies.study(search=GRID, train={"epochs": 3})
+    content["search"]["space"] = GRID["space"]
+    study, _ = launch(tmp_path, content)
+    frame = study.trials
+    wild = frame[frame["params.learning_rate"] == 1000.0]
+    failed = frame[frame["state"] == "FAILED"]
+    assert len(failed) > 0
+    assert set(failed["number"]) <= set(wild["number"])
+    assert failed["message"].str.contains("diverged at").all()
+    assert study.best is not None and study.best["number"] not in set(failed["number"])
+    assert (frame[frame["params.learning_rate"] < 1]["state"] == "COMPLETE").all()
+
+
+def test_more_trials_extend_a_finished_study_and_keep_its_trials(tmp_path: Path) -> None:
+    content = studies.study(search={"trials": 5, "sampler": {"kind": "tpe", "startup": 3}})
+    first, _ = launch(tmp_path, content)
+    again, text = launch(tmp_path, content)
+    assert "is complete: 5 trials" in text
+    assert studies.facts(again.history) == studies.facts(first.history)
+    more, text = launch(tmp_path, content, trials=9)
+    assert len(more.trials) == 9
+    assert "test split has been opened before" in text
+    kept = studies.facts(more.history)
+    for number, told in studies.facts(first.history).items():
+        assert kept[number][:5] == told[:5]
+    unextended = dict(content, search={**content["search"], "trials": 9})
+    assert tuner.launch(studies.write(tmp_path, unextended), home=tmp_path / "home", progress=Silent()).state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": {"epochs": 7}}, "train.epochs: 6 was, 7 is"),
+        ({"search": {"trials": 20}}, "--trials 20"),
+        ({"seed": 4}, "seed: 3 was, 4 is"),
+    ],
+)
+def test_a_changed_spec_under_an_old_name_is_refused_with_the_difference(
+    changes: dict, said: str, tmp_path: Path
+) -> None:
+    launch(tmp_path, studies.study(search={"trials": 2}, train={"epochs": 6}))
+    before = studies.facts(studies.history(tmp_path / "home"))
+    with pytest.raises(StudyChanged) as caught:
+        launch(tmp_path, studies.study(**{"search": {"trials": 2}, **changes}))
+    assert said in str(caught.value)
+    assert studies.facts(studies.history(tmp_path / "home")) == before
+
+
+def test_changed_data_under_an_old_name_are_refused(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(200, 4)).astype("float32"), generator.integers(0, 2, 200)
+    np.savez(tmp_path / "own.npz", x=x, y=y)
+    content = studies.study(data={"source": "own.npz"}, search={"trials": 2})
+    content["train"]["epochs"] = 2
+    study, _ = launch(tmp_path, content)
+    assert study.state == "complete"
+    x[3, 2] += 1
+    np.savez(tmp_path / "own.npz", x=x, y=y)
+    with pytest.raises(StudyChanged, match="data of study small changed"):
+        launch(tmp_path, content)
+
+
+def test_the_winner_is_tested_once_and_the_search_never_sees_the_test_rows(tmp_path: Path) -> None:
+    content = studies.study(search={"trials": 4})
+    study, _ = launch(tmp_path, content)
+    with Ledger.open(study_folder(tmp_path / "home", "small"), read_only=True) as ledger:
+        events = list(ledger.read())
+    tested = [event for event in events if event.kind is Kind.TESTED]
+    assert len(tested) == 1
+    assert all(event.seq < tested[0].seq for event in events if event.kind is Kind.FINISHED)
+    assert not any(name.startswith("test/") for event in events if event.kind is Kind.REPORTED for name in event.body["metrics"])
+    created = next(event for event in events if event.kind is Kind.CREATED)
+    assert created.body["data"]["split"]
+    assert study.best is not None and set(study.best["metrics"]) >= {"val/accuracy", "test/accuracy", "test/loss"}
+
+
+def test_without_a_test_split_the_study_ends_untested(tmp_path: Path) -> None:
+    study, _ = launch(tmp_path, studies.study(data={"test": 0}, search={"trials": 2}))
+    assert study.state == "complete"
+    assert study.best is not None and not any(name.startswith("test/") for name in study.best["metrics"])
+
+
+def test_a_regression_reports_in_the_targets_own_unit(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(300, 3))
+    y = 1000.0 + 200.0 * x[:, 0] - 100.0 * x[:, 1] + generator.normal(size=300)
+    lines = ["a,b,c,price", *(",".join(f"{v:.6f}" for v in (*row, target)) for row, target in zip(x, y, strict=True))]
+    (tmp_path / "houses.csv").write_text("\n".join(lines) + "\n")
+    content = studies.study(data={"source": "houses.csv", "target": "price"}, train={"epochs": 30})
+    content["search"] |= {
+        "space": {"learning_rate": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+        "objective": {"metric": "val/rmse", "goal": "minimize"},
+        "trials": 4,
+    }
+    content["model"] = {"family": "mlp", "width": 32}
+    study, _ = launch(tmp_path, content)
+    assert study.best is not None
+    assert study.best["metrics"]["test/rmse"] < 60.0  # of a spread of 224
+    assert study.best["metrics"]["test/r2"] > 0.9
+    from tuner.champion import Predictor
+
+    predictor = Predictor.load(study.folder)
+    frame = predictor.predict(predictor.read(tmp_path / "houses.csv"))
+    assert abs(frame.iloc[:, 0].to_numpy() - y).mean() < 60.0
+
+
+OWN = '''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, signature, width: int = 32, dropout: float = 0.0):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Flatten(), nn.Linear(signature.inputs[0], width), nn.ReLU(), {extra}
+            nn.Linear(width, signature.outputs),
+        )
+
+    def forward(self, x):
+        return {output}
+'''
+
+
+@pytest.mark.parametrize(
+    ("extra", "output", "company"),
+    [
+        ("", "self.body(x)", True),
+        ("nn.Dropout(0.2),", "self.body(x)", False),  # torch's random numbers have no place under vmap
+        ("", "self.body(x) if float(x.sum()) < 1e9 else self.body(2 * x)", True),
+        ("", "self.body(x) if float(self.body(x).sum()) < 1e9 else self.body(2 * x)", False),
+    ],
+    ids=["fuses", "dropout", "branches-on-data", "branches-on-weights"],
+)
+def test_a_persons_own_network_takes_part_fused_or_alone(
+    extra: str, output: str, company: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "mynet.py").write_text(OWN.format(extra=extra, output=output))
+    content = studies.study(search={"trials": 4}, train={"epochs": 3})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    study, text = launch(tmp_path, content)
+    assert study.state == "complete"
+    assert {cohort.company for cohort in study.history.cohorts.values()} == {company}
+    assert text.count("does not fuse") == (0 if company else 1)
+    again, _ = launch(tmp_path, content, "again", workers=2)
+    assert studies.facts(again.history) == studies.facts(study.history)
+
+
+def test_an_error_in_a_persons_network_ends_its_trials_with_its_words(tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text(
+        OWN.format(extra="", output="self.body(x if self.training or len(x) > 20 else x[:, :3])")
+    )
+    content = studies.study(search={"trials": 2}, train={"epochs": 2})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    (tmp_path / "mynet.py").write_text(
+        OWN.format(extra="", output="self.body(x) if self.training or len(x) < 50 else self.body(x[:, :3])")
+    )
+    study, text = launch(tmp_path, content)
+    assert study.state == "failed"
+    assert "none of 2 trials completed" in text
+    messages = [trial.message for trial in study.history.trials.values()]
+    assert all("RuntimeError" in message for message in messages)
+
+
+def test_out_of_memory_halves_a_cohort_and_changes_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator's refusal is faked in the worker: any cohort of more than two rows does not fit."""
+    content = studies.study(search={"trials": 8}, train={"epochs": 2})
+    content["search"]["space"]["width"]["values"] = [8]
+    content["search"]["space"]["batch_size"]["values"] = [32]
+    whole, _ = launch(tmp_path, content, "whole")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'tuner.executors.local' in sys.orig_argv:\n"
+        "    import torch\n"
+        "    from tuner.training.cohort import Stack\n"
+        "    forward = Stack.forward\n"
+        "    def refuse(self, *a, **k):\n"
+        "        if len(self) > 2:\n"
+        "            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 GiB')\n"
+        "        return forward(self, *a, **k)\n"
+        "    Stack.forward = refuse\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    study, text = launch(tmp_path, content, "tight")
+    assert "going on with K=4" in text and "going on with K=2" in text
+    assert studies.facts(study.history) == studies.facts(whole.history)
+
+
+def test_a_torn_checkpoint_costs_a_generation_not_the_trial(tmp_path: Path) -> None:
+    from tuner.training import checkpoint
+
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"epoch": 1})
+    checkpoint.save(path, {"epoch": 2})
+    assert checkpoint.latest(path) == ({"epoch": 2}, [])
+    whole = path.read_bytes()
+    for broken in (whole[:-1], whole[: len(whole) // 2], b"", whole[:-7] + b"x" + whole[-6:], b"\0" * len(whole)):
+        path.write_bytes(broken)
+        state, notes = checkpoint.latest(path)
+        assert state == {"epoch": 1}
+        assert len(notes) == 1 and "corrupt" in notes[0]
+
+
+def test_a_full_disk_pauses_a_checkpoint_and_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from tuner.training import checkpoint
+
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"epoch": 1})
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, {"epoch": 2})
+    assert checkpoint.load(path) == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_launch_from_python_takes_a_spec_and_gives_frames(tmp_path: Path) -> None:
+    spec = StudySpec(**studies.study(search={"trials": 3}, train={"epochs": 2}))
+    study = tuner.launch(spec, home=tmp_path, progress=Silent())
+    assert list(study.trials["number"]) == [0, 1, 2]
+    curves = study.curves
+    assert {"trial", "epoch", "metric", "value"} <= set(curves.columns)
+    assert len(curves[(curves["trial"] == 1) & (curves["metric"] == "val/accuracy")]) == 2
+    assert study.history.count(State.COMPLETE) == 3
+
+
+def test_two_launches_at_once_end_with_one_driver(tmp_path: Path) -> None:
+    folder = study_folder(tmp_path, "small")
+    with Ledger.create(folder) as ledger, ledger.lock(), pytest.raises(StudyLocked, match="already running on"):
+        tuner.launch(studies.write(tmp_path, studies.study()), home=tmp_path, progress=Silent())
+
+
+def test_workers_that_cannot_start_end_the_launch_with_their_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "__name__", "tuner.executors.missing")
+    with pytest.raises(tuner.errors.TunerError, match=r"workers cannot start.*\n?.*missing"):
+        launch(tmp_path, studies.study(search={"trials": 2}))
+
+
+def test_what_the_results_say_stands_in_the_ledger(tmp_path: Path) -> None:
+    launch(tmp_path, studies.study(search={"trials": 3}))
+    from tuner import results
+
+    told = json.loads(json.dumps(results.as_json(studies.history(tmp_path / "home"))))
+    assert told["study"] == "small" and told["state"] == "complete"
+    for trial in told["trials"]:
+        reports = studies.history(tmp_path / "home").trials[trial["number"]].reports
+        best = max(reports, key=lambda epoch: (reports[epoch]["val/accuracy"], -epoch))
+        assert trial["metrics"] == reports[best]
+        assert trial["last"] == reports[trial["epochs"]]
