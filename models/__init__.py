@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -55,6 +56,14 @@ def family(name: str, folder: Path | None = None) -> type[nn.Module]:
             f"{place} has no network class {attribute} (a subclass of torch.nn.Module)"
         )
     return found
+
+
+def digest(name: str, folder: Path | None = None) -> str | None:
+    """SHA-256 of the file that a person's own network comes from; None where it is ours or an installed package's."""
+    place = name.rpartition(":")[0]
+    if not place.endswith(".py"):
+        return None
+    return hashlib.sha256(((folder or Path.cwd()) / place).read_bytes()).hexdigest()
 
 
 def _import_file(path: Path) -> Any:

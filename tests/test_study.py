@@ -220,6 +220,17 @@ def test_a_persons_own_network_takes_part_fused_or_alone(
     assert studies.facts(again.history) == studies.facts(study.history)
 
 
+def test_an_edited_network_under_an_old_name_is_refused(tmp_path: Path) -> None:
+    content = studies.study(search={"trials": 2}, train={"epochs": 2})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    (tmp_path / "mynet.py").write_text(OWN.format(extra="", output="self.body(x)"))
+    launch(tmp_path, content)
+    (tmp_path / "mynet.py").write_text(OWN.format(extra="nn.Tanh(),", output="self.body(x)"))
+    with pytest.raises(StudyChanged, match=r"the file of the network mynet.py:Net changed"):
+        launch(tmp_path, content)
+
+
 def test_an_error_in_a_persons_network_ends_its_trials_with_its_words(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(
         OWN.format(extra="", output="self.body(x if self.training or len(x) > 20 else x[:, :3])")

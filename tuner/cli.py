@@ -63,7 +63,9 @@ def launch(
     name: Name = None,
     trials: Trials = None,
     overrides: Overrides = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Another number than the file's `run.workers`.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Another number than the file's `run.workers`.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan; start nothing.")] = False,
 ) -> None:

@@ -14,15 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from tuner.errors import TunerError
 from tuner.tracking import Progress, Tracker
 
 DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait for a server
 
-_PAUSE_SECONDS = 1.0  # between two looks at the ledger
-_SHARE = 3.0  # and so many times what the last cycle took, so that a long study is written in larger pieces
+_PAUSE_SECONDS = 2.0  # between two looks at the ledger
+_SHARE = 4.0  # and so many times what the last cycle took, so that a long study is written in larger pieces
 _RETRY_SECONDS = 1.0
 _SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Prints one JSON line a cycle: {"written", "waiting", "error"}. Returns DRAINED, or BEHIND where MLflow has not
     answered for `--patience` seconds after the end.
     """
-    parser = argparse.ArgumentParser(prog="python -m tuner.tracking", description="Write a study's ledger to MLflow.")
+    parser = argparse.ArgumentParser(prog="python -m tuner.follow", description="Write a study's ledger to MLflow.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--uri", required=True)
     parser.add_argument("--artifacts")
@@ -56,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we go on until it has closed stdin
         threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
-    tracker = Tracker(given.folder, given.uri, given.artifacts, driver=None if given.once else os.getppid())
+    try:
+        tracker = Tracker(given.folder, given.uri, given.artifacts, driver=None if given.once else os.getppid())
+    except TunerError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     try:
         return follow(tracker, ended, given.patience, _say)
     finally:
@@ -86,8 +92,9 @@ def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Calla
 
 
 def _await_end(ended: threading.Event) -> None:
-    while os.read(0, 4096):
-        pass
+    with suppress(OSError):  # closed from the beginning
+        while os.read(0, 4096):
+            pass
     ended.set()
 
 

@@ -63,6 +63,7 @@ class History:
     text: str = ""
     study_id: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    network: str | None = None  # digest of the file that a person's own network comes from
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     cohorts: dict[int, Cohort] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class History:
             self.completed = ""
             if event.kind is Kind.CREATED:
                 self.study_id, self.data, self.created_at = body["id"], body["data"], event.time
+                self.network = body.get("network")
         elif event.kind is Kind.GROUPED and event.cohort is not None:
             members = tuple(
                 Trial(number, self.trials[number].params, self.trials[number].seed) for number in body["trials"]

@@ -218,6 +218,11 @@ class Mirror:
         yield from (f"| {name} | {_code(_number(value))} |" for name, value in best.params.items())
 
 
+def reported(event: Event) -> int:
+    """How many points an event adds to a trial's curves."""
+    return len(event.body["metrics"]) if event.kind is Kind.REPORTED else 0
+
+
 def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 

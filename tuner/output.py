@@ -32,6 +32,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, document: Any)
         print_json(document)
         return
     columns, lines = _spread(rows)
+    if not columns:
+        return
     if output is Output.CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(neutral, columns))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+import models
 from tuner import champion, results
 from tuner import plan as planning
 from tuner.dashboard import command, uri_of
@@ -128,9 +129,11 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, progress: Progress)
         "rows": dataset.rows,
         "signature": dataset.signature.to_dict(),
     }
+    network = models.digest(spec.model["family"], spec.folder)
     if not history.digest:
         versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
         created = {**body, "id": uuid.uuid4().hex, "seed": spec.seed, "data": facts, "versions": versions}
+        created["network"] = network
         first = Event(Kind.CREATED, {**created, "folder": str(spec.folder)})
     elif history.digest != spec.digest:
         _check_extends(spec, history)
@@ -144,7 +147,12 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, progress: Progress)
             f"the data of study {spec.study} changed since it was created (digest {history.data['digest'][:12]} was, "
             f"{dataset.digest[:12]} is); restore them, or give the study another name"
         )
-    opened = Event(Kind.OPENED, {"host": socket.gethostname(), "pid": os.getpid()})
+    if history.digest and network != history.network:
+        raise StudyChanged(
+            f"the file of the network {spec.model['family']} changed since study {spec.study} was created; "
+            "restore it, or give the study another name (--name)"
+        )
+    opened = Event(Kind.OPENED, {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.tracking.mlflow})
     if first is not None or not history.completed:
         for event in ledger.append([first, opened] if first else [opened]):
             history.apply(event)
@@ -381,6 +389,7 @@ class _Writer:
         else:
             why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
             progress.message(f"MLflow: {said.get('waiting', 'some')} points waiting ({why}); `tuner sync` writes them")
+            said = Tracking(written=said.get("written", 0), waiting=said.get("waiting", 0), error=why)
         return said
 
     def __exit__(self, *_: object) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from tuner import champion
 from tuner.dashboard import first_use
 from tuner.ledger import Ledger
-from tuner.mirror import RUNNING, Mirror, Point, milliseconds
+from tuner.mirror import RUNNING, Mirror, Point, milliseconds, reported
 from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
 _SLICE = 5_000  # events between two cursors: what is written again after a crash, at most
 _PAGE = 1_000  # runs per search
-_LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Tracker:
     def __init__(self, folder: Path, uri: str, artifacts: str | None, driver: int | None = None) -> None:
         self.folder, self.uri, self.artifacts, self.driver = folder, uri, artifacts, driver
         self.drained = False  # after a cycle: everything read is written, and nothing is in doubt
-        self.unsure = False  # a call has failed: what it wrote, or made twice, is looked at again when all is written
+        self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
         self._ledger = Ledger.open(folder, read_only=True)
         self._mirror = Mirror()
         self._backlog: deque[Event] = deque()
@@ -110,12 +109,12 @@ class Tracker:
             self._read()
             if self._take_lock():
                 self._write(self._alive(closing))
-                self.drained = not (self._backlog or self.unsure)
+                self.drained = not (self._backlog or self._unsure)
             else:
                 error = f"another process writes this study to MLflow ({self.folder / 'tracking.lock'})"
         except Exception as problem:  # noqa: BLE001 # MLflow, its SQL and its HTTP raise what they like; we go on trying
             error = _explain(problem)
-            self._attached, self.unsure = False, True
+            self._attached, self._unsure = False, True
         return Progress(self._done, self._waiting, error)
 
     def close(self) -> None:
@@ -128,7 +127,7 @@ class Tracker:
         for event in self._ledger.read(after=self._mirror.history.seq):
             self._mirror.fold(event)
             self._backlog.append(event)
-            self._waiting += _points(event)
+            self._waiting += reported(event)
 
     def _take_lock(self) -> bool:
         if self._lock is None:
@@ -157,9 +156,9 @@ class Tracker:
             self._client = connect(self.uri)
         if not self._attached:
             self._attach(self._client)
-        elif self.unsure and not self._backlog:
+        elif self._unsure and not self._backlog:
             self._attach(self._client)  # what a stopped server had taken in without an answer has arrived by now
-            self.unsure = False
+            self._unsure = False
         events = list(islice(self._backlog, _SLICE))
         for number, epochs in self._due(events).items():
             self._write_trial(self._client, number, epochs, alive)
@@ -169,8 +168,8 @@ class Tracker:
         self._write_study(self._client, events, alive)
         for event in events:
             self._backlog.popleft()
-            self._waiting -= _points(event)
-            self._done += _points(event)
+            self._waiting -= reported(event)
+            self._done += reported(event)
 
     def _due(self, events: Sequence[Event]) -> dict[int, set[int]]:
         """The trials that the events are about, and the epochs that they report."""
@@ -210,7 +209,8 @@ class Tracker:
             kept[number], more = _keep(runs, known.id if known else "")
             twins += more
         self._children = kept
-        cursor = _whole(self._parent.tags.get(_CURSOR))
+        text = self._parent.tags.get(_CURSOR, "")
+        cursor = int(text) if text.isdecimal() else 0
         strays = any(child.tags.get(_PARENT) != self._parent.id for child in kept.values())
         lost = any(event.seq <= cursor and number not in kept for number, event in self._mirror.began.items())
         if twins or strays or lost or cursor > history.seq:  # the last where an older copy of the ledger was put back
@@ -220,7 +220,7 @@ class Tracker:
             client.delete_run(twin.id)
         self._curve = 0
         self._backlog = deque(event for event in self._ledger.read(after=cursor) if event.seq <= history.seq)
-        self._waiting = sum(map(_points, self._backlog))
+        self._waiting = sum(map(reported, self._backlog))
         self._attached = True
 
     def _find_experiment(self, client: MlflowClient) -> str:
@@ -234,20 +234,21 @@ class Tracker:
         return str(found.experiment_id)
 
     def _create_parent(self, client: MlflowClient) -> _Written:
-        tags = {"tuner.study": self._mirror.study, "tuner.ledger": self._mirror.history.study_id}
-        began = milliseconds(self._mirror.history.created_at)
-        run = client.create_run(self._experiment, began, tags, self._mirror.study)
+        study, history = self._mirror.study, self._mirror.history
+        tags = {"tuner.study": study, "tuner.ledger": history.study_id}
+        run = client.create_run(self._experiment, milliseconds(history.created_at), tags, study)
         return _Written(run.info.run_id, RUNNING, tags=tags)
 
     def _write_trial(self, client: MlflowClient, number: int, epochs: set[int], alive: bool) -> None:
-        tags = {**self._mirror.tags(number, alive), _PARENT: self._parent.id}
+        mirror = self._mirror
+        tags = {**mirror.tags(number, alive), _PARENT: self._parent.id}
         child = self._children.get(number)
         if child is None:
-            began = milliseconds(self._mirror.began[number].time)
+            began = milliseconds(mirror.began[number].time)
             run = client.create_run(self._experiment, began, tags, f"trial-{number:04d}")
             child = self._children[number] = _Written(run.info.run_id, RUNNING, tags=tags)
-        params = {name: value for name, value in self._mirror.params(number).items() if name not in child.params}
-        _log(client, child, self._mirror.points(number, epochs), tags, params)
+        params = {name: value for name, value in mirror.params(number).items() if name not in child.params}
+        _log(client, child, mirror.points(number, epochs), tags, params)
 
     def _settle_trial(self, client: MlflowClient, number: int, child: _Written, alive: bool) -> None:
         status = self._mirror.status(number, alive)
@@ -263,11 +264,10 @@ class Tracker:
             client.log_text(self._parent.id, mirror.history.text, "study.yaml")
             dataset = Dataset(**mirror.dataset())
             client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        points = mirror.curve[self._curve :]
         if Kind.TESTED in kinds:
-            points += mirror.test_points()
             self._crown(client)
-        _log(client, self._parent, points, mirror.study_tags(alive))
+        tests = mirror.test_points() if Kind.TESTED in kinds else []
+        _log(client, self._parent, [*mirror.curve[self._curve :], *tests], mirror.study_tags(alive))
         _settle(client, self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))
         if events:
             _log(client, self._parent, (), {_CURSOR: str(events[-1].seq)})
@@ -281,24 +281,24 @@ class Tracker:
         if not place.exists():
             return
         card = json.loads((place / champion.CARD).read_text())
-        run = self._children[card["trial"]["number"]]
+        run = self._children.get(card["trial"]["number"])
+        if run is None:
+            return  # the champion of an extension, whose own test is still to come
         tags = {"tuner.champion": card["sha256"], "tuner.ledger": self._mirror.history.study_id}
         same = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         name = self._mirror.study
-        found = client.search_model_versions(f"name = '{name}' AND {same}")
-        if found:
+        if found := client.search_model_versions(f"name = '{name}' AND {same}"):
             crowned = min(int(one.version) for one in found)
         else:
-            ready = client.search_logged_models([self._experiment], f"{same} AND status = 'READY'")
-            model = ready[0] if ready else _upload(client, self._experiment, run.id, place, tags)
+            logged = client.search_logged_models([self._experiment], same)
+            model = logged[0] if logged else client.create_logged_model(self._experiment, ALIAS, run.id, tags)
+            model = model if model.status == "READY" else _upload(client, model, place)
             outputs = client.get_run(run.id).outputs
             if model.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
                 client.log_outputs(run.id, [LoggedModelOutput(model.model_id, step=0)])
-            _create_registered_model(client, name)
-            # Its place, not models:/<id>, which MLflow would look up in the process's ambient store.
             made = client.create_model_version(
-                name,
-                source=model.artifact_location,
+                _registered(client, name),
+                source=model.artifact_location,  # not models:/<id>, which MLflow looks up in the ambient store
                 run_id=run.id,
                 tags=tags,
                 description=self._mirror.note(alive=False),
@@ -309,18 +309,10 @@ class Tracker:
         client.set_registered_model_alias(name, ALIAS, str(crowned))
 
 
-def _points(event: Event) -> int:
-    return len(event.body["metrics"]) if event.kind is Kind.REPORTED else 0
-
-
-def _whole(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
-
-
 def _explain(problem: Exception) -> str:
     """One line about what is wrong, without the passwords that addresses may carry."""
     text = " ".join(str(problem).split()) or type(problem).__name__
-    return re.sub(r"//[^/@\s]*@", "//", text)[:_LONGEST_ERROR]
+    return re.sub(r"//[^/@\s]*@", "//", text)[:300]
 
 
 def _keep(runs: Sequence[_Written], known: str) -> tuple[_Written, list[_Written]]:
@@ -361,13 +353,13 @@ def _settle(client: MlflowClient, run: _Written, status: str, ended: int) -> Non
     run.status = status
 
 
-def _upload(client: MlflowClient, experiment: str, run_id: str, place: Path, tags: dict[str, str]) -> LoggedModel:
-    """Log the champion in the folder `place` as a model with signature and input example."""
+def _upload(client: MlflowClient, model: LoggedModel, place: Path) -> LoggedModel:
+    """Fill a model with the champion in the folder `place`, its signature and its input example."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
     inputs, outputs = champion.example(place)
-    model = client.create_logged_model(experiment, champion.FOLDER, run_id, tags)
+    about = Model(run_id=model.source_run_id, model_id=model.model_id, artifact_path=model.artifact_location)
     with tempfile.TemporaryDirectory() as draft:
         path = Path(draft, "model")
         mlflow.pyfunc.save_model(
@@ -375,7 +367,7 @@ def _upload(client: MlflowClient, experiment: str, run_id: str, place: Path, tag
             loader_module="tuner.champion",
             data_path=str(place),
             code_paths=[str(Path(__file__).parents[1] / package) for package in ("models", "tuner")],
-            mlflow_model=Model(run_id=run_id, model_id=model.model_id, artifact_path=model.artifact_location),
+            mlflow_model=about,
             signature=_signature(inputs, outputs),
             input_example=inputs,
             pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy", "pandas")],
@@ -391,13 +383,12 @@ def _signature(inputs: pd.DataFrame | np.ndarray, outputs: pd.DataFrame) -> Mode
     found = infer_signature(inputs, outputs)
     if not hasattr(inputs, "columns"):
         return found
-    # A number may come as an integer or a float, a category as text or a boolean. MLflow would refuse one of the two;
-    # our own preprocessing takes both, and says more about what it cannot take.
-    anything = AnyType()  # type: ignore[no-untyped-call]
+    anything = AnyType()  # type: ignore[no-untyped-call] # MLflow would refuse whole numbers where it saw fractions
     return ModelSignature(Schema([ColSpec(anything, name) for name in inputs.columns]), found.outputs)
 
 
-def _create_registered_model(client: MlflowClient, name: str) -> None:
+def _registered(client: MlflowClient, name: str) -> str:
+    """The registered model of that name, made where there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -405,3 +396,4 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    return name

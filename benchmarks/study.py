@@ -1,0 +1,313 @@
+"""A whole study, from a cold start until every point is readable in MLflow: Tuner against those who train one by one.
+
+The work: N trials of a multilayer perceptron on scikit-learn's digits, six hyperparameters, TPE, three metrics an epoch
+in MLflow on SQLite. Tuner and each peer run in turns, as processes of their own; what they did is then read back from
+MLflow, by its own client and from nowhere else, and compared before any time is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import Spread
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+METRICS = ("train/loss", "val/loss", "val/accuracy")
+OBJECTIVE = "val/accuracy"
+STRUCTURE = ("depth", "width", "batch_size")
+TRAINING_ROWS = 1_079  # of 1,797 digits, 20 % put aside to validate on and 20 % to test on
+
+# What "equal in kind" means: ours beside a peer's, medians over all rounds.
+STEPS = 0.2  # trial-steps may differ by so much, to either side
+STRUCTURES = 0.8  # structures explored, at least so many of the peer's
+SCORE = 0.01  # of accuracy that the best may be behind, or as much as seeds alone change it
+FEWEST = 32  # trials; with fewer, chance alone moves trial-steps and structures further than that
+
+PEERS = Path(__file__).parent / "peers"
+PACKAGES = ("torch", "optuna", "mlflow", "ray")
+HEAD = ("who", "seconds", "Tuner is faster", "trials", "trial-steps", "structures", f"best {OBJECTIVE}")
+
+
+class NotTheWork(RuntimeError):
+    """A contender has not done all of the work."""
+
+
+# --- who takes part -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`command` makes the command line for (folder, seed, what was asked); `store` is its MLflow, in that folder."""
+
+    label: str
+    command: Callable[[Path, int, argparse.Namespace], list[str]]
+    store: str = "mlflow.db"
+    imports: str = "torch, optuna, mlflow"
+
+
+def ours(folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
+    spec = {
+        "study": "digits",
+        "seed": seed,
+        "data": {"source": "digits", "validation": 0.2, "test": 0.2},
+        "model": {"family": "mlp", "activation": "relu"},
+        "train": {"epochs": given.epochs},
+        "search": {
+            "space": {
+                "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+                "batch_size": {"type": "choice", "values": [32, 64, 128]},
+                "depth": {"type": "int", "low": 1, "high": 3},
+                "width": {"type": "choice", "values": [32, 64, 128]},
+                "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+                "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
+            },
+            "objective": {"metric": OBJECTIVE, "goal": "maximize"},
+            "sampler": {"kind": "tpe"},
+            "trials": given.trials,
+        },
+        "run": {"device": "cpu"},
+        "tracking": {"mlflow": "embedded"},
+    }
+    (folder / "study.yaml").write_text(json.dumps(spec, indent=2))  # JSON is YAML
+    tuner = Path(sys.executable).parent / "tuner"
+    return [str(tuner), "launch", "study.yaml", "--home", "home", "--workers", str(given.workers)]
+
+
+def optuna(storage: str) -> Callable[[Path, int, argparse.Namespace], list[str]]:
+    def command(_folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
+        work = ["--trials", str(given.trials), "--epochs", str(given.epochs), "--seed", str(seed)]
+        how = ["--storage", storage, "--processes", str(given.workers)]
+        return [sys.executable, str(PEERS / "optuna_loop.py"), *work, *how]
+
+    return command
+
+
+def ray_tune(_folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
+    work = ["--trials", str(given.trials), "--epochs", str(given.epochs), "--seed", str(seed)]
+    return [sys.executable, str(PEERS / "ray_tune.py"), *work, "--workers", str(given.workers)]
+
+
+TUNER = "tuner"
+CONTENDERS = {
+    TUNER: Contender("Tuner, {workers} workers", ours, "home/mlflow/mlflow.db"),
+    "optuna": Contender("Optuna, {workers} processes, SQLite", optuna("sqlite")),
+    "optuna-journal": Contender("Optuna, {workers} processes, journal", optuna("journal")),
+    "optuna-memory": Contender("Optuna, 1 process, memory", optuna("memory")),
+    "ray": Contender("Ray Tune, OptunaSearch, {workers} workers", ray_tune, imports="torch, optuna, mlflow, ray.tune"),
+}
+
+
+# --- what was done, as MLflow has it --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """One run of one contender. `steps` are updates of one network, summed over the trials."""
+
+    trials: int
+    steps: int
+    structures: int
+    best: float
+
+
+def read(uri: str, epochs: int) -> Done:
+    """What a contender did. Raises NotTheWork where a trial is not closed, or a point of it is missing."""
+    client = MlflowClient(uri)
+    steps, best = 0, 0.0
+    structures: set[tuple[str, ...]] = set()
+    trials = list(_trials(client))
+    for run in trials:
+        params, name = run.data.params, run.info.run_name
+        if run.info.status != "FINISHED":
+            raise NotTheWork(f"trial {name} is {run.info.status} in MLflow, not FINISHED")
+        for metric in METRICS:
+            history = client.get_metric_history(run.info.run_id, metric)
+            if sorted(point.step for point in history) != list(range(1, epochs + 1)):
+                raise NotTheWork(f"trial {name} has {len(history)} points of {metric} in MLflow, not {epochs}")
+            if metric == OBJECTIVE:
+                best = max(best, *(point.value for point in history))
+        steps += epochs * -(-TRAINING_ROWS // int(params["batch_size"]))
+        structures.add(tuple(params[part] for part in STRUCTURE))
+    return Done(len(trials), steps, len(structures), best)
+
+
+def _trials(client: MlflowClient) -> Iterator[Run]:
+    """Every run that is a trial's: Tuner's parent run has no hyperparameters."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token = None
+    while True:
+        page = client.search_runs(experiments, page_token=token)
+        yield from (run for run in page if "batch_size" in run.data.params)
+        token = page.token
+        if not token:
+            return
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender, all rounds."""
+
+    label: str
+    seconds: Spread
+    trials: Spread
+    steps: Spread
+    structures: Spread
+    best: Spread
+
+    @classmethod
+    def of(cls, label: str, runs: Sequence[tuple[float, Done]]) -> Result:
+        done = [run for _, run in runs]
+        columns = [[getattr(one, name) for one in done] for name in ("trials", "steps", "structures", "best")]
+        return cls(label, Spread.of([took for took, _ in runs]), *map(Spread.of, columns))
+
+
+def differences(mine: Result, peer: Result) -> list[str]:
+    """Why the times of the two may not be compared; nothing where they did work of one kind."""
+    if peer.trials.low < FEWEST:
+        return [f"fewer than {FEWEST} trials are too few to compare"]
+    found = []
+    ratio = mine.steps.median / peer.steps.median
+    if abs(ratio - 1) > STEPS:
+        found.append(f"Tuner made {ratio:.2f} times its trial-steps, outside of {1 - STEPS:g}–{1 + STEPS:g}")
+    ratio = mine.structures.median / peer.structures.median
+    if ratio < STRUCTURES:
+        found.append(f"Tuner explored {ratio:.2f} times its structures, less than {STRUCTURES:g}")
+    room = max(SCORE, *(spread.high - spread.low for spread in (mine.best, peer.best)))
+    behind = peer.best.median - mine.best.median
+    if behind > room:
+        found.append(f"Tuner's best {OBJECTIVE} is {behind:.4f} behind, more than {room:.4f}")
+    return found
+
+
+def rows(mine: Result, peers: Sequence[Result]) -> list[list[str]]:
+    """The table's body: Tuner, then each peer with Tuner's share of its figures. No times where they do not compare."""
+    compared = [peer for peer in peers if not differences(mine, peer)]
+    body = [[mine.label, mine.seconds.text(".1f") if compared else "–", "", *_figures(mine)]]
+    for peer in peers:
+        equal = peer in compared
+        faster = f"{peer.seconds.median / mine.seconds.median:.1f}×" if equal else "–"
+        body.append([peer.label, peer.seconds.text(".1f") if equal else "–", faster, *_figures(peer, mine)])
+    return body
+
+
+def _figures(one: Result, mine: Result | None = None) -> list[str]:
+    """Trials, trial-steps, structures, best score; beside a peer's, in brackets, Tuner's as a multiple of it."""
+    spreads = (one.trials, one.steps, one.structures, one.best)
+    texts = [spread.text(form) for spread, form in zip(spreads, (",.0f", ",.0f", ",.0f", ".4f"), strict=True)]
+    if mine is None:
+        return texts
+    ours_too = (mine.trials, mine.steps, mine.structures, mine.best)
+    shares = [its.median / spread.median for its, spread in zip(ours_too, spreads, strict=True)]
+    return [texts[0], *(f"{text} [×{share:.2f}]" for text, share in zip(texts[1:], shares[1:], strict=True))]
+
+
+# --- the script -----------------------------------------------------------------------------------
+
+
+def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All rounds; one record for each run."""
+    names = [TUNER, *given.peers]
+    with tempfile.TemporaryDirectory(prefix="tb-") as place:  # short: Ray's sockets have 107 characters for their path
+        for name in names:  # files of libraries are in memory before the first clock starts
+            warm = _folder(Path(place), f"warm-{name}")
+            command = [sys.executable, "-c", f"import {CONTENDERS[name].imports}"]
+            harness.seconds(command, warm, harness.environment(), given.limit)
+        for number, name in harness.turns(names, given.repeats):
+            contender, folder = CONTENDERS[name], _folder(Path(place), f"{number}-{name}")
+            (folder / "ray").mkdir()
+            private = {"RAY_TMPDIR": str(folder / "ray"), "RAY_AUTH_TOKEN_PATH": str(folder / "ray" / "token")}
+            seed = given.seed + number
+            command, busy = contender.command(folder, seed, given), harness.others()
+            took = harness.seconds(command, folder, harness.environment(**private), given.limit)
+            done = read(f"sqlite:///{folder / contender.store}", given.epochs)
+            most = given.trials + (
+                0 if name == TUNER else given.workers - 1
+            )  # two processes may begin the last at once
+            if not given.trials <= done.trials <= most:
+                raise NotTheWork(f"{name} has {done.trials} trials in MLflow, not {given.trials}")
+            yield {"who": name, "round": number, "seed": seed, "seconds": took, "busy": busy, **asdict(done)}
+            print(f"round {number + 1} of {given.repeats}: {name} is done", file=sys.stderr)
+
+
+def _folder(place: Path, name: str) -> Path:
+    folder = place / name
+    folder.mkdir()
+    return folder
+
+
+def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The text to print, and what goes into the JSON."""
+    results = {}
+    for name in (TUNER, *given.peers):
+        runs = [
+            (one["seconds"], Done(*(one[key] for key in ("trials", "steps", "structures", "best"))))
+            for one in records
+            if one["who"] == name
+        ]
+        results[name] = Result.of(CONTENDERS[name].label.format(workers=given.workers), runs)
+    mine, peers = results[TUNER], [results[name] for name in given.peers]
+    work = {"trials": given.trials, "epochs": given.epochs, "rounds": given.repeats, "workers": given.workers}
+    machine = harness.machine(PACKAGES)
+    notes = [f"No times beside {peer.label}: {why}." for peer in peers for why in differences(mine, peer)]
+    notes.append(harness.warning([one["busy"] for one in records]))
+    text = [
+        f"{given.trials} trials of {given.epochs} epochs, {given.repeats} rounds: medians (lowest–highest); "
+        "[×] is Tuner's figure as a multiple of the peer's.",
+        harness.introduction(machine),
+        "",
+        harness.table(HEAD, rows(mine, peers)),
+        *(note for note in notes if note),
+    ]
+    differ = {name: differences(mine, results[name]) for name in given.peers}
+    summary = {name: asdict(result) for name, result in results.items()}
+    return "\n".join(text), {
+        "work": work,
+        "machine": machine,
+        "differences": differ,
+        "summary": summary,
+        "runs": list(records),
+    }
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds: Tuner and each peer once in each")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train, of Tuner and of each peer")
+    parser.add_argument("--peers", nargs="+", default=["optuna"], choices=[n for n in CONTENDERS if n != TUNER])
+    parser.add_argument("--seed", type=int, default=1, help="of the first round; each round has its own")
+    parser.add_argument("--limit", type=float, default=1_800, help="seconds that one run may take")
+    parser.add_argument("--out", type=Path, help="the JSON file; results/study-TRIALS.json unless given")
+    given = parser.parse_args(words)
+    given.out = given.out or harness.RESULTS / f"study-{given.trials}.json"
+    return given
+
+
+def main() -> int:
+    given = arguments()
+    try:
+        records = list(measure(given))
+    except (harness.RunFailed, NotTheWork) as error:
+        print(f"no comparison: {error}", file=sys.stderr)
+        return 1
+    text, body = report(given, records)
+    harness.save(given.out, body)
+    print(text)
+    return 1 if given.trials >= FEWEST and any(body["differences"].values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

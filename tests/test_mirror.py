@@ -1,0 +1,142 @@
+"""What a tracker should show follows from the events alone, in whatever order and pieces trials end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.stories import DATA, spec
+from tuner.history import History
+from tuner.mirror import Mirror
+from tuner.trial import Event, Kind, State
+
+
+def numbered(events: Iterator[Event]) -> list[Event]:
+    """As a ledger would give them, a second apart."""
+    return [
+        Event(e.kind, e.body, e.trial, e.cohort, e.epoch, seq, 1_000.0 + seq) for seq, e in enumerate(events, start=1)
+    ]
+
+
+def created(trials: int, goal: str = "maximize", **data: object) -> Event:
+    body = {"spec": spec("s", trials, goal=goal), "digest": "d", "text": "", "id": "i", "data": {**DATA, **data}}
+    return Event(Kind.CREATED, body)
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> tuple[str, list[Event]]:
+    """A study whose trials report and end in any order; some may still run, some never were finite."""
+    goal = draw(st.sampled_from(["maximize", "minimize"]))
+    count = draw(st.integers(1, 6))
+    values = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, -1.0]))
+
+    def tell() -> Iterator[Event]:
+        yield created(count, goal)
+        for n in range(count):
+            yield Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": n}, trial=n)
+        for n in draw(st.permutations(range(count))):
+            for epoch in range(1, draw(st.integers(0, 3)) + 1):
+                value = draw(values)
+                metrics = {"train/loss": 1.0} if value is None else {"val/accuracy": value}
+                yield Event(Kind.REPORTED, {"metrics": metrics, "seconds": 1.0}, trial=n, epoch=epoch)
+            end = draw(st.sampled_from([None, Kind.FINISHED, Kind.FINISHED, Kind.PRUNED, Kind.FAILED]))
+            if end is not None:
+                yield Event(end, {"message": "m"} if end is Kind.FAILED else {}, trial=n)
+
+    return goal, numbered(tell())
+
+
+def mirror_of(events: list[Event]) -> Mirror:
+    mirror = Mirror()
+    for event in events:
+        mirror.fold(event)
+    return mirror
+
+
+@given(studies())
+def test_the_best_trial_is_the_historys(study: tuple[str, list[Event]]) -> None:
+    goal, events = study
+    best = History.of(events).best("val/accuracy", goal == "maximize")
+    mine = mirror_of(events).best
+    assert (mine.number if mine else None) == (best.number if best else None)
+
+
+@given(studies())
+def test_the_curve_is_the_best_of_all_trials_up_to_each_as_far_as_they_have_ended(
+    study: tuple[str, list[Event]],
+) -> None:
+    goal, events = study
+    mirror = mirror_of(events)
+    trials = mirror.history.trials
+    until = next((n for n in range(len(trials)) if not trials[n].ended), len(trials))
+    wanted = []
+    for last in range(until):
+        values = [
+            value
+            for n in range(last + 1)
+            if trials[n].state is State.COMPLETE
+            and (value := trials[n].best_value("val/accuracy", goal == "maximize")) is not None
+        ]
+        if values:
+            wanted.append((last, max(values) if goal == "maximize" else min(values)))
+    assert [(point.step, point.value) for point in mirror.curve] == wanted
+    times = [point.timestamp for point in mirror.curve]
+    assert times == sorted(times)
+
+
+@given(studies(), st.data())
+def test_what_was_shown_of_the_curve_and_of_a_trial_never_changes(
+    study: tuple[str, list[Event]], data: st.DataObject
+) -> None:
+    _, events = study
+    cut = data.draw(st.integers(1, len(events)))
+    early, late = mirror_of(events[:cut]), mirror_of(events)
+    assert late.curve[: len(early.curve)] == early.curve
+    for number in early.began:
+        epochs = early.history.trials[number].reports
+        assert late.points(number, epochs) == early.points(number, epochs)
+        assert late.began[number] == early.began[number]
+        assert late.digests[number] == early.digests[number]
+        assert late.params(number) == early.params(number)
+
+
+def test_text_from_files_stays_text_in_the_note_and_in_the_tags() -> None:
+    params = {"family": "a|b`c\nd", "learning_rate": 0.1}
+    events = numbered(
+        iter(
+            [
+                created(1, name="![x](http://evil)`|\n# title"),
+                Event(Kind.ASKED, {"params": params, "seed": 0}, trial=0),
+                Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.5}, "seconds": 1.0}, trial=0, epoch=1),
+                Event(Kind.FINISHED, {}, trial=0),
+            ]
+        )
+    )
+    note = mirror_of(events).note(alive=True)
+    assert "`![x](http://evil)'¦ # title`" in note
+    assert "| family | `a¦b'c d` |" in note
+    failed = [*events[:3], Event(Kind.FAILED, {"message": "first\nsecond " + "x" * 9_000}, 0, None, None, 4, 1_004.0)]
+    message = mirror_of(failed).tags(0, alive=True)["tuner.message"]
+    assert message.startswith("first second x")
+    assert len(message) == 500
+
+
+@pytest.mark.parametrize(
+    ("last", "under_way"),
+    [(Kind.OPENED, True), (Kind.COMPLETED, False), (Kind.INTERRUPTED, False), (Kind.LOST, True)],
+)
+def test_a_study_is_under_way_until_it_ends_or_is_interrupted(last: Kind, under_way: bool) -> None:
+    events = [created(1), Event(last, {"state": "complete", "message": "", "attempt": 1}, cohort=0)]
+    assert mirror_of(numbered(iter(events))).under_way is under_way
+    again = [*events, Event(Kind.OPENED, {"host": "h", "pid": 1})]
+    assert mirror_of(numbered(iter(again))).under_way
+    tested = [
+        *events[:1],
+        Event(Kind.ASKED, {"params": {}, "seed": 0}, trial=0),
+        Event(Kind.COMPLETED, {"state": "complete"}),
+        Event(Kind.TESTED, {"metrics": {}}, trial=0),
+    ]
+    assert not mirror_of(numbered(iter(tested))).under_way
