@@ -235,7 +235,7 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             most = given.trials + (
                 0 if name == TUNER else given.workers - 1
             )  # two processes may begin the last at once
-            if not given.trials <= done.trials <= most:
+            if not given.trials <= done.trials <= given.trials + spare:
                 raise NotTheWork(f"{name} has {done.trials} trials in MLflow, not {given.trials}")
             yield {"who": name, "round": number, "seed": seed, "seconds": took, "busy": busy, **asdict(done)}
             print(f"round {number + 1} of {given.repeats}: {name} is done", file=sys.stderr)
@@ -262,9 +262,9 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
     machine = harness.machine(PACKAGES)
     notes = [f"No times beside {peer.label}: {why}." for peer in peers for why in differences(mine, peer)]
     notes.append(harness.warning([one["busy"] for one in records]))
+    what = f"{given.trials} trials of {given.epochs} epochs, {given.repeats} rounds: medians (lowest–highest)"
     text = [
-        f"{given.trials} trials of {given.epochs} epochs, {given.repeats} rounds: medians (lowest–highest); "
-        "[×] is Tuner's figure as a multiple of the peer's.",
+        f"{what}; [×] is Tuner's figure as a multiple of the peer's.",
         harness.introduction(machine),
         "",
         harness.table(HEAD, rows(mine, peers)),

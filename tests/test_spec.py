@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from search_spaces import SearchSpace
 from search_spaces.document import parse
 from tuner.errors import SpecError, TunerError
-from tuner.sections import DataSection
 from tuner.spec import StudySpec, schema
+from tuner.spec.sections import DataSection
 from tuner.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import studies
 
 import tuner
+from tests import studies
 from tuner.errors import StudyChanged, StudyLocked
 from tuner.executors import local
 from tuner.ledger import Ledger, study_folder
@@ -97,7 +97,9 @@ def test_more_trials_extend_a_finished_study_and_keep_its_trials(tmp_path: Path)
     for number, told in studies.facts(first.history).items():
         assert kept[number][:5] == told[:5]
     unextended = dict(content, search={**content["search"], "trials": 9})
-    assert tuner.launch(studies.write(tmp_path, unextended), home=tmp_path / "home", progress=Silent()).state == "complete"
+    assert (
+        tuner.launch(studies.write(tmp_path, unextended), home=tmp_path / "home", progress=Silent()).state == "complete"
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,9 @@ def test_the_winner_is_tested_once_and_the_search_never_sees_the_test_rows(tmp_p
     tested = [event for event in events if event.kind is Kind.TESTED]
     assert len(tested) == 1
     assert all(event.seq < tested[0].seq for event in events if event.kind is Kind.FINISHED)
-    assert not any(name.startswith("test/") for event in events if event.kind is Kind.REPORTED for name in event.body["metrics"])
+    assert not any(
+        name.startswith("test/") for event in events if event.kind is Kind.REPORTED for name in event.body["metrics"]
+    )
     created = next(event for event in events if event.kind is Kind.CREATED)
     assert created.body["data"]["split"]
     assert study.best is not None and set(study.best["metrics"]) >= {"val/accuracy", "test/accuracy", "test/loss"}
@@ -177,7 +181,7 @@ def test_a_regression_reports_in_the_targets_own_unit(tmp_path: Path) -> None:
     assert abs(frame.iloc[:, 0].to_numpy() - y).mean() < 60.0
 
 
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 
@@ -192,7 +196,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         return {output}
-'''
+"""
 
 
 @pytest.mark.parametrize(
@@ -248,9 +252,7 @@ def test_an_error_in_a_persons_network_ends_its_trials_with_its_words(tmp_path: 
     assert all("RuntimeError" in message for message in messages)
 
 
-def test_out_of_memory_halves_a_cohort_and_changes_no_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_halves_a_cohort_and_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator's refusal is faked in the worker: any cohort of more than two rows does not fit."""
     content = studies.study(search={"trials": 8}, train={"epochs": 2})
     content["search"]["space"]["width"]["values"] = [8]

@@ -206,7 +206,7 @@ def predict(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of study files."""
-    from tuner.schema import schema as schema_of_file
+    from tuner.spec.schema import schema as schema_of_file
 
     print_json(schema_of_file())
 

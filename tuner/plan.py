@@ -21,11 +21,11 @@ from search_spaces import SearchSpace
 from search_spaces.document import Keys, describe
 from search_spaces.parameters import Choice, Float, Int
 from tuner import data
-from tuner.checks import metrics_of, nearest_metric
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
-from tuner.rules import listed
 from tuner.spec import StudySpec
+from tuner.spec.checks import metrics_of, nearest_metric
+from tuner.spec.rules import listed
 from tuner.trial import Params, Value
 
 _MOST_VALUES = 64  # of one structural hyperparameter, each built once: about 5 ms each

@@ -19,7 +19,7 @@ from models.interface import TASKS, Hyperparameter, hyperparameters
 from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from search_spaces.document import Keys, describe, suggest
 from search_spaces.parameters import parse
-from tuner.rules import misfits, mistake
+from tuner.spec.rules import misfits, mistake
 from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
 

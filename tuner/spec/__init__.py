@@ -20,11 +20,11 @@ import search_spaces
 from models.interface import Hyperparameter
 from search_spaces import SearchSpace, SpaceError
 from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
-from tuner.checks import TRAINING, examine
 from tuner.errors import SpecError
-from tuner.rules import cast
-from tuner.schema import schema
-from tuner.sections import StudyFile, mistakes
+from tuner.spec.checks import TRAINING, examine
+from tuner.spec.rules import cast
+from tuner.spec.schema import schema
+from tuner.spec.sections import StudyFile, mistakes
 from tuner.trial import Params, Value
 
 __all__ = ["StudySpec", "schema"]

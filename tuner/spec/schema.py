@@ -15,8 +15,8 @@ import models
 import search_spaces
 from models.interface import Hyperparameter, hyperparameters
 from search_spaces import Parameter
-from tuner.checks import TRAINING, metrics_of
-from tuner.sections import StudyFile
+from tuner.spec.checks import TRAINING, metrics_of
+from tuner.spec.sections import StudyFile
 
 _JSON: dict[type, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
 _BOUNDS = {"low": "minimum", "high": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}

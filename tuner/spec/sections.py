@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from models.interface import MODALITIES, TASKS
 from search_spaces.document import Keys, describe, shorten, suggest
-from tuner.rules import bounds, listed, remedy
+from tuner.spec.rules import bounds, listed, remedy
 from tuner.training.config import TrainConfig
 
 MOST_TRIALS = 1_000_000
