@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo help test test-all lint clean
+.PHONY: demo help test test-all bench lint clean
 
 # constraints.txt was resolved on 3.11, so that one is asked for first.
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
@@ -24,6 +24,9 @@ test: lint ## install the test extras, then lint, types and the quick tests
 
 test-all: test ## the same and the slow tests
 	$(BIN)/pytest -m slow -n auto --maxprocesses 8
+
+bench: .venv/.ready ## time a study beside a plain Optuna loop; wants a quiet machine
+	$(BIN)/python benchmarks/study.py
 
 lint: .venv/.ready-to-test ## style and types
 	$(BIN)/ruff check .

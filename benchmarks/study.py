@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ SCORE = 0.01  # of accuracy that the best may be behind, or as much as seeds alo
 FEWEST = 32  # trials; with fewer, chance alone moves trial-steps and structures further than that
 
 PEERS = Path(__file__).parent / "peers"
-PACKAGES = ("torch", "optuna", "mlflow", "ray")
+PACKAGES = ("cohort-tuner", "torch", "optuna", "mlflow", "ray")
 HEAD = ("who", "seconds", "Tuner is faster", "trials", "trial-steps", "structures", f"best {OBJECTIVE}")
 
 
@@ -82,11 +83,11 @@ def ours(folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
     return [str(tuner), "launch", "study.yaml", "--home", "home", "--workers", str(given.workers)]
 
 
-def optuna(storage: str) -> Callable[[Path, int, argparse.Namespace], list[str]]:
+def optuna(storage: str, *more: str) -> Callable[[Path, int, argparse.Namespace], list[str]]:
     def command(_folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
         work = ["--trials", str(given.trials), "--epochs", str(given.epochs), "--seed", str(seed)]
         how = ["--storage", storage, "--processes", str(given.workers)]
-        return [sys.executable, str(PEERS / "optuna_loop.py"), *work, *how]
+        return [sys.executable, str(PEERS / "optuna_loop.py"), *work, *how, *more]
 
     return command
 
@@ -100,6 +101,7 @@ TUNER = "tuner"
 CONTENDERS = {
     TUNER: Contender("Tuner, {workers} workers", ours, "home/mlflow/mlflow.db"),
     "optuna": Contender("Optuna, {workers} processes, SQLite", optuna("sqlite")),
+    "optuna-fused": Contender("Optuna, {workers} processes, fused updates", optuna("sqlite", "--fused")),
     "optuna-journal": Contender("Optuna, {workers} processes, journal", optuna("journal")),
     "optuna-memory": Contender("Optuna, 1 process, memory", optuna("memory")),
     "ray": Contender("Ray Tune, OptunaSearch, {workers} workers", ray_tune, imports="torch, optuna, mlflow, ray.tune"),
@@ -226,15 +228,13 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             harness.seconds(command, warm, harness.environment(), given.limit)
         for number, name in harness.turns(names, given.repeats):
             contender, folder = CONTENDERS[name], _folder(Path(place), f"{number}-{name}")
-            (folder / "ray").mkdir()
-            private = {"RAY_TMPDIR": str(folder / "ray"), "RAY_AUTH_TOKEN_PATH": str(folder / "ray" / "token")}
+            (folder / "ray").mkdir()  # a cluster of its own, that leaves nothing behind
+            private = {"RAY_TMPDIR": str(folder / "ray"), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             seed = given.seed + number
             command, busy = contender.command(folder, seed, given), harness.others()
             took = harness.seconds(command, folder, harness.environment(**private), given.limit)
             done = read(f"sqlite:///{folder / contender.store}", given.epochs)
-            most = given.trials + (
-                0 if name == TUNER else given.workers - 1
-            )  # two processes may begin the last at once
+            spare = 0 if name == TUNER else given.workers - 1  # Optuna's processes may begin the last trial at once
             if not given.trials <= done.trials <= given.trials + spare:
                 raise NotTheWork(f"{name} has {done.trials} trials in MLflow, not {given.trials}")
             yield {"who": name, "round": number, "seed": seed, "seconds": took, "busy": busy, **asdict(done)}
@@ -262,7 +262,7 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
     machine = harness.machine(PACKAGES)
     notes = [f"No times beside {peer.label}: {why}." for peer in peers for why in differences(mine, peer)]
     notes.append(harness.warning([one["busy"] for one in records]))
-    what = f"{given.trials} trials of {given.epochs} epochs, {given.repeats} rounds: medians (lowest–highest)"
+    what = f"{given.trials} trials of {given.epochs} epochs, rounds: {given.repeats}; medians (lowest–highest)"
     text = [
         f"{what}; [×] is Tuner's figure as a multiple of the peer's.",
         harness.introduction(machine),

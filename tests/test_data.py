@@ -81,12 +81,7 @@ def test_digits_and_breast_cancer_equal_scikit_learns_own_loaders() -> None:
         np.testing.assert_array_equal(part.targets, reference.target[part.rows])
         assert dataset.classes == tuple(map(str, reference.target_names))
         if source == "breast_cancer":
-            assert list(dataset.preprocess.columns) == [n.replace(" error", "") for n in _errors_first(reference)]
-
-
-def _errors_first(reference: Any) -> list[str]:
-    """scikit-learn's names, `radius error` told as ours, `error of radius`."""
-    return [f"error of {n.removesuffix(' error')}" if n.endswith(" error") else n for n in reference.feature_names]
+            assert list(dataset.preprocess.columns) == list(reference.feature_names)
 
 
 def test_batches_and_augmentation_import_torch_and_numpy_alone_and_built_in_sources_nothing_heavy() -> None:

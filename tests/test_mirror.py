@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.stories import DATA, spec
 from tuner.history import History
-from tuner.mirror import Mirror
+from tuner.tracking.mirror import Mirror
 from tuner.trial import Event, Kind, State
 
 

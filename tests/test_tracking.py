@@ -21,12 +21,13 @@ import pandas as pd
 import pytest
 
 from tests.stories import DATA, Story
-from tuner import follow, tracking
-from tuner.dashboard import SQLITE, command, link, uri_of
+from tuner.errors import TunerError
 from tuner.history import History
 from tuner.ledger import Ledger
-from tuner.tracking import Progress, Tracker, connect
-from tuner.trial import Kind, State
+from tuner.tracking import follow
+from tuner.tracking.dashboard import SQLITE, command, link, serve, uri_of
+from tuner.tracking.tracker import Progress, Tracker, connect
+from tuner.trial import Event, Kind, State
 
 STATUSES = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}
 
@@ -438,11 +439,11 @@ def test_a_run_that_a_stopped_server_makes_late_is_taken_away(store: Store, tmp_
 
 
 def test_a_long_backlog_is_written_in_slices(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_SLICE", 3)
+    monkeypatch.setattr("tuner.tracking.tracker._SLICE", 3)
     story = Story(tmp_path, "sliced", trials=3).whole()
-    tracker = store.track(story)
-    waiting = [tracker.cycle().waiting for _ in range(8)]
-    tracker.close()
+    writer = store.track(story)
+    waiting = [writer.cycle().waiting for _ in range(8)]
+    writer.close()
     assert waiting[0] > waiting[-1] == 0
     assert waiting == sorted(waiting, reverse=True)
     store.assert_mirrors(story)
@@ -660,7 +661,10 @@ def test_a_writer_killed_again_and_again_loses_and_repeats_nothing(store: Store,
 
 
 def start_server(home: Path, study: str | None, port: int) -> subprocess.Popen[str]:
-    code = f"from pathlib import Path; from tuner.dashboard import serve; serve(Path({str(home)!r}), {study!r}, {port})"
+    code = (
+        "from pathlib import Path; from tuner.tracking.dashboard import serve; "
+        f"serve(Path({str(home)!r}), {study!r}, {port})"
+    )
     return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True)
 
 
@@ -720,6 +724,14 @@ def test_serving_prints_the_studys_link_and_ends_its_server(tmp_path: Path, capf
     assert process.wait(timeout=30) == 0
     assert children
     assert not any(Path("/proc", pid).exists() for pid in children)
+
+
+def test_a_study_tracked_by_a_server_is_shown_there(tmp_path: Path) -> None:
+    story = Story(tmp_path, "elsewhere").whole()
+    address = f"http://127.0.0.1:{free_port()}"
+    story.tell(Event(Kind.OPENED, {"host": "here", "pid": 1, "tracking": address}))
+    with pytest.raises(TunerError, match=f"the MLflow server {address} cannot be reached"):
+        serve(tmp_path, "elsewhere", 5000)
 
 
 def test_the_link_sorts_by_the_objective_and_unfolds_the_trials() -> None:

@@ -240,21 +240,19 @@ def ui(
     """Start the MLflow dashboard and print its link.
 
     It listens on 127.0.0.1 and ends with Ctrl-C."""
-    from tuner.dashboard import serve
+    from tuner.tracking.dashboard import serve
 
     serve(home, study, port)
 
 
 def _sync(study: str, home: Path, mlflow: str | None) -> int:
     """Repeat one study in MLflow, in the process that a launch uses for it; returns the points that still wait."""
-    from tuner.dashboard import command, uri_of
     from tuner.ledger import Ledger, study_folder
-    from tuner.trial import Kind
+    from tuner.tracking.dashboard import command, uri_of
 
     folder = study_folder(home, study)
     with Ledger.open(folder, read_only=True) as ledger:
-        opened = [event.body for event in ledger.read() if event.kind is Kind.OPENED]
-    address = mlflow or (opened[-1].get("tracking", "embedded") if opened else "embedded")
+        address = mlflow or ledger.history().tracking
     if address == "off":
         typer.echo(f"{study}: launched with `tracking: {{mlflow: off}}`; --mlflow embedded writes it all the same")
         return 0

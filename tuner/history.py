@@ -63,6 +63,7 @@ class History:
     text: str = ""
     study_id: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    tracking: str = "embedded"  # where MLflow is, as the last launch had it
     network: str | None = None  # digest of the file that a person's own network comes from
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     cohorts: dict[int, Cohort] = field(default_factory=dict)
@@ -109,6 +110,7 @@ class History:
             self._wait(trial for trial in self.trials.values() if trial.cohort == event.cohort)
         elif event.kind in (Kind.OPENED, Kind.INTERRUPTED):
             self._wait(self.trials.values())
+            self.tracking = body.get("tracking", self.tracking)
         elif event.kind is Kind.COMPLETED:
             self.completed = body["state"]
 

@@ -27,7 +27,6 @@ import torch
 import models
 from tuner import champion, results
 from tuner import plan as planning
-from tuner.dashboard import command, uri_of
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged
@@ -39,6 +38,7 @@ from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.spec import StudySpec
+from tuner.tracking.dashboard import command, uri_of
 from tuner.training import checkpoint, cost
 from tuner.training.loop import Training
 from tuner.trial import Event, Kind, State, Trial

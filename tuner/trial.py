@@ -18,9 +18,7 @@ Params = Mapping[str, Value]
 class Kind(StrEnum):
     """What an event says. Every event has a body; what stands in it is written beside each kind."""
 
-    CREATED = (
-        "created"  # study: spec, digest, text, seed, id, data {name, digest, split, rows, signature}, network, versions
-    )
+    CREATED = "created"  # study: spec, digest, text, seed, id, data, network, versions (study.py writes them)
     EXTENDED = "extended"  # study: spec, digest, text (more trials, or a wider space)
     OPENED = "opened"  # a driver took the study up: host, pid, tracking (where MLflow is)
     ASKED = "asked"  # trial: params, seed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,9 @@ from torch import Tensor, nn
 
 from tuner import data
 
-# As Tuner has it where a study names no momentum.
 OPTIMIZERS = {
-    "sgd": lambda weights, rate: torch.optim.SGD(weights, lr=rate, momentum=0.9),
-    "adam": lambda weights, rate: torch.optim.Adam(weights, lr=rate),
+    "sgd": partial(torch.optim.SGD, momentum=0.9),  # Tuner's, where a study names none
+    "adam": torch.optim.Adam,
 }
 
 
@@ -41,15 +41,17 @@ def load(seed: int) -> data.Dataset:
     return data.load("digits", validation=0.2, test=0.2, seed=seed)
 
 
-def train(params: Mapping[str, Any], digits: data.Dataset, epochs: int, seed: int) -> Iterator[dict[str, float]]:
-    """One trial; its metrics after each epoch."""
+def train(
+    params: Mapping[str, Any], digits: data.Dataset, epochs: int, seed: int, *, fused: bool | None = None
+) -> Iterator[dict[str, float]]:
+    """One trial; its metrics after each epoch. `fused` asks torch.optim for its one-kernel update."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     x, y = torch.as_tensor(digits.train.inputs), torch.as_tensor(digits.train.targets)
     unseen, labels = torch.as_tensor(digits.validation.inputs), torch.as_tensor(digits.validation.targets)
     inputs, classes = math.prod(digits.signature.inputs), digits.signature.outputs
     network = MLP(inputs, classes, params["depth"], params["width"], params["dropout"])
-    optimizer = OPTIMIZERS[params["optimizer"]](network.parameters(), params["learning_rate"])
+    optimizer = OPTIMIZERS[params["optimizer"]](network.parameters(), lr=params["learning_rate"], fused=fused)
     for _ in range(epochs):
         network.train()
         total = torch.zeros(())

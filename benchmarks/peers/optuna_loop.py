@@ -52,7 +52,8 @@ def work(study: optuna.Study | None, number: int, ready: Event, given: argparse.
             "optimizer": trial.suggest_categorical("optimizer", ["sgd", "adam"]),
         }
         points, best = [], 0.0
-        for step, metrics in enumerate(digits.train(params, dataset, given.epochs, trial.number), 1):
+        epochs = digits.train(params, dataset, given.epochs, seed=trial.number, fused=given.fused)
+        for step, metrics in enumerate(epochs, 1):
             now = int(time.time() * 1000)
             points += [Metric(key, value, now, step) for key, value in metrics.items()]
             best = max(best, metrics["val/accuracy"])
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--storage", choices=("sqlite", "journal", "memory"), default="sqlite")
+    parser.add_argument("--fused", action="store_true", default=None, help="torch.optim's updates in one kernel")
     parser.add_argument("--mlflow", default="sqlite:///mlflow.db")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -295,7 +295,7 @@ def _breast_cancer() -> _BuiltIn:
         for part in measures.split(",")
         for name in ([part] if part.startswith(("concave", "frac")) else part.split())
     ]
-    columns = tuple(f"{kind} {name}" for kind in ("mean", "error of", "worst") for name in names)
+    columns = tuple(kind.format(name) for kind in ("mean {}", "{} error", "worst {}") for name in names)
     return rows[:, :-1], rows[:, -1], ("malignant", "benign"), columns
 
 

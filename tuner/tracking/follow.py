@@ -1,7 +1,7 @@
 """The process that follows a study's ledger into MLflow, so that training never waits.
 
-`python -P -m tuner.follow FOLDER --uri URI` reads until its stdin ends, which it does when the driver closes it or
-dies, then writes what is left. Knows when to try again and when to give up. Must never know what is written.
+`python -P -m tuner.tracking.follow FOLDER --uri URI` reads until its stdin ends, which it does when the driver closes
+it or dies, then writes what is left. Knows when to try again and when to give up. Must never know what is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tuner.errors import TunerError
-from tuner.tracking import Progress, Tracker
+from tuner.tracking.tracker import Progress, Tracker
 
 DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait for a server
 
@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Prints one JSON line a cycle: {"written", "waiting", "error"}. Returns DRAINED, or BEHIND where MLflow has not
     answered for `--patience` seconds after the end.
     """
-    parser = argparse.ArgumentParser(prog="python -m tuner.follow", description="Write a study's ledger to MLflow.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.tracking.follow", description="Write a study's ledger to MLflow."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--uri", required=True)
     parser.add_argument("--artifacts")

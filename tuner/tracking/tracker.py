@@ -24,9 +24,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tuner import champion
-from tuner.dashboard import first_use
 from tuner.ledger import Ledger
-from tuner.mirror import RUNNING, Mirror, Point, milliseconds, reported
+from tuner.tracking.dashboard import first_use
+from tuner.tracking.mirror import RUNNING, Mirror, Point, milliseconds, reported
 from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ def _upload(client: MlflowClient, model: LoggedModel, place: Path) -> LoggedMode
             path,
             loader_module="tuner.champion",
             data_path=str(place),
-            code_paths=[str(Path(__file__).parents[1] / package) for package in ("models", "tuner")],
+            code_paths=[str(Path(__file__).parents[2] / package) for package in ("models", "tuner")],
             mlflow_model=about,
             signature=_signature(inputs, outputs),
             input_example=inputs,

@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
 from tuner.errors import InputError, TunerError
 from tuner.ledger import Ledger, study_folder
 
-EMBEDDED = "embedded"
+EMBEDDED, OFF = "embedded", "off"
 SQLITE = "sqlite:///"
 
 _HOST = "127.0.0.1"
@@ -53,8 +53,8 @@ def uri_of(tracking: str, home: Path) -> tuple[str, str | None]:
 
 
 def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
-    """The command line of the process that writes the study in `folder` to MLflow; see `tuner.follow`."""
-    line = [sys.executable, "-P", "-m", "tuner.follow", str(folder), "--uri", uri, "--patience", str(patience)]
+    """The command line of the process that writes the study in `folder` to MLflow; see `tuner.tracking.follow`."""
+    line = [sys.executable, "-P", "-m", "tuner.tracking.follow", str(folder), "--uri", uri, "--patience", str(patience)]
     return line + (["--artifacts", artifacts] if artifacts else []) + (["--once"] if once else [])
 
 
@@ -72,17 +72,23 @@ def first_use(uri: str) -> Iterator[None]:
 
 
 def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) -> None:
-    """Run MLflow's server for the home's embedded store until it is interrupted; prints the link to `study`.
+    """Run MLflow's server for the store of `study` (the home's own unless told) until interrupted; prints the link.
 
-    Listens on 127.0.0.1 alone, at `port` or, where that is taken, at a free one. Raises StudyMissing for a study that
-    the home has not, TunerError where the server does not start.
+    Listens on 127.0.0.1 alone, at `port` or, where that is taken, at a free one. A study that is tracked by a server
+    has its pages there: only the link is printed. Raises StudyMissing for a study that the home has not, TunerError
+    where the server does not start.
     """
-    objective = None
+    objective, store = None, EMBEDDED
     if study is not None:
         with Ledger.open(study_folder(home, study), read_only=True) as ledger:
-            objective = ledger.history().spec.get("search", {}).get("objective")
-    uri, artifacts = uri_of(EMBEDDED, home)
-    assert artifacts is not None
+            history = ledger.history()
+        objective = history.spec.get("search", {}).get("objective")
+        store = EMBEDDED if history.tracking == OFF else history.tracking
+    uri, artifacts = uri_of(store, home)
+    if artifacts is None:
+        base = uri.rstrip("/")
+        print(link(base, _experiment(base, study) if study else None, objective), file=out, flush=True)
+        return
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive us
     chosen = _free_port(port)
@@ -174,6 +180,10 @@ def _experiment(base: str, study: str) -> str | None:
         if error.code == 404:
             return None
         raise TunerError(f"the MLflow server answers {error.code} when asked for the study {study}") from error
+    except URLError as error:
+        raise TunerError(
+            f"the MLflow server {base} cannot be reached ({error.reason}); start it, or ask later"
+        ) from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

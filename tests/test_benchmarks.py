@@ -1,0 +1,139 @@
+"""The benchmarks run, do the work that they say, and show no time where the work was not equal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner import data
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    import study  # type: ignore[import-not-found]
+
+    return study
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    import harness  # type: ignore[import-not-found]
+
+    return harness
+
+
+def result(study: Any, label: str, seconds: float, *runs: tuple[int, int, float], trials: int = 64) -> Any:
+    """A contender whose runs made (trial-steps, structures, best score)."""
+    return study.Result.of(label, [(seconds, study.Done(trials, *run)) for run in runs])
+
+
+def test_times_are_shown_where_the_work_was_equal_in_kind(study: Any) -> None:
+    mine = result(study, "Tuner", 10.0, (30_000, 16, 0.98), (31_000, 17, 0.99))
+    peer = result(study, "peer", 45.0, (28_000, 18, 0.98), (32_000, 20, 0.99))
+    assert study.differences(mine, peer) == []
+    assert study.rows(mine, [peer]) == [
+        ["Tuner", "10.0", "", "64", "30,500 (30,000–31,000)", "16 (16–17)", "0.9850 (0.9800–0.9900)"],
+        [
+            "peer", "45.0", "4.5×", "64", "30,000 (28,000–32,000) [×1.02]", "19 (18–20) [×0.87]",
+            "0.9850 (0.9800–0.9900) [×1.00]",
+        ],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "trials", "why"),
+    [
+        ((36_100, 18, 0.98), 64, "1.20 times its trial-steps"),
+        ((23_900, 18, 0.98), 64, "0.80 times its trial-steps"),
+        ((30_000, 14, 0.98), 64, "0.78 times its structures"),
+        ((30_000, 18, 0.96), 64, "0.0200 behind"),
+        ((30_000, 18, 0.98), 31, "too few"),
+    ],
+)
+def test_no_time_is_shown_where_the_work_was_not_equal(
+    study: Any, run: tuple[int, int, float], trials: int, why: str
+) -> None:
+    mine = result(study, "Tuner", 10.0, run, trials=trials)
+    peer = result(study, "peer", 45.0, (30_000, 18, 0.98), trials=trials)
+    (found,) = study.differences(mine, peer)
+    assert why in found
+    assert [row[1:3] for row in study.rows(mine, [peer])] == [["–", ""], ["–", "–"]]
+
+
+def test_a_score_may_be_behind_by_as_much_as_seeds_change_it(study: Any) -> None:
+    mine = result(study, "Tuner", 10.0, (30_000, 18, 0.96))
+    peer = result(study, "peer", 45.0, (30_000, 18, 0.95), (30_000, 18, 0.98), (30_000, 18, 0.98))
+    assert study.differences(mine, peer) == []
+
+
+def test_trial_steps_are_counted_with_the_rows_that_there_are(study: Any) -> None:
+    assert data.load("digits", validation=0.2, test=0.2, seed=5).rows["train"] == study.TRAINING_ROWS
+
+
+def test_all_take_turns(harness: Any) -> None:
+    assert list(harness.turns(["ours", "peer"], 2)) == [(0, "ours"), (0, "peer"), (1, "ours"), (1, "peer")]
+
+
+def test_a_busy_machine_is_named(harness: Any) -> None:
+    assert harness.warning([0.0, 5.0]) == ""
+    assert "up to 40 %" in harness.warning([1.0, 40.0])
+
+
+def test_a_run_that_fails_gives_no_time_but_its_last_words(harness: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('so far'); raise SystemExit(3)"]
+    with pytest.raises(harness.RunFailed, match=r"exit code 3\nso far"):
+        harness.seconds(command, tmp_path, harness.environment(), 60)
+
+
+def test_a_run_that_takes_too_long_is_ended(harness: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(harness.RunFailed, match="more than 1 s"):
+        harness.seconds(command, tmp_path, harness.environment(), 1)
+
+
+def launch(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / "study.py"), "--epochs", "2", "--repeats", "1", "--out", str(out)]
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=280)
+
+
+def check(said: subprocess.CompletedProcess[str], out: Path, peers: int, trials: int) -> None:
+    assert said.returncode == 0, said.stderr
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.stdout.splitlines() if "|" in line]
+    head, _, *body = lines
+    assert head == [
+        "who", "seconds", "Tuner is faster", "trials", "trial-steps", "structures", "best val/accuracy",
+    ]  # fmt: skip
+    assert len(body) == 1 + peers
+    for row in body:
+        assert row[1] == "–", "a time was shown for too few trials"
+        assert int(row[3]) >= trials
+        assert int(row[4].split()[0].replace(",", "")) >= trials * 2 * 9  # two epochs of 9 steps, or more
+        assert 1 <= int(row[5].split()[0]) <= trials + 1
+        assert 0.0 < float(row[6].split()[0]) <= 1.0
+    saved = json.loads(out.read_text())
+    assert len(saved["runs"]) == 1 + peers
+    assert all(run["seconds"] > 0 for run in saved["runs"])
+    assert set(saved["machine"]["versions"]) >= {"python", "torch", "optuna", "mlflow"}
+    assert str(FOLDER.parent) not in out.read_text() + said.stdout
+
+
+@pytest.mark.slow
+def test_the_smallest_study_beside_optuna_gives_the_table(tmp_path: Path) -> None:
+    out = tmp_path / "study.json"
+    check(launch(out, "--trials", "4"), out, 1, 4)
+
+
+@pytest.mark.slow
+def test_every_other_peer_does_the_work_too(tmp_path: Path) -> None:
+    peers = ["optuna-fused", "optuna-journal", "optuna-memory", "ray"]
+    out = tmp_path / "study.json"
+    check(launch(out, "--trials", "2", "--peers", *peers), out, len(peers), 2)
