@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests import studies
+from tests.stores import Store
 from tuner.ledger import Ledger, study_folder
 from tuner.trial import TERMINAL, Kind
 
@@ -198,7 +199,7 @@ def test_a_hung_worker_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_of_one_long_study_lose_nothing(tmp_path: Path) -> None:
-    content = studies.study(search={**TPE_ASHA, "trials": 96}, train={"epochs": 60})
+    content = studies.study(search={**TPE_ASHA, "trials": 96}, train={"epochs": 60}, tracking={"mlflow": "embedded"})
     path = studies.write(tmp_path, content)
     studies.run(path, tmp_path / "whole")
     seed = int(os.environ.get("TUNER_FAULT_SEED", "7"))
@@ -206,4 +207,6 @@ def test_twenty_kills_of_one_long_study_lose_nothing(tmp_path: Path) -> None:
     assert met == 20, f"seed {seed}: the study ended after {met} kills"
     studies.run(path, tmp_path / "broken")
     check_ledger(tmp_path / "broken", 96)
-    assert studies.facts(studies.history(tmp_path / "broken")) == studies.facts(studies.history(tmp_path / "whole"))
+    history = studies.history(tmp_path / "broken")
+    assert studies.facts(history) == studies.facts(studies.history(tmp_path / "whole"))
+    Store(tmp_path / "broken").assert_equals("small", history)
