@@ -12,10 +12,8 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,15 +36,13 @@ from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.spec import StudySpec
-from tuner.tracking.dashboard import command, uri_of
+from tuner.tracking.writer import Writer
 from tuner.training import checkpoint, cost
 from tuner.training.loop import Training
 from tuner.trial import Event, Kind, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DRAIN_SECONDS = 60.0  # at the end a launch waits so long for the dashboard; `tuner sync` writes the rest
 
 
 @dataclass
@@ -104,7 +100,7 @@ def launch(
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             return Study(spec.study, folder, history, history.completed)
         progress.start([*plan.lines(), *_resumed(history)])
-        with _Signals() as signals, _Writer(spec, folder, home) as writer:
+        with _Signals() as signals, Writer(folder, home, spec.tracking.mlflow) as writer:
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, workers)
                 if number is None:
@@ -194,7 +190,7 @@ def _drive(
     history: History,
     progress: Progress,
     signals: _Signals,
-    writer: _Writer,
+    writer: Writer,
     workers: int | None,
 ) -> int | None:
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
@@ -314,7 +310,7 @@ def _test(
     return metrics
 
 
-# --- signals and the dashboard --------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------
 
 
 class _Signals:
@@ -340,61 +336,3 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-class _Writer:
-    """The process that writes MLflow from the ledger; training never waits for it."""
-
-    def __init__(self, spec: StudySpec, folder: Path, home: Path) -> None:
-        self.said: Tracking | None = None
-        self._process: subprocess.Popen[str] | None = None
-        if spec.tracking.mlflow == "off":
-            return
-        (folder / "logs").mkdir(exist_ok=True)
-        with (folder / "logs" / "tracking.log").open("w") as log:
-            self._process = subprocess.Popen(
-                command(folder, *uri_of(spec.tracking.mlflow, home)),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-            )
-        self._reader = threading.Thread(target=self._listen, daemon=True)
-        self._reader.start()
-
-    def _listen(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(json.JSONDecodeError):
-                self.said = json.loads(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def drain(self, progress: Progress, *, patient: bool) -> Tracking | None:
-        """Tell the writer that no more will come, and wait for it; says what was written and what was not."""
-        if self._process is None or self._process.stdin is None:
-            return None
-        self._process.stdin.close()
-        deadline = time.monotonic() + (DRAIN_SECONDS if patient else DRAIN_SECONDS / 12)
-        while self._process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        code = self._process.poll()
-        if code is not None:
-            self._reader.join(timeout=5)
-        said = self.said or Tracking()
-        if code == 0:
-            progress.message(f"MLflow: everything is written ({said.get('written', 0)} points)")
-        else:
-            why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
-            progress.message(f"MLflow: {said.get('waiting', 'some')} points waiting ({why}); `tuner sync` writes them")
-            said = Tracking(written=said.get("written", 0), waiting=said.get("waiting", 0), error=why)
-        return said
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.terminate()
-        self._process.wait()
