@@ -7,7 +7,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from models.interface import Setting, Signature
-from models.layers import Activation, Dropout, DropoutRate, Norm, nonlinearity, normalise
+from models.layers import Activation, Conv2d, Dropout, DropoutRate, Norm, nonlinearity, normalise
 
 
 class CNN(nn.Module):
@@ -36,7 +36,7 @@ class CNN(nn.Module):
         layers: list[nn.Module] = []
         for block in range(depth):
             wide = width << block
-            layers += [nn.Conv2d(channels, wide, kernel, padding=kernel // 2), *normalise(norm, wide)]
+            layers += [Conv2d(channels, wide, kernel), *normalise(norm, wide)]
             layers += [nonlinearity(activation), nn.MaxPool2d(2)]
             channels, height, breadth = wide, height // 2, breadth // 2
         layers += [nn.Flatten(), Dropout(dropout), nn.Linear(channels * height * breadth, signature.outputs)]

@@ -10,9 +10,10 @@ Shapes: B batch, C channels, W width of a layer, H×W' an image's sides.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import stateless
@@ -28,6 +29,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return 0.5 * torch.tanh(0.5 * x) + 0.5
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x · Φ(x), exact, through erf; torch's own has the scalar tail that `sigmoid` speaks of."""
+    return 0.5 * x * (1.0 + torch.erf(x * 0.5**0.5))
+
+
 def silu(x: Tensor) -> Tensor:
     """x · sigmoid(x)."""
     return x * sigmoid(x)
@@ -37,7 +43,7 @@ _NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "sigmoid": sigmoid,
     "tanh": torch.tanh,
-    "gelu": nn.functional.gelu,
+    "gelu": gelu,
     "silu": silu,
 }
 ACTIVATIONS = tuple(_NONLINEARITIES)
@@ -80,6 +86,66 @@ class Dropout(nn.Module):
         draws = torch.cat((bits & 0xFFFF, (bits >> 16) & 0xFFFF), -1)[: x.numel()].view(x.shape)
         keep = draws >= self.rate * 65_536.0
         return x * (keep / (1.0 - self.rate))
+
+
+class _Convolution(torch.autograd.Function):
+    """torch's convolution with a batching rule of our own; see `Conv2d`."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's signature
+        x, weight, _, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        padding, ones = [ctx.padding] * 2, [1, 1]
+        wanted = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aten.convolution_backward(
+            gradient, x, weight, [len(weight)], ones, padding, ones, False, [0, 0], 1, wanted
+        )
+        return (*found, None)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Row by row on a CPU; folded into groups of one convolution elsewhere."""
+        x, weight, bias, padding = inputs
+        rows = info.batch_size
+        weight, bias = (
+            value.movedim(dim, 0) if dim is not None else value.expand(rows, *value.shape)
+            for value, dim in ((weight, dims[1]), (bias, dims[2]))
+        )
+        if dims[0] is not None:
+            x = x.movedim(dims[0], 0)
+        if weight.device.type == "cpu":
+            each = x if dims[0] is not None else [x] * rows
+            return torch.stack([F.conv2d(*row, padding=padding) for row in zip(each, weight, bias, strict=True)]), 0
+        if dims[0] is None:
+            y = F.conv2d(x, weight.flatten(0, 1), bias.flatten(), padding=padding)
+        else:
+            folded = x.transpose(0, 1).flatten(1, 2)
+            y = F.conv2d(folded, weight.flatten(0, 1), bias.flatten(), padding=padding, groups=rows)
+        return y.view(len(y), rows, -1, *y.shape[2:]).transpose(0, 1), 0
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d with stride 1, x [B, C, H, W'] → [B, channels, H, W'] for an odd kernel padded to keep the size.
+
+    A cohort's rows are convolved one by one on a CPU: grouping them into one convolution gains nothing
+    there, and torch picks its kernel by the number of groups, so that a row's bits would depend on K.
+    """
+
+    def __init__(self, inputs: int, channels: int, kernel: int) -> None:
+        super().__init__(inputs, channels, kernel, padding=kernel // 2)
+        self.reach = kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = _Convolution.apply(x, self.weight, self.bias, self.reach)  # type: ignore[no-untyped-call]
+        return output
 
 
 class BatchNorm(nn.Module):

@@ -140,6 +140,7 @@ def test_schedules_are_torchs(config: dict, scheduler) -> None:
     [
         (layers.sigmoid, torch.sigmoid),
         (layers.silu, F.silu),
+        (layers.gelu, F.gelu),
     ],
 )
 def test_our_activations_are_torchs(ours, theirs) -> None:
