@@ -101,7 +101,7 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         padding, ones = [ctx.padding] * 2, [1, 1]
         wanted = list(ctx.needs_input_grad[:3])

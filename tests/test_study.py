@@ -224,6 +224,79 @@ def test_a_persons_own_network_takes_part_fused_or_alone(
     assert studies.facts(again.history) == studies.facts(study.history)
 
 
+TIED = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, signature, width: int = 8):
+        super().__init__()
+        self.first, self.second = nn.Linear(signature.inputs[0], width), nn.Linear(width, width)
+        self.third, self.last = nn.Linear(width, width), nn.Linear(width, signature.outputs)
+        self.third.weight = self.second.weight
+        nn.init.constant_(self.first.weight, 0.25)
+        self.first.weight.requires_grad_(False)
+        self.register_buffer("scale", torch.full((1,), 0.5), persistent=False)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.third(torch.relu(self.second(torch.relu(self.first(x)) * self.scale)))))
+"""
+
+
+@pytest.mark.parametrize("cohort", ["auto", 1])
+def test_tied_weights_and_passing_buffers_come_through_and_frozen_ones_stay(cohort: Any, tmp_path: Path) -> None:
+    from tuner.executors.worker import weights_path
+    from tuner.training import checkpoint
+
+    (tmp_path / "mynet.py").write_text(TIED)
+    content = studies.study(search={"trials": 3}, train={"epochs": 2, "weight_decay": 0.1}, run={"cohort": cohort})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    study, text = launch(tmp_path, content)
+    assert study.state == "complete"
+    assert "does not fuse" not in text
+    kept = checkpoint.load(weights_path(study.folder, 0))["weights"]
+    assert (kept["first.weight"] == 0.25).all()
+    assert (study.folder / "champion" / "network.pt2").exists()
+
+
+def test_a_number_read_as_a_plain_attribute_does_not_fuse(tmp_path: Path) -> None:
+    text = OWN.replace("dropout: float = 0.0", "scale: float = 1.0").replace(
+        "super().__init__()", "super().__init__(); self.scale = scale"
+    )
+    text = text.replace("class Net(nn.Module):", "class Net(nn.Module):\n    fusible = {{'scale'}}")
+    (tmp_path / "mynet.py").write_text(text.format(extra="", output="self.body(x) * self.scale"))
+    content = studies.study(search={"trials": 4}, train={"epochs": 2})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    content["search"]["space"]["scale"] = {"type": "float", "low": 0.01, "high": 30.0, "log": True}
+    study, said = launch(tmp_path, content)
+    assert study.state == "complete"
+    assert "a row answers otherwise in company than alone" in said
+    assert not any(cohort.company for cohort in study.history.cohorts.values())
+
+
+def test_a_fault_of_the_machine_is_no_result(tmp_path: Path) -> None:
+    content = studies.study(search={"trials": 2}, train={"epochs": 2})
+    folder = study_folder(tmp_path / "home", "small")
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("a file where a folder belongs")
+    with pytest.raises(tuner.errors.TunerError, match=r"cannot be written: .*launch again"):
+        launch(tmp_path, content)
+    assert not any(trial.ended for trial in studies.history(tmp_path / "home").trials.values())
+    (folder / "weights").unlink()
+    study, _ = launch(tmp_path, content)
+    assert study.state == "complete"
+
+
+def test_a_trial_that_reached_its_last_epoch_is_complete_whatever_the_pruner_thinks(tmp_path: Path) -> None:
+    pruner = {"kind": "asha", "min_epochs": 1, "reduction": 3}
+    study, _ = launch(tmp_path, studies.study(search={"trials": 12, "pruner": pruner}, train={"epochs": 9}))
+    for trial in study.history.trials.values():
+        assert (trial.epochs == 9) == (trial.state is State.COMPLETE), trial
+
+
 def test_an_edited_network_under_an_old_name_is_refused(tmp_path: Path) -> None:
     content = studies.study(search={"trials": 2}, train={"epochs": 2})
     content["model"] = {"family": "mynet.py:Net"}

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tuner.errors import TunerError
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -183,6 +184,8 @@ class Driver:
         ]
         values = [(number, epoch, message.metrics[number].get(self._terms.metric)) for number in sorted(fresh)]
         stop = self._search.observe(values) if values else set()
+        if not message.waits:
+            stop = set()  # the last epoch of a trial, say: what is done cannot be stopped
         events = [
             Event(
                 Kind.REPORTED,
@@ -217,6 +220,8 @@ class Driver:
 
     def _trouble(self, message: Trouble) -> None:
         """Too little memory: the same trials in two cohorts of half the size. Any other error ends them."""
+        if message.machine:
+            raise TunerError(f"{message.message}; mend it and launch again: nothing acknowledged is lost")
         del self._running[message.cohort]
         cohort = self._open(self._history.cohorts[message.cohort])
         count = len(cohort.trials)

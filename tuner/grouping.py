@@ -1,7 +1,7 @@
 """From trials to work: which of them train as one network, and what a worker is told.
 
 Knows the spec, the data's signature and the cost model; never processes, the sampler or the ledger. The
-same spec always gives the same groups, so they need no memory: the ledger records them for people.
+ledger records the groups; which trials share one changes no number.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tuner.training import cost
 from tuner.training.cohort import fuses
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Row, Task
-from tuner.trial import Cohort, Trial, Value
+from tuner.trial import Cohort, Params, Trial
 
 
 class Grouping:
-    """One study's way from trials to work. `warning` tells why nothing fuses, where something does not."""
+    """One study's way from trials to work. `warn` hears once why a person's own network does not fuse."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Grouping:
         device: str,
         workers: int,
         rungs: Callable[[int], set[int]],
+        warn: Callable[[str], None],
     ) -> None:
         self._spec, self._signature, self._folder, self._device = spec, dataset.signature, folder, device
         self._workers, self._rungs = workers, rungs
@@ -47,22 +48,37 @@ class Grouping:
             for name, value in spec.training({}).items()
             if name in spec.space.parameters or value != getattr(TrainConfig(), name)
         )
-        self._company = spec.run.cohort != 1
+        self._warn = warn
+        self._warned = False
+        self._example = torch.as_tensor(dataset.train.inputs[:2])
+        self._companies: dict[str, bool] = {}
         self._parameters: dict[str, int] = {}
-        self.warning = ""
-        if self._company and self._family not in models.FAMILIES:
-            self._try_to_fuse(dataset)
 
-    def _try_to_fuse(self, dataset: Dataset) -> None:
-        """A person's own network trains alone where it does not run under vmap, and they are told why."""
-        params: dict[str, Value] = {}
-        for name, parameter in self._spec.space.parameters.items():
-            if self._spec.space.active(name, params):
-                params[name] = parameter.low_value
-        example = torch.as_tensor(dataset.train.inputs[:2])
-        if reason := fuses(self._build(self._spec.network(params)), example):
-            self._company = False
-            self.warning = f"{self._family} does not fuse, so its trials train one by one: {reason}"
+    def _company(self, params: Params) -> bool:
+        """Whether the structure of that trial trains in company."""
+        key = json.dumps(self._spec.structure(params), sort_keys=True)
+        if key not in self._companies:
+            network = self._spec.network(params)
+            wanted = self._spec.run.cohort != 1 and cost.company(self._family, network, self._device)
+            self._companies[key] = wanted and (self._family in models.FAMILIES or self._fuses(params))
+        return self._companies[key]
+
+    def _fuses(self, params: Params) -> bool:
+        """A person's own network trains alone where it does not run as one, and they are told why."""
+        spec, pair = self._spec, []
+        for high in (False, True):
+            ends = {
+                name: parameter.high_value if high else parameter.low_value
+                for name, parameter in spec.space.parameters.items()
+                if name in params and not spec.is_structural(name)
+            }
+            with torch.random.fork_rng(devices=[]):
+                pair.append(self._build(spec.network({**params, **ends})))
+        reason = fuses(pair, self._example)
+        if reason and not self._warned:
+            self._warned = True
+            self._warn(f"{self._family} does not fuse, so its trials train one by one: {reason}")
+        return not reason
 
     def _build(self, network: dict[str, Any]) -> torch.nn.Module:
         return models.build(self._family, self._signature, network, self._spec.folder)
@@ -90,7 +106,7 @@ class Grouping:
         fair = max(2, -(-len(trials) // self._workers))
         for members in groups.values():
             network = spec.network(members[0].params)
-            company = self._company and cost.company(self._family, network, self._device)
+            company = self._company(members[0].params)
             size = 1
             if company:
                 most = cost.largest(self._size(network), self._device) if spec.run.cohort == "auto" else spec.run.cohort

@@ -95,11 +95,16 @@ def launch(
     dataset = planning.load(spec)
     plan = planning.plan(spec, dataset)
     with Ledger.create(folder) as ledger, ledger.lock():
-        history = _open(spec, dataset, ledger, progress)
+        history = ledger.history()
+        resumed = _resumed(history)
+        spec = _remember_extension(spec, history, progress)
+        _open(spec, dataset, ledger, history, progress)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
-            return Study(spec.study, folder, history, history.completed)
-        progress.start([*plan.lines(), *_resumed(history)])
+            with Writer(folder, home, spec.tracking.mlflow) as writer:  # an earlier launch may have died before it
+                tracked = writer.drain(progress, patient=True)
+            return Study(spec.study, folder, history, history.completed, tracking=tracked)
+        progress.start([*plan.lines(), *resumed])
         with _Signals() as signals, Writer(folder, home, spec.tracking.mlflow) as writer:
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, workers)
@@ -114,9 +119,21 @@ def launch(
 # --- opening --------------------------------------------------------------------------------------
 
 
-def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, progress: Progress) -> History:
-    """The study's history, after creating, checking or extending it."""
-    history = ledger.history()
+def _remember_extension(spec: StudySpec, history: History, progress: Progress) -> StudySpec:
+    """A study that was extended on the command line goes on with its number, not the file's smaller one."""
+    told: dict[str, Any] = json.loads(json.dumps(history.spec))
+    if not told or spec.extends or told["search"]["trials"] <= spec.search.trials:
+        return spec
+    known = told["search"]["trials"]
+    told["search"]["trials"] = spec.search.trials
+    if told != spec.canonical():
+        return spec
+    progress.message(f"study {spec.study} was extended to {known} trials, and goes on with them")
+    return spec.extended(known)
+
+
+def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
+    """Create, check or extend the study; `history` then has what was added."""
     body = {"spec": spec.canonical(), "digest": spec.digest, "text": spec.text}
     facts = {
         "name": dataset.name,
@@ -152,7 +169,6 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, progress: Progress)
     if first is not None or not history.completed:
         for event in ledger.append([first, opened] if first else [opened]):
             history.apply(event)
-    return history
 
 
 def _check_extends(spec: StudySpec, history: History) -> None:
@@ -173,11 +189,12 @@ def _check_extends(spec: StudySpec, history: History) -> None:
 
 
 def _resumed(history: History) -> list[str]:
+    """How far an earlier launch came; `history` without what this one has added."""
     if not history.trials:
         return []
     done = sum(trial.ended for trial in history.trials.values())
-    running = history.count(State.RUNNING)
-    return [f"resumed: {done} done, {running} running, {history.count(State.WAITING)} waiting"]
+    running = sum(bool(trial.reports) and not trial.ended for trial in history.trials.values())
+    return [f"resumed: {done} done, {running} running, {len(history.trials) - done - running} waiting"]
 
 
 # --- driving --------------------------------------------------------------------------------------
@@ -198,9 +215,7 @@ def _drive(
     limit = search.trials
     device = _device(spec)
     count = workers or _workers(spec, device, limit)
-    grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs)
-    if grouping.warning:
-        progress.message(grouping.warning)
+    grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, progress.message)
     with contextlib.closing(LocalExecutor([grouping.setup(number) for number in range(count)])) as executor:
         terms = Terms(limit, spec.metric, spec.maximize, grouping.group, grouping.work, grouping.split)
 
@@ -245,15 +260,17 @@ def _device(spec: StudySpec) -> str:
     return spec.run.device
 
 
+def _cores() -> int:
+    """The cores that this process may use; all of them where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _workers(spec: StudySpec, device: str, trials: int) -> int:
     """As many as the machine carries: a core each on a CPU, a GPU or a share of one each on GPUs."""
     if isinstance(spec.run.workers, int):
         return spec.run.workers
-    if device == "cuda":
-        count = int(torch.cuda.device_count() / spec.run.share)
-    else:
-        count = len(os.sched_getaffinity(0)) // spec.run.threads
-    return max(1, min(count, trials))
+    room = torch.cuda.device_count() / spec.run.share if device == "cuda" else _cores() / spec.run.threads
+    return max(1, min(int(room), trials))
 
 
 # --- the winner -----------------------------------------------------------------------------------
@@ -288,8 +305,9 @@ def _test(
     spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory, progress: Progress
 ) -> dict[str, float]:
     """The best trial's metrics on the test split, and its network exported to the study's folder."""
+    torch.set_num_threads(spec.run.threads)  # as the workers have it: another number rounds otherwise
     device = torch.device(_device(spec))
-    grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set())
+    grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set(), progress.message)
     company = history.cohorts[best.cohort].company if best.cohort is not None else False
     task = grouping.task(0, [Trial(best.number, best.params, best.seed)], company)
     training = Training(task, arrays(dataset, device))

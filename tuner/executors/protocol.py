@@ -115,12 +115,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Trouble:
-    """The cohort cannot go on here: for want of memory, or for an error in its network."""
+    """The cohort cannot go on here: for want of memory, for a fault of the `machine`, or for one of its network."""
 
     cohort: int
     attempt: int
     memory: bool
     message: str
+    machine: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ class _Stopped(Exception):
     """The driver asked to save and leave."""
 
 
+class _MachineError(Exception):
+    """A file cannot be written, and not for want of room: no trial is to blame."""
+
+
 def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
     """A data set's training and validation rows on the device."""
 
@@ -93,13 +97,15 @@ class Worker:
         self._stopping = False
 
     def train(self, work: Work) -> None:
-        """Train one cohort and say so; only a lost driver (EOFError, OSError) gets out."""
+        """Train one cohort and say so; only a lost driver (EOFError, ConnectionError) gets out."""
         cohort, attempt = work.task.cohort, work.attempt
         try:
             self._run(work)
             self.channel.send(Done(cohort, attempt))
         except _Stopped:
             self.channel.send(Done(cohort, attempt, saved=True))
+        except _MachineError as error:
+            self.channel.send(Trouble(cohort, attempt, False, str(error), machine=True))
         except (EOFError, ConnectionError):
             raise
         except MemoryError as error:
@@ -202,13 +208,13 @@ class Worker:
         self._write(lambda: checkpoint.save(path, {"weights": event.weights}, generations=1), path)
 
     def _write(self, write: Callable[[], None], path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 return write()
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
+                    raise _MachineError(f"{path} cannot be written: {error.strerror or error}") from error
                 free = shutil.disk_usage(path.parent).free / 1e6
                 self.channel.send(
                     Notice(f"no room for {path} ({free:.0f} MB free there); training pauses until there is")

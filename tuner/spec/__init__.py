@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Parameter as Argument
@@ -312,7 +313,7 @@ def _plain(value: Any) -> Any:
 
 def _override(written: _Written, override: str) -> list[str]:
     """Apply one `path=value`; printable problems."""
-    flag = f"--set {shorten(override)}"
+    flag = f"--set {shorten(re.sub(r'//[^/@]*@', '//…@', override))}"  # an address may carry a password
     place, equals, text = override.partition("=")
     path = tuple(place.strip().split("."))
     if not equals or not all(path):

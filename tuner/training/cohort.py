@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Stack:
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.base = networks[0].to(device=device, dtype=dtype)
-        rows = [dict(network.named_parameters()) for network in networks]
+        rows = [{n: p for n, p in network.named_parameters() if p.requires_grad} for network in networks]
         self.shapes = {name: parameter.shape for name, parameter in rows[0].items()}
         sizes = [-(-shape.numel() // _ALIGNMENT) * _ALIGNMENT for shape in self.shapes.values()]
         self.offsets = dict(zip(self.shapes, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
@@ -34,7 +35,9 @@ class Stack:
             for name, parameter in parameters.items():
                 start = self.offsets[name]
                 row[start : start + parameter.numel()] = parameter.detach().flatten().to(flat)
-        buffers = [dict(network.named_buffers()) for network in networks]
+        # What is frozen is carried along like a buffer, out of reach of gradients and weight decay.
+        frozen = [{n: p.detach() for n, p in network.named_parameters() if not p.requires_grad} for network in networks]
+        buffers = [{**dict(n.named_buffers()), **held} for n, held in zip(networks, frozen, strict=True)]
         self.buffers = {
             name: torch.stack([row[name].to(device) for row in buffers]).to(
                 dtype if value.is_floating_point() else None
@@ -105,24 +108,33 @@ class Stack:
 
     @torch.no_grad()
     def put(self, weights: dict[str, Tensor]) -> None:
-        """Give every row these weights, a plain network's `state_dict`."""
+        """Give every row these weights, as `weights` gave them."""
         for name, place in {**self.parameters, **self.buffers}.items():
             place.copy_(weights[name].expand(place.shape))
 
     def weights(self, state: dict[str, Tensor], row: int) -> dict[str, Tensor]:
-        """One row of a `state` as the `state_dict` of a plain network, on the CPU."""
+        """One row of a `state`, on the CPU: parameters and buffers by the names that the plain network gives them."""
         parameters = {name: self._view(state["flat"][row : row + 1], name)[0] for name in self.shapes}
         buffers = {name: state[f"buffer:{name}"][row] for name in self.buffers}
         return {name: value.detach().cpu().clone() for name, value in {**parameters, **buffers}.items()}
 
 
-def fuses(network: nn.Module, example: Tensor) -> str:
-    """Why two copies of `network` cannot run as one on x [B, …] like `example`; empty where they can."""
+def fuses(networks: Sequence[nn.Module], example: Tensor) -> str:
+    """Why these networks of one structure cannot train as one on x [B, …] like `example`; empty where they can.
+
+    They fuse where the stack runs under vmap, and where every row answers what it answers alone: a
+    number read as a plain attribute would be the first row's in all of them.
+    """
     try:
-        stack = Stack([network, network], example.device, example.dtype)
+        copies = [Stack([network], example.device, example.dtype) for network in deepcopy(list(networks))]
+        stack = Stack(networks, example.device, example.dtype)
         for training in (True, False):
             output = stack.forward(example, training=training, shared=True)
+            for row, copy in enumerate(copies):
+                alone = copy.forward(example, training=training, shared=True)[0]
+                if not torch.allclose(output[row], alone, rtol=1e-3, atol=1e-4, equal_nan=True):
+                    return "a row answers otherwise in company than alone; read what may differ from a buffer"
         stack.backward(output.double().sum(tuple(range(1, output.dim()))))
     except Exception as error:  # noqa: BLE001 - functorch raises whatever the operation that does not fuse raises
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'without a word')}"
     return ""

@@ -136,7 +136,9 @@ class Training:
     def finished(self, weights: dict[str, Tensor]) -> nn.Module:
         """The first row's plain network with these weights, in evaluation, answering in the targets' own unit."""
         network = self._network(self.rows[0])
-        network.load_state_dict(weights)
+        with torch.no_grad():
+            for name, place in (*network.named_parameters(), *network.named_buffers()):
+                place.copy_(weights[name])
         return self._standard.wrap(network.cpu()).eval()
 
     def score(self, weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> dict[str, float]:
