@@ -66,10 +66,10 @@ def start(path: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(path: Path, home: Path, *arguments: str, expect: int = 0) -> str:
+def run(path: Path, home: Path, *arguments: str, expect: int = 0, seconds: float = 240) -> str:
     """`tuner launch` to its end; what it printed."""
     process = start(path, home, *arguments)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=seconds)
     assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
     return out + err
 

@@ -161,6 +161,8 @@ class Driver:
         elif isinstance(message, Started):
             self._started(message)
         elif isinstance(message, Done):
+            left = [trial.number for trial in self._open(self._history.cohorts[message.cohort]).trials]
+            assert message.saved or not left, f"cohort {message.cohort} is done, its trials {left} are not"
             del self._running[message.cohort]
         elif isinstance(message, Trouble):
             self._trouble(message)

@@ -55,7 +55,3 @@ class LedgerError(TunerError, OSError):
 
 class CheckpointCorrupt(TunerError, OSError):
     """A checkpoint's content does not match its checksum."""
-
-
-class StudyFailed(TunerError, RuntimeError):
-    """The search ended without a single completed trial."""

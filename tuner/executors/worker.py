@@ -10,9 +10,8 @@ import errno
 import shutil
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -164,7 +163,8 @@ class Worker:
                 training.restore(state)
             except ValueError as error:
                 return Training(task, self.arrays), [*notes, f"{error}; starting over"]
-        return training, notes
+            return training, [f"{note}, using the one before" for note in notes]
+        return training, [f"{note}, starting over" for note in notes[-1:]]
 
     def _take_steps(self) -> int:
         steps, self._steps = self._steps, 0
@@ -200,25 +200,28 @@ class Worker:
             self.channel.send(Flush(task.cohort, attempt))
             self._expect_answer()
         path = checkpoint_path(self.folder, task.cohort)
-        self._write(lambda: checkpoint.save(path, training.state()), path)
+        self._write(path, training.state(), generations=2)
         self._saved = time.monotonic()
 
     def _keep(self, event: Finished) -> None:
         path = weights_path(self.folder, event.number)
-        self._write(lambda: checkpoint.save(path, {"weights": event.weights}, generations=1), path)
+        self._write(path, {"weights": event.weights}, generations=1)
 
-    def _write(self, write: Callable[[], None], path: Path) -> None:
+    def _write(self, path: Path, state: dict[str, Any], generations: int) -> None:
+        """Write a file of tensors; a full disk is waited for, any other fault ends the launch."""
+        paused = False
         while True:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                return write()
+                return checkpoint.save(path, state, generations=generations)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise _MachineError(f"{path} cannot be written: {error.strerror or error}") from error
-                free = shutil.disk_usage(path.parent).free / 1e6
-                self.channel.send(
-                    Notice(f"no room for {path} ({free:.0f} MB free there); training pauses until there is")
-                )
+                if not paused:
+                    free = shutil.disk_usage(path.parent).free
+                    need = f"{checkpoint.size(state) / 1e6:.1f} MB, {free / 1e6:.1f} free at {path.parent}"
+                    self.channel.send(Notice(f"{path.name} needs {need}; paused until there is room"))
+                paused = True
             if self._told_to_stop():
                 raise _Stopped
             time.sleep(_RETRY_SECONDS)

@@ -46,12 +46,21 @@ def save(path: Path, state: dict[str, Any], *, generations: int = 2) -> None:
         os.close(folder)
 
 
+def size(state: Any) -> int:
+    """The bytes of all tensors in `state`, about what its file will take."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(map(size, state.values()))
+    return 0
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read one file. Raises CheckpointCorrupt where its content is not what was written, FileNotFoundError."""
     content = path.read_bytes()
     body = content[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
-        raise CheckpointCorrupt(f"{path} is corrupt: its SHA-256 does not match its content")
+        raise CheckpointCorrupt(f"{path} is corrupt (sha256)")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
 
@@ -67,12 +76,6 @@ def latest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
         except CheckpointCorrupt as error:
             messages.append(str(error))
     return None, messages
-
-
-def discard(path: Path) -> None:
-    """Remove all generations."""
-    for candidate in (path, _previous(path)):
-        candidate.unlink(missing_ok=True)
 
 
 def _previous(path: Path) -> Path:
