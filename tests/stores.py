@@ -9,7 +9,8 @@ from typing import Any
 from tests.stories import Story
 from tuner.history import History
 from tuner.tracking.dashboard import uri_of
-from tuner.tracking.tracker import Tracker, connect
+from tuner.tracking.store import connect
+from tuner.tracking.tracker import Tracker
 from tuner.trial import State
 
 STATUSES = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}

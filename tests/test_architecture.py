@@ -20,7 +20,7 @@ MAY_BE_LONGER: frozenset[str] = frozenset()  # "tuner/x.py" or "tuner/x.py:funct
 # A library, and the only modules that may import it.
 GATES = {
     "optuna": {"tuner.search"},
-    "mlflow": {"tuner.tracking.tracker"},
+    "mlflow": {"tuner.tracking.tracker", "tuner.tracking.store"},
     "sqlalchemy": {"tuner.ledger"},
     "sqlite3": {"tuner.ledger"},
     "ray": {"tuner.executors.ray_cluster", "tuner.ray_tune"},

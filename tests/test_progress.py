@@ -157,6 +157,27 @@ def test_a_long_silence_is_broken_by_a_pulse() -> None:
     assert "left" in line
 
 
+def test_an_mlflow_that_stays_away_is_told_once_a_minute_and_when_it_is_back() -> None:
+    story, stream, clock = plain()
+    story.tell(tracking={"waiting": 0, "error": None})
+    for _ in range(13):
+        story.tell(tracking={"waiting": 1234, "error": "refused"})
+        clock.now += 30.0
+    for _ in range(2):
+        story.tell(tracking={"waiting": 0, "error": None})
+    for _ in range(10):  # it comes and goes, which is told once a minute too
+        clock.now += 1.0
+        story.tell(tracking={"waiting": 5, "error": "refused"})
+        story.tell(tracking={"waiting": 5, "error": None})
+    lines = [line for line in stream.getvalue().splitlines() if "MLflow" in line]
+    assert lines == [
+        "MLflow unreachable (refused), 1,234 points waiting",
+        *(f"MLflow unreachable for {minutes} min, 1,234 points waiting" for minutes in range(1, 7)),
+        "MLflow is back",
+    ]
+    assert sum("running" in line for line in stream.getvalue().splitlines()) == 6, "the pulse goes on beside it"
+
+
 def test_text_from_data_cannot_move_the_cursor() -> None:
     for progress, stream in ((PlainProgress(s := io.StringIO()), s), (TerminalProgress(t := Terminal()), t)):
         progress.message("a\x1b[2Jb\nc [red]d[/red]")

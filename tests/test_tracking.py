@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -23,9 +24,12 @@ from tests.stores import Store, drain
 from tests.stories import DATA, Story
 from tuner.errors import TunerError
 from tuner.ledger import Ledger
+from tuner.progress import PlainProgress
 from tuner.tracking import follow
 from tuner.tracking.dashboard import SQLITE, command, link, serve, uri_of
+from tuner.tracking.store import connect
 from tuner.tracking.tracker import Progress, Tracker
+from tuner.tracking.writer import Writer
 from tuner.trial import Event, Kind
 
 
@@ -547,6 +551,15 @@ def test_a_writer_whose_driver_died_goes_on_without_its_pipe(store: Store, tmp_p
 
 
 @pytest.mark.slow
+def test_a_first_use_cut_short_leaves_nothing_that_is_mistaken_for_a_store(tmp_path: Path) -> None:
+    uri, _ = uri_of("embedded", tmp_path)
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    (folder / "mlflow.db.new").write_bytes(b"half of a database")
+    assert connect(uri).search_experiments()
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "lock"}
+
+
 def test_two_first_uses_of_a_store_at_once_do_not_race(tmp_path: Path) -> None:
     stories = [Story(tmp_path, f"first-{number}").whole() for number in range(3)]
     uri, artifacts = uri_of("embedded", tmp_path / "fresh home % ü")
@@ -574,6 +587,73 @@ def test_a_writer_killed_again_and_again_loses_and_repeats_nothing(store: Store,
     story.complete()
     store.sync(story)
     store.assert_mirrors(story)
+
+
+@pytest.mark.parametrize(("worked", "pause"), [(0.0, 2.0), (1.0, 4.0), (9.0, 5.0)])
+def test_the_dashboard_is_never_long_behind(worked: float, pause: float) -> None:
+    assert follow._pause(worked) == pause
+
+
+def test_connecting_is_told_apart_from_writing(store: Store, tmp_path: Path) -> None:
+    tracker = store.track(Story(tmp_path, "connecting").whole())
+    assert tracker.cycle().error is None
+    assert tracker.connected
+    assert tracker.cycle().error is None
+    assert not tracker.connected
+    tracker.close()
+
+
+# --- the process as the driver has it --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_writer_gives_a_complete_study_what_mlflow_never_got(store: Store, tmp_path: Path, once: bool) -> None:
+    home = Path(str(store.artifacts)).parents[1]
+    story = Story(tmp_path, f"undrained-{once}".lower()).whole()
+    for written in (33, 0):  # and then there is nothing left to write
+        stream = io.StringIO()
+        with story.ledger.lock(), Writer(story.folder, home, "embedded", once=once) as writer:
+            assert writer.drain(PlainProgress(stream), patient=True) == {
+                "written": written,
+                "waiting": 0,
+                "error": None,
+            }
+        assert stream.getvalue() == f"MLflow: everything is written ({written} points)\n"
+        store.assert_mirrors(story)
+
+
+def test_a_writer_that_may_not_wait_says_what_is_left_and_leaves(tmp_path: Path) -> None:
+    story, stream = Story(tmp_path, "hurried").whole(), io.StringIO()
+    began = time.monotonic()
+    with Writer(story.folder, tmp_path, f"http://127.0.0.1:{free_port()}") as writer:
+        said = writer.drain(PlainProgress(stream), patient=True, seconds=0.2)
+    assert time.monotonic() - began < 5
+    assert said is not None
+    assert said["error"]
+    assert "`tuner sync` writes them" in stream.getvalue()
+    assert writer._process is not None
+    assert writer._process.returncode is not None
+
+
+def test_an_exception_leaves_the_writer_time_to_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, time; sys.stdin.read(); time.sleep(0.3); open({!r}, 'w').close(); time.sleep({})"
+    for seconds, status in ((0, 0), (60, -signal.SIGTERM)):
+        mark = tmp_path / f"finished-{seconds}"
+        line = [sys.executable, "-c", code.format(str(mark), seconds)]
+        monkeypatch.setattr("tuner.tracking.writer.command", lambda *_, line=line, **__: line)
+        began = time.monotonic()
+        with pytest.raises(ZeroDivisionError), Writer(tmp_path, tmp_path, "embedded") as writer:
+            raise ZeroDivisionError
+        assert time.monotonic() - began < 8
+        assert mark.exists()
+        assert writer._process is not None
+        assert writer._process.returncode == status
+
+
+def test_nothing_is_started_where_tracking_is_off(tmp_path: Path) -> None:
+    with Writer(tmp_path, tmp_path, "off") as writer:
+        assert writer.drain(PlainProgress(io.StringIO()), patient=True) is None
+    assert not list(tmp_path.iterdir())
 
 
 # --- a real server ---------------------------------------------------------------------------------

@@ -7,13 +7,11 @@ does; progress, logs and errors go to stderr.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -248,7 +246,7 @@ def ui(
 def _sync(study: str, home: Path, mlflow: str | None) -> int:
     """Repeat one study in MLflow, in the process that a launch uses for it; returns the points that still wait."""
     from tuner.ledger import Ledger, study_folder
-    from tuner.tracking.dashboard import command, uri_of
+    from tuner.tracking.writer import Writer
 
     folder = study_folder(home, study)
     with Ledger.open(folder, read_only=True) as ledger:
@@ -256,26 +254,14 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
     if address == "off":
         typer.echo(f"{study}: launched with `tracking: {{mlflow: off}}`; --mlflow embedded writes it all the same")
         return 0
-    (folder / "logs").mkdir(exist_ok=True)
-    said: dict[str, Any] = {"written": 0, "waiting": 0, "error": "it ended without a word"}
-    with (
-        (folder / "logs" / "sync.log").open("w") as log,
-        subprocess.Popen(
-            command(folder, *uri_of(address, home), once=True, patience=SYNC_SECONDS),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as writer,
-    ):
-        assert writer.stdout is not None
-        for line in writer.stdout:
-            said = json.loads(line)
-    if writer.returncode == 0:
+    with Writer(folder, home, address, once=True, patience=SYNC_SECONDS, log="sync.log") as writer:
+        said = writer.wait()
+    assert said is not None, address
+    if not said["error"]:
         typer.echo(f"{study}: everything is in MLflow ({said['written']:,} points written now)")
         return 0
-    typer.echo(f"{study}: {said['waiting']:,} points waiting ({said['error']}); {log.name} has more", err=True)
-    return max(1, int(said["waiting"]))
+    typer.echo(f"{study}: {said['waiting']:,} points waiting ({said['error']}); {writer.log} has more", err=True)
+    return max(1, said["waiting"])
 
 
 def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None) -> StudySpec:

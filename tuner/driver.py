@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tuner.errors import TunerError
@@ -73,10 +73,12 @@ class Driver:
         self._running: dict[int, int] = {}  # cohort: attempt
         self._attempts = dict(history.attempts)
         self._queue: deque[Cohort] = deque()
-        for cohort in history.cohorts.values():
-            rest = self._open(cohort)
-            if rest.trials:
-                self._queue.append(rest)
+        self._enqueue(rest for cohort in history.cohorts.values() if (rest := self._open(cohort)).trials)
+
+    def _enqueue(self, cohorts: Iterable[Cohort]) -> None:
+        """In the order of their first trials, so that the queue after a restart is the queue before it."""
+        first = {number: cohort.trials[0].number for number, cohort in self._history.cohorts.items()}
+        self._queue = deque(sorted((*self._queue, *cohorts), key=lambda cohort: first[cohort.number]))
 
     def _open(self, cohort: Cohort) -> Cohort:
         """The cohort without the trials that have ended, or have gone on in another cohort."""
@@ -121,7 +123,7 @@ class Driver:
         cohorts = self._terms.group(trials, len(self._history.cohorts))
         asked = [Event(Kind.ASKED, {"params": dict(t.params), "seed": t.seed}, trial=t.number) for t in trials]
         self._store([*asked, *(_grouped(cohort) for cohort in cohorts)])
-        self._queue.extend(cohorts)
+        self._enqueue(cohorts)
 
     def _wind_down(self, stopping: Callable[[], bool]) -> None:
         """Let the workers save; a second signal, or too long a wait, ends it."""
@@ -245,7 +247,7 @@ class Driver:
         ]
         self._terms.split(cohort.number, [half.number for half in halves])
         self._store([_grouped(half) for half in halves])
-        self._queue.extendleft(reversed(halves))
+        self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str) -> None:
         self._store([Event(Kind.FAILED, {"message": text}, trial=trial.number) for trial in cohort.trials])
@@ -265,7 +267,7 @@ class Driver:
             numbers = ", ".join(str(trial.number) for trial in cohort.trials)
             epoch = max(self._history.trials[trial.number].epochs for trial in cohort.trials)
             self._progress.message(f"{message.message}, resuming trials {numbers} after epoch {epoch}")
-            self._queue.appendleft(cohort)
+            self._enqueue([cohort])
         elif len(cohort.trials) > 1:
             self._progress.message(f"{message.message} {losses} times, going on with half of the trials each")
             self._halve(cohort)

@@ -12,8 +12,8 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TextIO, TypedDict
 
 from tuner.history import History, TrialHistory
 from tuner.output import printable
@@ -190,6 +190,25 @@ def describe(event: Event, history: History) -> str | None:
     return None
 
 
+class _Outage:
+    """A line about an MLflow that does not answer, at most one a PULSE, and one when it is back."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._told, self._said = -PULSE, False
+
+    def line(self, tracking: Tracking | None, now: float) -> str | None:
+        if not tracking or not (error := tracking.get("error")):
+            said, self._since, self._said = self._said, None, False
+            return "MLflow is back" if said else None
+        self._since = now if self._since is None else self._since
+        if now - self._told < PULSE:
+            return None
+        self._told, self._said = now, True
+        how_long = f" for {minutes} min" if (minutes := int(now - self._since) // 60) else f" ({error})"
+        return f"MLflow unreachable{how_long}, {tracking.get('waiting', 0):,} points waiting"
+
+
 class PlainProgress:
     """One plain line per event worth knowing, and a pulse while none happens: for logs and pipes."""
 
@@ -200,6 +219,7 @@ class PlainProgress:
         self._leader = _Leader()
         self._ended: int | None = None
         self._spoke = clock()
+        self._outage = _Outage()
 
     def start(self, plan: Sequence[str]) -> None:
         for line in plan:
@@ -215,12 +235,13 @@ class PlainProgress:
             leader = self._leader.trial
             self._leader.note(history, [event])
             self._ended += event.kind in TERMINAL
-            line = describe(event, history)
-            if line is None:
+            if (line := describe(event, history)) is None:
                 continue
             if event.kind is Kind.FINISHED and self._leader.trial is not leader:
                 line += " (best so far)"
             self.message(f"[{self._ended}/{total}] {line}" if event.trial is not None else line)
+        if line := self._outage.line(now.get("tracking"), self._clock()):
+            self._print(line)  # which is no sign of training: the pulse goes on
         if self._clock() - self._spoke >= PULSE:
             self.message(f"[{self._ended}/{total}] {', '.join(self._pulse(history, total))}")
 
@@ -236,6 +257,9 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         self._spoke = self._clock()
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         with contextlib.suppress(GONE):
             print(printable(text), file=self._stream, flush=True)
 
@@ -270,9 +294,7 @@ class TerminalProgress:
         self._leader.note(history, fresh)
         self._last = history, now
         for event in fresh:
-            if event.kind in (Kind.FAILED, Kind.EXTENDED, Kind.TESTED):
-                line = describe(event, history)
-                assert line is not None, event.kind
+            if event.kind in (Kind.FAILED, Kind.EXTENDED, Kind.TESTED) and (line := describe(event, history)):
                 self.message(line)
         if self._clock() - self._drawn >= REDRAW:
             self._draw()
@@ -308,12 +330,8 @@ class TerminalProgress:
         head = Table.grid(padding=(0, 2))
         times = f"{clock_text(self._pace.elapsed)} elapsed"
         times += f", about {clock_text(left)} left" if left is not None and not history.completed else ""
-        head.add_row(
-            printable(str(history.spec.get("study", ""))),
-            ProgressBar(total=max(total, 1), completed=ended, width=30),
-            f"{ended}/{total} trials",
-            times,
-        )
+        bar = ProgressBar(total=max(total, 1), completed=ended, width=30)
+        head.add_row(printable(str(history.spec.get("study", ""))), bar, f"{ended}/{total} trials", times)
         facts = Table.grid(padding=(0, 2))
         facts.add_row(
             f"{counts[State.RUNNING]} running",
@@ -362,21 +380,18 @@ def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[Rend
         longest, epoch = max(epochs_of(history, trial) for trial in members), max(trial.epochs for trial in members)
         values = [value for trial in members if (value := trial.best_value(metric, maximize)) is not None]
         best = (max if maximize else min)(values) if values else None
+        structure = history.cohorts[number].structure if number in history.cohorts else {}
         table.add_row(
             str(number),
             str(len(members)),
             ProgressBar(total=longest, completed=epoch, width=20),
             f"{epoch}/{longest}",
             f"{best:.4g}" if best is not None else "",
-            printable(_pairs(history.cohorts[number].structure) if number in history.cohorts else ""),
+            printable(" ".join(f"{name}={value}" for name, value in structure.items())),
         )
     yield table
     if len(running) > COHORTS_SHOWN:
         yield f"and {len(running) - COHORTS_SHOWN} cohorts more"
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _total(history: History, now: Now) -> int:

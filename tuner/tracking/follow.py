@@ -25,6 +25,7 @@ DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait f
 
 _PAUSE_SECONDS = 2.0  # between two looks at the ledger
 _SHARE = 4.0  # and so many times what the last cycle took, so that a long study is written in larger pieces
+_LONGEST_PAUSE = 5.0  # but a person who watches the dashboard sees a study go on
 _RETRY_SECONDS = 1.0
 _SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
@@ -84,13 +85,19 @@ def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Calla
             trouble = None
             if closing and tracker.drained:
                 return DRAINED
-            pause = 0.0 if closing or progress.waiting else max(_PAUSE_SECONDS, _SHARE * (now - began))
+            worked = 0.0 if tracker.connected else now - began
+            pause = 0.0 if closing or progress.waiting else _pause(worked)
         else:
             trouble = trouble if trouble is not None and closing else began
             if closing and now - trouble > patience:
                 return BEHIND
             pause = _RETRY_SECONDS
         (time.sleep if closing else ended.wait)(pause)
+
+
+def _pause(worked: float) -> float:
+    """Seconds until the next look at the ledger, after a cycle that took `worked` seconds to write."""
+    return min(max(_PAUSE_SECONDS, _SHARE * worked), _LONGEST_PAUSE)
 
 
 def _await_end(ended: threading.Event) -> None:

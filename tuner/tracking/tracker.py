@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from tuner import champion
 from tuner.ledger import Ledger
-from tuner.tracking.dashboard import first_use
 from tuner.tracking.mirror import RUNNING, Mirror, Point, milliseconds, reported
+from tuner.tracking.store import connect
 from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
@@ -68,16 +68,6 @@ class _Written:
         return cls(run.info.run_id, run.info.status, run.info.end_time, set(run.data.params), dict(run.data.tags))
 
 
-def connect(uri: str) -> MlflowClient:
-    """A client for `uri`, which for an embedded store exists with all its tables when this returns."""
-    from mlflow import MlflowClient
-
-    with first_use(uri):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
 class Tracker:
     """Repeats one study's ledger in MLflow, a cycle at a time. One per study at work, by a lock in its folder.
 
@@ -88,6 +78,7 @@ class Tracker:
     def __init__(self, folder: Path, uri: str, artifacts: str | None, driver: int | None = None) -> None:
         self.folder, self.uri, self.artifacts, self.driver = folder, uri, artifacts, driver
         self.drained = False  # after a cycle: everything read is written, and nothing is in doubt
+        self.connected = False  # after a cycle: it had to connect first, which takes much longer than writing
         self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
         self._ledger = Ledger.open(folder, read_only=True)
         self._mirror = Mirror()
@@ -104,7 +95,7 @@ class Tracker:
     def cycle(self, closing: bool = False) -> Progress:
         """Read what is new in the ledger, write the next slice; what goes wrong is said, never raised."""
         error = None
-        self.drained = False
+        self.drained = self.connected = False
         try:
             self._read()
             if self._take_lock():
@@ -153,7 +144,7 @@ class Tracker:
             self._backlog.clear()  # the driver is still to write down what the study is, or died before it did
             return
         if self._client is None:
-            self._client = connect(self.uri)
+            self._client, self.connected = connect(self.uri), True
         if not self._attached:
             self._attach(self._client)
         elif self._unsure and not self._backlog:

@@ -9,32 +9,52 @@ import contextlib
 import json
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import Self
 
 from tuner.progress import Progress, Tracking
 from tuner.tracking.dashboard import OFF, command, uri_of
 
-DRAIN_SECONDS = 60.0  # at the end a launch waits so long for the process; `tuner sync` writes the rest
+PATIENT, IMPATIENT = 60.0, 2.0  # seconds that `drain` waits for the process; `tuner sync` writes the rest
+_LEAVE_SECONDS = 3.0  # what the process has to finish in when an exception ends the driver
+_END_SECONDS = 2.0  # and to die in when told to
 
 
 class Writer:
-    """The process that writes MLflow from the ledger; training never waits for it."""
+    """The process that writes MLflow from the ledger; training never waits for it.
 
-    def __init__(self, folder: Path, home: Path, store: str) -> None:
-        """`store` is a study file's `tracking.mlflow`; with "off" nothing is started."""
+    Follows the ledger until `drain` or `wait`, or until the `with` block ends: a study that is complete already gets
+    what is missing. With `once` it goes to the ledger's last event and ends by itself, whoever drives the study.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        home: Path,
+        store: str,
+        *,
+        once: bool = False,
+        patience: float = PATIENT,
+        log: str = "tracking.log",
+    ) -> None:
+        """`store` is a study file's `tracking.mlflow`; with "off" nothing is started.
+
+        The process gives up when MLflow has not answered for `patience` seconds after the end. What Python and
+        MLflow have to say goes to `log` in the study's folder for logs.
+        """
         self.said: Tracking | None = None
+        self.log = folder / "logs" / log
+        self._once, self._told = once, False
         self._process: subprocess.Popen[str] | None = None
         if store == OFF:
             return
-        (folder / "logs").mkdir(exist_ok=True)
-        with (folder / "logs" / "tracking.log").open("w") as log:
+        self.log.parent.mkdir(exist_ok=True)
+        with self.log.open("w") as file:
             self._process = subprocess.Popen(
-                command(folder, *uri_of(store, home)),
-                stdin=subprocess.PIPE,
+                command(folder, *uri_of(store, home), once=once, patience=patience),
+                stdin=subprocess.DEVNULL if once else subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=file,
                 text=True,
                 start_new_session=True,
             )
@@ -50,29 +70,55 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def drain(self, progress: Progress, *, patient: bool) -> Tracking | None:
-        """Tell the writer that no more will come, and wait for it; says what was written and what was not."""
-        if self._process is None or self._process.stdin is None:
+    def drain(self, progress: Progress, *, patient: bool, seconds: float | None = None) -> Tracking | None:
+        """Tell the writer that no more will come, wait for it, and tell the person what was written and what was not.
+
+        Waits PATIENT or IMPATIENT seconds at most, or `seconds` where given. None where nothing is tracked.
+        """
+        said = self.wait((PATIENT if patient else IMPATIENT) if seconds is None else seconds)
+        if said is None:
             return None
-        self._process.stdin.close()
-        deadline = time.monotonic() + (DRAIN_SECONDS if patient else DRAIN_SECONDS / 12)
-        while self._process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        code = self._process.poll()
-        if code is not None:
-            self._reader.join(timeout=5)
-        said = self.said or Tracking()
-        if code == 0:
-            progress.message(f"MLflow: everything is written ({said.get('written', 0)} points)")
+        if why := said.get("error"):
+            progress.message(f"MLflow: {said.get('waiting', 0):,} points waiting ({why}); `tuner sync` writes them")
         else:
-            why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
-            progress.message(f"MLflow: {said.get('waiting', 'some')} points waiting ({why}); `tuner sync` writes them")
-            said = Tracking(written=said.get("written", 0), waiting=said.get("waiting", 0), error=why)
+            progress.message(f"MLflow: everything is written ({said.get('written', 0):,} points)")
         return said
 
+    def wait(self, seconds: float | None = None) -> Tracking | None:
+        """As `drain`, without a word, and to the end unless told; `error` is None where everything is written."""
+        if self._process is None:
+            return None
+        self._tell()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        code = self._process.returncode
+        if code is not None:
+            self._reader.join(timeout=1)
+        said = self.said or Tracking()
+        why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
+        return Tracking(
+            written=said.get("written", 0), waiting=said.get("waiting", 0), error=None if code == 0 else why
+        )
+
+    def _tell(self) -> None:
+        """No more events will come."""
+        assert self._process is not None
+        self._told = True
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def __exit__(self, *_: object) -> None:
+        """End the process; where nobody has waited for it, an exception say, it has a few seconds to write the rest."""
         if self._process is None:
             return
+        if not (self._told or self._once):
+            self._tell()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LEAVE_SECONDS)
         if self._process.poll() is None:
             self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+        if self._process.poll() is None:
+            self._process.kill()
         self._process.wait()
