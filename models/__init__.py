@@ -1,6 +1,6 @@
 """What is trained: families of networks, by name.
 
-`families()` and `build` are all that the rest of Tuner uses. A person's own network is named as
+`FAMILIES`, `family` and `build` are all that the rest of Tuner uses. A person's own network is named as
 `path/to/file.py:Class` or `package.module:Class`.
 """
 

@@ -69,7 +69,7 @@ def launch(
 ) -> None:
     """Run a study, or go on where it was interrupted.
 
-    A finished study is extended when it is asked for more trials or a wider space."""
+    A finished study is extended when it is asked for more trials with --trials."""
     spec = _read(file, overrides, name, trials)
     if dry_run:
         _print_plan(spec, Output.TABLE)

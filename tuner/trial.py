@@ -19,7 +19,7 @@ class Kind(StrEnum):
     """What an event says. Every event has a body; what stands in it is written beside each kind."""
 
     CREATED = "created"  # study: spec, digest, text, seed, id, data, network, versions (study.py writes them)
-    EXTENDED = "extended"  # study: spec, digest, text (more trials, or a wider space)
+    EXTENDED = "extended"  # study: spec, digest, text (more trials)
     OPENED = "opened"  # a driver took the study up: host, pid, tracking (where MLflow is)
     ASKED = "asked"  # trial: params, seed
     GROUPED = "grouped"  # cohort: trials, structure, company

@@ -23,9 +23,10 @@ from search_spaces import SearchSpace, SpaceError
 from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
 from tuner.errors import SpecError
 from tuner.spec.checks import TRAINING, examine
+from tuner.spec.mistakes import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.schema import schema
-from tuner.spec.sections import StudyFile, mistakes
+from tuner.spec.sections import StudyFile
 from tuner.trial import Params, Value
 
 __all__ = ["StudySpec", "schema"]

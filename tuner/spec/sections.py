@@ -1,4 +1,4 @@
-"""The study file section by section: which keys there are, what each may hold, how a mistake is told.
+"""The study file section by section: which keys there are, and what each may hold.
 
 Knows pydantic and each key by itself. What needs two sections, a search space, a network or the data
 is checked in `tuner.spec` and `tuner.plan`; files and their lines are not known here.
@@ -7,19 +7,16 @@ is checked in `tuner.spec` and `tuner.plan`; files and their lines are not known
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, WrapValidator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from models.interface import MODALITIES, TASKS
-from search_spaces.document import Keys, describe, shorten, suggest
-from tuner.spec.rules import bounds, listed, remedy
-from tuner.training.config import TrainConfig
+from search_spaces.document import describe, suggest
+from tuner.spec.rules import remedy
 
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1_024
@@ -86,13 +83,16 @@ def _check_store(value: Any, handler: Callable[[Any], Any]) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataSection(_Section):
     """Which data, and how they are split. `source` is a name or a path relative to the study file."""
 
     source: Annotated[str, Field(min_length=1)]
+    """mnist, digits, breast_cancer, or a .csv, .parquet or .npz file relative to the study file"""
     target: Annotated[
         str | list[str] | None,
         _only(
@@ -101,98 +101,130 @@ class DataSection(_Section):
             lambda v: remedy(v, str) if not isinstance(v, list) else "; quote each name",
         ),
     ] = None
+    """the column to predict, several for a regression; in an npz the array (y unless named)"""
     modality: Literal[MODALITIES] | None = None  # type: ignore[valid-type] # a tuple of names, spelt once
+    """how a network sees an example; told from the data unless named"""
     task: Literal[TASKS] | None = None  # type: ignore[valid-type]
+    """classes or numbers to predict; told from the target unless named"""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of the rows that trials are compared on"""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """share of the rows put away until the search is over, and opened once for the winner; 0 skips it"""
 
 
 class Objective(_Section):
     """What the search makes as large or as small as it can."""
 
     metric: str
+    """val/loss, val/accuracy, val/f1 for classes; val/loss, val/rmse, val/mae, val/r2 for numbers; train/loss"""
     goal: Literal["maximize", "minimize"]
+    """whether more or less of the metric is better"""
 
 
 class Tpe(_Section):
     """Tree-structured Parzen estimator; the first `startup` trials are random. Bergstra et al. 2011."""
 
     kind: Literal["tpe"] = "tpe"
+    """tpe learns from the trials that have ended"""
     startup: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 10
+    """trials drawn at random before it learns"""
 
 
 class Random(_Section):
     """Every trial by itself."""
 
     kind: Literal["random"]
+    """random draws every trial by itself"""
 
 
 class Grid(_Section):
     """Every point of a finite space, in an order shuffled by the seed."""
 
     kind: Literal["grid"]
+    """grid takes every point of a finite space"""
 
 
 class NoPruner(_Section):
     """Every trial is trained to its end."""
 
     kind: Literal["none"] = "none"
+    """none stops no trial"""
 
 
 class Median(_Section):
     """Stops a trial that is below the median of the earlier ones at the same epoch."""
 
     kind: Literal["median"]
+    """median stops a trial that is behind the others at the same epoch"""
     min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """epochs that every trial is given"""
     startup: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 5
+    """trials that must have completed before any is stopped"""
 
 
 class Asha(_Section):
     """Asynchronous successive halving: 1 in `reduction` goes on at each rung. Li et al. 2018."""
 
     kind: Literal["asha"]
+    """asha lets 1 in `reduction` go on at each rung"""
     min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """the first rung; the next are at `reduction` times as many epochs each"""
     reduction: Annotated[int, Field(ge=2, le=100_000)] = 3
+    """one in so many goes on"""
 
 
 class SearchSection(_Section):
     """What is searched, for what, how, and how often."""
 
     space: str | dict[str, Any]
+    """a space of ours by name, a YAML file, or parameters by name; `include: cnn` takes one in and overrides parts"""
     objective: Objective
+    """what the search makes as large or as small as it can"""
     sampler: Annotated[Tpe | Random | Grid, Field(discriminator="kind")] = Tpe()
+    """who chooses the next trial"""
     pruner: Annotated[NoPruner | Median | Asha, Field(discriminator="kind")] = NoPruner()
+    """who stops trials early"""
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+    """how many trials in all; `--trials` extends a finished study"""
     start_with: list[dict[str, Any]] = []
+    """assignments to try first; what they leave out is sampled"""
 
 
 class RunSection(_Section):
     """On what the study runs. `cohort` is the largest number of trials trained as one; 1 is every trial alone."""
 
     executor: Literal["local"] = "local"
+    """local: worker processes on this machine"""
     workers: Annotated[
         Literal["auto"] | int,
         _only(f"auto or an integer from 1 to {MOST_WORKERS}", lambda v: v == "auto" or _is_whole(v, 1, MOST_WORKERS)),
     ] = "auto"
+    """processes that train; auto is one per `threads` cores, or one per GPU share"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one"""
     cohort: Annotated[
         Literal["auto"] | int,
         _only("auto or an integer from 1 to 4096", lambda v: v == "auto" or _is_whole(v, 1, 4096)),
     ] = "auto"
+    """the largest number of trials trained as one network; 1 trains every trial alone"""
     threads: Annotated[int, Field(ge=1, le=1_024)] = 1
+    """cores per worker; part of the spec, because another number rounds sums otherwise"""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """part of a GPU that each worker has"""
 
 
 class TrackingSection(_Section):
     """Where MLflow is: embedded in TUNER_HOME, a server's address, or off."""
 
     mlflow: Annotated[str, WrapValidator(_check_store)] = "embedded"
+    """embedded in the home, off, a server's address, or sqlite:///path"""
 
 
 class StudyFile(_Section):
     """A whole study file, each key checked by itself."""
 
     version: Literal[1] = 1
+    """of this format"""
     study: Annotated[
         str,
         Field(pattern=f"^{STUDY_NAME.pattern}$"),
@@ -202,170 +234,18 @@ class StudyFile(_Section):
             _study_hint,
         ),
     ]
+    """the study's name, its folder's and its MLflow experiment's"""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """of everything random: the split, the batches, the sampler, the weights"""
     data: DataSection
+    """which data, and how they are split"""
     model: dict[str, Any]
+    """the network's family, and its hyperparameters that are not searched"""
     train: dict[str, Any] = {}
+    """how it is trained: the hyperparameters of training that are not searched"""
     search: SearchSection
+    """what is searched, for what, how, and how often"""
     run: RunSection = RunSection()
+    """on what the study runs"""
     tracking: TrackingSection = TrackingSection()
-
-
-_SECTIONS: dict[Keys, type[BaseModel]] = {
-    (): StudyFile,
-    ("data",): DataSection,
-    ("search",): SearchSection,
-    ("search", "objective"): Objective,
-    ("search", "sampler", "tpe"): Tpe,
-    ("search", "sampler", "random"): Random,
-    ("search", "sampler", "grid"): Grid,
-    ("search", "pruner", "none"): NoPruner,
-    ("search", "pruner", "median"): Median,
-    ("search", "pruner", "asha"): Asha,
-    ("run",): RunSection,
-    ("tracking",): TrackingSection,
-}
-_UNIONS: dict[Keys, tuple[str, ...]] = {
-    ("search", "sampler"): ("tpe", "random", "grid"),
-    ("search", "pruner"): ("none", "median", "asha"),
-}
-_HOMES: tuple[Keys, ...] = (*(home for home in _SECTIONS if home and len(home) < 3), ("train",))
-_WRITTEN: dict[Keys, str] = {  # how each is written, for whoever left it out or wrote something else
-    ("study",): "study: my-study",
-    ("data",): "data: {source: digits}",
-    ("data", "source"): "source: digits",
-    ("model",): "model: {family: mlp}",
-    ("train",): "train: {epochs: 20}",
-    ("search",): "search: {space: mlp, objective: {metric: val/accuracy, goal: maximize}, trials: 64}",
-    ("search", "space"): "space: mlp",
-    ("search", "objective"): "objective: {metric: val/accuracy, goal: maximize}",
-    ("search", "objective", "metric"): "metric: val/accuracy",
-    ("search", "objective", "goal"): "goal: maximize",
-    ("search", "sampler"): "sampler: {kind: tpe}",
-    ("search", "pruner"): "pruner: {kind: asha}",
-    ("search", "trials"): "trials: 64",
-    ("search", "start_with"): "start_with: [{learning_rate: 0.01}]",
-    ("run",): "run: {workers: auto}",
-    ("tracking",): "tracking: {mlflow: embedded}",
-}
-_WANTED: dict[str, tuple[str, type | None]] = {  # pydantic's error types
-    "int_type": ("an integer", int),
-    "float_type": ("a number", float),
-    "finite_number": ("a finite number", float),
-    "string_type": ("text", str),
-    "string_too_short": ("text", str),
-    "bool_type": ("true or false", bool),
-    "dict_type": ("a mapping", dict),
-    "model_type": ("a mapping", dict),
-    "model_attributes_type": ("a mapping", dict),
-    "list_type": ("a list", list),
-}
-
-
-def mistakes(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
-    """(path, message) for every key that is wrong by itself."""
-    try:
-        StudyFile.model_validate(data)
-    except ValidationError as error:
-        seen: set[tuple[Keys, str]] = set()
-        for details in error.errors(include_url=False):
-            found = _told(details)
-            if found not in seen:
-                seen.add(found)
-                yield found
-
-
-def _told(details: ErrorDetails) -> tuple[Keys, str]:
-    location = tuple(details["loc"])
-    path = location
-    for union, kinds in _UNIONS.items():
-        if path[:2] == union and len(path) > 2 and path[2] in kinds:
-            path = (*union, *path[3:])
-    kind, value = details["type"], details["input"]
-    if kind == "told":
-        return path, details["msg"]
-    if kind == "missing":
-        return path, f"expected a value, got nothing; add `{_WRITTEN.get(path, f'{path[-1]}: …')}`"
-    if kind == "extra_forbidden":
-        return path, _unknown(location, path)
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return _unknown_kind(path, value)
-    if path[:2] == ("search", "space"):  # a union of two types: pydantic tells of both
-        return ("search", "space"), f"expected a space's name or a mapping, got {describe(value)}; write `space: mlp`"
-    if kind == "literal_error":
-        return path, _choice(path, value)
-    if kind in _WANTED:
-        expected, wanted = _WANTED[kind]
-        hint = _mended(path, value) if wanted in (dict, list) or value is None else remedy(value, wanted)
-        return path, f"expected {expected}, got {describe(value)}{hint}"
-    bound = _bounds(location)
-    return path, f"expected {bound or details['msg']}, got {describe(value)}"
-
-
-def _mended(path: Keys, value: object) -> str:
-    if isinstance(value, str) and value in _UNIONS.get(path, ()):
-        return f"; write `{path[-1]}: {{kind: {value}}}`"
-    return f"; write `{_WRITTEN[path]}`" if path in _WRITTEN else remedy(value, None)
-
-
-def _fields(location: Keys) -> list[str]:
-    if location == ("train",):
-        return [one.name for one in fields(TrainConfig)]
-    section = _SECTIONS.get(location)
-    return list(section.model_fields) if section is not None else []
-
-
-def _unknown(location: Keys, path: Keys) -> str:
-    known, key = _fields(location[:-1]), path[-1]
-    union = _UNIONS.get(path[:-1], ())
-    if union:
-        kinds = [kind for kind in union if key in _fields((*path[:-1], kind))]
-        hint = f"; '{key}' belongs to kind {listed(kinds)}" if kinds else suggest(key, known)
-    else:
-        homes = [".".join(map(str, home)) for home in _HOMES if key in _fields(home)]
-        hint = f"; '{key}' belongs under {listed(homes)}" if homes else suggest(key, known)
-    return f"expected one of {', '.join(known)}, got the unknown key '{shorten(str(key))}'{hint}"
-
-
-def _unknown_kind(path: Keys, value: object) -> tuple[Keys, str]:
-    kinds = _UNIONS[path]
-    if not isinstance(value, dict):
-        return path, f"expected a mapping, got {describe(value)}{_mended(path, value)}"
-    if "kind" not in value:
-        return path, f"expected a mapping with a kind ({listed(kinds)}), got one without; add `kind: {kinds[0]}`"
-    kind = value["kind"]
-    return (*path, "kind"), f"expected {listed(kinds)}, got {describe(kind)}{suggest(kind, kinds)}"
-
-
-def _choice(path: Keys, value: object) -> str:
-    if path == ("version",):
-        return f"expected 1, got {describe(value)}; this Tuner reads no other, a newer one may"
-    section = _SECTIONS[path[:-1]]
-    annotation = section.model_fields[str(path[-1])].annotation
-    choices = [choice for choice in _literals(annotation) if choice is not None]
-    hint = suggest(value, map(str, choices)) if isinstance(value, str) else remedy(value, None)
-    if path == ("run", "device") and isinstance(value, str) and "gpu" in value.lower():
-        hint = "; write cuda"
-    return f"expected {listed(choices)}, got {describe(value)}{hint}"
-
-
-def _literals(annotation: Any) -> Iterator[Any]:
-    for one in getattr(annotation, "__args__", ()):
-        if isinstance(one, (str, int)):
-            yield one
-        else:
-            yield from _literals(one)
-
-
-def _bounds(location: Keys) -> str:
-    """`an integer from 1 to 64`, read from the field itself: both bounds are told, not only the broken one."""
-    section = _SECTIONS.get(location[:-1])
-    field = section.model_fields.get(str(location[-1])) if section is not None else None
-    if field is None:
-        return ""
-    text = bounds(*(_limit(field, name) for name in ("ge", "le", "gt", "lt")))
-    return f"{'an integer' if field.annotation is int else 'a number'}{text}" if text else ""
-
-
-def _limit(field: FieldInfo, name: str) -> Any:
-    return next((getattr(one, name) for one in field.metadata if hasattr(one, name)), None)
+    """where its trials are shown"""

@@ -1,0 +1,48 @@
+"""The documentation is tested like code: no key is undocumented, and every example is a valid one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import models
+from search_spaces import SearchSpace
+from search_spaces.document import parse
+from tuner.spec import StudySpec, sections
+from tuner.training.config import TrainConfig
+
+TEXT = (Path(__file__).parents[1] / "docs" / "study-file.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+SECTIONS = [
+    value
+    for value in vars(sections).values()
+    if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == sections.__name__
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_key_of_the_study_file_is_documented(section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        assert re.search(rf"`{name}`|^## .*\b{name}\b|^{name}:", TEXT, re.MULTILINE), name
+        assert field.description, f"{section.__name__}.{name} tells an editor nothing"
+
+
+@pytest.mark.parametrize("constructor", [TrainConfig, *models.FAMILIES.values()], ids=lambda one: one.__name__)
+def test_every_hyperparameter_is_documented_with_its_choices(constructor: type) -> None:
+    for name, known in models.hyperparameters(constructor).items():
+        assert f"`{name}`" in TEXT, name
+        assert known.rule.help
+        for choice in known.rule.choices or ():
+            assert re.search(rf"\b{choice}\b", TEXT), f"{name}: {choice}"
+
+
+def test_every_example_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(BLOCKS[0])
+    spec = StudySpec.read(tmp_path / "study.yaml")
+    assert "kernel" not in spec.space.parameters and "shift" in spec.space.parameters
+    space = SearchSpace.from_dict(parse(BLOCKS[1], "study-file.md").data)
+    assert set(space.parameters) == {"learning_rate", "dropout", "depth", "optimizer", "momentum", "nesterov"}
+    assert len(BLOCKS) == 2
