@@ -70,6 +70,8 @@ def launch(
     """Run a study, or go on where it was interrupted.
 
     A finished study is extended when it is asked for more trials with --trials."""
+    # Until there is something to save, Ctrl-C leaves at once: raised in the middle of an import it would end anywhere.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     spec = _read(file, overrides, name, trials)
     if dry_run:
         _print_plan(spec, Output.TABLE)

@@ -112,7 +112,9 @@ def launch(
                     _crown(spec, dataset, ledger, history, progress)
             finally:
                 progress.stop()
-            tracked = writer.drain(progress, patient=number is None)
+            tracked = writer.drain(
+                progress, patient=number is None, hurried=lambda: number is None and signals.pending()
+            )
         return Study(spec.study, folder, history, history.completed or "interrupted", number, tracked)
 
 

@@ -9,6 +9,8 @@ import contextlib
 import json
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -70,12 +72,23 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def drain(self, progress: Progress, *, patient: bool, seconds: float | None = None) -> Tracking | None:
+    def drain(
+        self,
+        progress: Progress,
+        *,
+        patient: bool,
+        seconds: float | None = None,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> Tracking | None:
         """Tell the writer that no more will come, wait for it, and tell the person what was written and what was not.
 
-        Waits PATIENT or IMPATIENT seconds at most, or `seconds` where given. None where nothing is tracked.
+        Waits PATIENT or IMPATIENT seconds at most, or `seconds` where given, and not on once `hurried` says so. None
+        where nothing is tracked.
         """
-        said = self.wait((PATIENT if patient else IMPATIENT) if seconds is None else seconds)
+        deadline = time.monotonic() + ((PATIENT if patient else IMPATIENT) if seconds is None else seconds)
+        said = self.wait(0.0)
+        while said is not None and self._alive() and time.monotonic() < deadline and not hurried():
+            said = self.wait(0.1)
         if said is None:
             return None
         if why := said.get("error"):
@@ -99,6 +112,9 @@ class Writer:
         return Tracking(
             written=said.get("written", 0), waiting=said.get("waiting", 0), error=None if code == 0 else why
         )
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _tell(self) -> None:
         """No more events will come."""
