@@ -49,13 +49,15 @@ def test_no_pin_names_a_build_for_one_kind_of_machine() -> None:
     assert pins()["torch"] == "2.13.0"
 
 
+# As from a shell: these tests may themselves run under a make, which would hand its own switches down.
+SHELL = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+
+
 def dry(target: str, **variables: str) -> list[str]:
     """The commands that make would run on a machine where nothing is installed."""
     settings = [f"{name}={value}" for name, value in variables.items()]
-    ran = subprocess.run(
-        [MAKE, "--dry-run", "--always-make", *settings, target], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return ran.stdout.splitlines()
+    make = [MAKE, "--dry-run", "--always-make", *settings, target]
+    return subprocess.run(make, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_demo_installs_torch_first_and_then_launches_the_example() -> None:
@@ -89,7 +91,12 @@ def test_without_a_python_new_enough_make_says_what_to_do(tmp_path: Path) -> Non
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
     ran = subprocess.run(
-        [MAKE, "demo", f"PYTHON={old}"], cwd=copy(tmp_path), capture_output=True, text=True, check=False
+        [MAKE, "demo", f"PYTHON={old}"],
+        cwd=copy(tmp_path),
+        env=SHELL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 2
     assert f"expected Python 3.11 or newer with its venv module, found none among: {old}" in ran.stderr
@@ -109,7 +116,7 @@ def test_a_second_run_installs_nothing_and_a_moved_pin_installs_again(tmp_path: 
 
     def installs(target: str) -> int:
         log.write_text("")
-        subprocess.run([MAKE, target, f"PYTHON={python}"], cwd=folder, capture_output=True, check=True)
+        subprocess.run([MAKE, target, f"PYTHON={python}"], cwd=folder, env=SHELL, capture_output=True, check=True)
         return log.read_text().count("pip install")
 
     assert [installs("demo"), installs("demo")] == [2, 0]
