@@ -14,7 +14,6 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import optuna
@@ -28,16 +27,15 @@ from search_spaces import Choice, Float, Int, SearchSpace
 from tuner.trial import Params, State, Trial, Value, derive
 
 _AHEAD = 1024  # the most trials asked at once by samplers that do not learn: enough to fill any cohort
-_EXPLORED = 16  # a held structure costs at most one part in so many of the budget (design, section 4)
 
 
 class Search:
     """One study's sampler and pruner.
 
     `sampler` is {kind: random | grid | tpe, startup}, `pruner` {kind: none | median | asha,
-    min_epochs, startup | reduction}; `startup` counts trials. `structural` tells whether a searched
-    parameter changes tensor shapes or the step itself; `cohort` is the largest number of trials
-    trained as one. `start_with` assignments become the first trials.
+    min_epochs, startup | reduction}; `startup` counts trials. `alone` tells that trials never train
+    together, so that nothing is gained by asking ahead of what is learnt. `start_with` assignments
+    become the first trials.
 
     `trials` (the attribute) is how many will be asked: the budget, or fewer where the grid ends first.
     """
@@ -51,9 +49,8 @@ class Search:
         maximize: bool,
         seed: int,
         trials: int,
-        structural: Callable[[str], bool],
         start_with: Sequence[Params],
-        cohort: int,
+        alone: bool = False,
     ) -> None:
         self.space, self.seed = space, seed
         self._kind: str = sampler["kind"]
@@ -66,8 +63,7 @@ class Search:
                 raise ValueError("a grid needs a finite space; give every float a step")
             self._points = points
             self.trials = min(trials, len(self._start_with) + points)
-        self._held = _held(space, structural)
-        self._block = min(max(2, trials // _EXPLORED), cohort)
+        self._ahead = 1 if alone else max(2, math.isqrt(4 * trials))
         self._distributions = {n: distribution(p) for n, p in space.parameters.items() if p.count != 1}
         self._groups = _groups(space)
         self._memory = _Memory(maximize)
@@ -78,19 +74,16 @@ class Search:
     # ------------------------------------------------------------------ asking
 
     def window(self, remaining: int) -> int:
-        """How many trials to ask now when `remaining` are left: by the spec alone.
+        """How many trials to ask now when `remaining` are left: by the spec and the trials so far alone.
 
-        Samplers that do not learn lose nothing by asking far ahead. TPE asks up to the end of the
-        current block, so that it learns between two structures, or while it is still random up to
-        the end of its startup.
+        Samplers that do not learn lose nothing by asking far ahead. TPE asks the rest of its startup,
+        which is random, and then 2·√trials at a time: wide enough for equal structures to meet, with
+        √trials/2 moments to learn from what the window before has shown (docs/decisions.md).
         """
         if self._kind != "tpe":
             return min(remaining, _AHEAD)
-        number = len(self._asked) - len(self._start_with)
-        if number < 0:
-            return min(remaining, -number)
-        startup = (self._startup - len(self._start_with)) // self._block * self._block
-        return min(remaining, max(self._block - number % self._block, startup - number))
+        random = max(self._startup, len(self._start_with)) - len(self._asked)
+        return min(remaining, random if random > 0 else self._ahead)
 
     def ask(self, first: int, count: int) -> list[Trial]:
         """The trials numbered `first` (the number after the last one), `first` + 1, …; each must later be told."""
@@ -123,12 +116,10 @@ class Search:
         elif self._kind == "grid":
             return self.space.point(_shuffled(number - start, self._points, self.seed))
         else:
-            leader = number - (number - start) % self._block
             fixed = {}
-            if self._holds and number != leader:
-                fixed = {name: value for name, value in self._asked[leader].items() if name in self._held}
-        learns = self._kind == "tpe" and number >= start and self._memory.finished >= self._startup
-        drawn = self._tpe(number, fixed) if learns else {}
+        # Half of the startup is enough to learn from: what is asked ahead cannot wait for the last of it to end.
+        learns = self._kind == "tpe" and number >= self._startup and 2 * self._memory.finished >= self._startup
+        drawn = self._tpe(number) if learns else {}
         values: dict[str, Value] = {}
         for name, parameter in self.space.parameters.items():
             if not self.space.active(name, values):
@@ -141,12 +132,6 @@ class Search:
                 values[name] = parameter.nth(0) if parameter.count == 1 else self._random(number, name)
         return values
 
-    @cached_property
-    def _holds(self) -> bool:
-        """Whether followers take their leader's structure: only TPE, in cohorts, where a structure can recur."""
-        recurs = all(self.space.parameters[name].count is not None for name in self._held)
-        return self._kind == "tpe" and self._block > 1 and recurs
-
     def _random(self, number: int, name: str) -> Value:
         """A uniform draw that depends on seed, number and name alone."""
         sampler = RandomSampler(seed=derive(self.seed, "sample", number, name))
@@ -155,12 +140,11 @@ class Search:
             sampler.sample_independent(self._memory.study, _unborn(number), name, wanted)
         )
 
-    def _tpe(self, number: int, fixed: Params) -> dict[str, Value]:
+    def _tpe(self, number: int) -> dict[str, Value]:
         """TPE's draws for one trial, group by group, parents before children.
 
         A group is what is active under equal conditions: Optuna's `group=True` finds the same groups,
-        but from the trials so far, and draws children whose parents then leave them inactive. Where
-        the structure is held its names leave the groups, as Optuna's PartialFixedSampler does it.
+        but from the trials so far, and draws children whose parents then leave them inactive.
         """
         sampler = TPESampler(
             seed=derive(self.seed, "sample", number), n_startup_trials=0, multivariate=True, constant_liar=True
@@ -169,7 +153,6 @@ class Search:
         for group in self._groups:
             if not self.space.active(group[0], values):
                 continue
-            values |= {name: fixed[name] for name in group if name in fixed}
             values |= {n: self.space.parameters[n].nth(0) for n in group if n not in self._distributions}
             free = {name: self._distributions[name] for name in sorted(group) if name not in values}
             drawn = sampler.sample_relative(self._memory.study, _unborn(number), free) if free else {}
@@ -356,15 +339,6 @@ def _fitted(space: SearchSpace, values: Params) -> Params:
     if problems:
         raise ValueError(f"start_with does not fit the search space: {'; '.join(problems)}")
     return {name: space.parameters[name].fit(value) for name, value in values.items()}
-
-
-def _held(space: SearchSpace, structural: Callable[[str], bool]) -> frozenset[str]:
-    """The structural parameters, and those that decide whether one of them is active."""
-    held: set[str] = set()
-    for name in reversed(space.parameters):
-        if structural(name) or any(name in (space.parameters[child].when or ()) for child in held):
-            held.add(name)
-    return frozenset(held)
 
 
 def _groups(space: SearchSpace) -> list[list[str]]:

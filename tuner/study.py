@@ -37,7 +37,7 @@ from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.tracking.writer import Writer
-from tuner.training import checkpoint, cost
+from tuner.training import checkpoint
 from tuner.training.loop import Training
 from tuner.trial import Event, Kind, State, Trial
 
@@ -242,9 +242,8 @@ def _search(spec: StudySpec, history: History) -> Search:
         maximize=spec.maximize,
         seed=spec.seed,
         trials=spec.search.trials,
-        structural=spec.is_structural,
         start_with=spec.search.start_with,
-        cohort=1 if spec.run.cohort == 1 else cost.LARGEST,
+        alone=spec.run.cohort == 1,
     )
     for trial in history.trials.values():
         search.adopt(Trial(trial.number, trial.params, trial.seed))
