@@ -58,6 +58,9 @@ def family(name: str, folder: Path | None = None) -> type[nn.Module]:
     return found
 
 
+_IMPORTED: dict[tuple[Path, bytes], Any] = {}  # so that a file's classes are the same ones at every build
+
+
 def digest(name: str, folder: Path | None = None) -> str | None:
     """SHA-256 of the file that a person's own network comes from; None where it is ours or an installed package's."""
     place = name.rpartition(":")[0]
@@ -67,8 +70,16 @@ def digest(name: str, folder: Path | None = None) -> str | None:
 
 
 def _import_file(path: Path) -> Any:
-    """Import one file under a name of its own, so that it can neither shadow nor be shadowed."""
-    name = f"tuner_user_{path.stem}_{abs(hash(path)):x}"
+    """Import one file under a name of its own, so that it can neither shadow nor be shadowed.
+
+    Its folder joins the end of the path: files beside it can be imported, and shadow nothing.
+    """
+    known = (path, hashlib.sha256(path.read_bytes()).digest())
+    if known in _IMPORTED:
+        return _IMPORTED[known]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    name = f"tuner_user_{path.stem}_{known[1].hex()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
@@ -78,6 +89,7 @@ def _import_file(path: Path) -> Any:
     except BaseException:
         del sys.modules[name]
         raise
+    _IMPORTED[known] = module
     return module
 
 

@@ -166,6 +166,17 @@ def test_a_gpu_is_asked_for_only_where_there_is_one(
     assert plan(spec, digits).trials == 8
 
 
+def test_no_more_workers_than_shares_of_gpus(tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    spec = study(tmp_path, ("train:", "run: {device: cuda, share: 0.25, workers: 9}\ntrain:"))
+    assert refused(spec, digits) == [
+        "4:34: run.workers: expected at most 8, the GPUs here divided by run.share, got 9; write auto, or a smaller share"
+    ]
+    spec = study(tmp_path, ("train:", "run: {device: cuda, share: 0.25, workers: 8}\ntrain:"))
+    assert plan(spec, digits).trials == 8
+
+
 def test_what_does_nothing_is_a_warning(tables: Path) -> None:
     spec = study(
         tables,

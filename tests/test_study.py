@@ -415,3 +415,76 @@ def test_what_the_results_say_stands_in_the_ledger(tmp_path: Path) -> None:
         best = max(reports, key=lambda epoch: (reports[epoch]["val/accuracy"], -epoch))
         assert trial["metrics"] == reports[best]
         assert trial["last"] == reports[trial["epochs"]]
+
+
+def test_the_winners_weights_are_trained_again_where_they_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuner import winner
+    from tuner.executors.worker import weights_path
+
+    content = studies.study(search={"trials": 3}, train={"epochs": 3})
+    whole, _ = launch(tmp_path, content)
+    crown = winner.crown
+
+    def tear(spec: Any, dataset: Any, ledger: Ledger, history: Any, progress: Any) -> None:
+        best = history.best(spec.metric, spec.maximize).number
+        weights_path(ledger.folder, best).write_bytes(b"torn")
+        crown(spec, dataset, ledger, history, progress)
+
+    monkeypatch.setattr(winner, "crown", tear)
+    mended, text = launch(tmp_path, content, "again")
+    assert "weights are lost" in text
+    assert studies.facts(mended.history) == studies.facts(whole.history)
+    networks = [json.loads((study.folder / "champion" / "example.json").read_text()) for study in (whole, mended)]
+    assert networks[0] == networks[1]
+
+
+def test_a_winner_that_fails_on_the_test_split_closes_the_study_and_says_why(tmp_path: Path) -> None:
+    """Of the three splits the test's alone has 57 rows."""
+    (tmp_path / "mynet.py").write_text(
+        OWN.format(extra="", output="self.body(x) if self.training or len(x) != 57 else self.body(x[:, :3])")
+    )
+    content = studies.study(data={"test": 0.1}, search={"trials": 2}, train={"epochs": 2})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    study, text = launch(tmp_path, content)
+    assert study.history.data["rows"]["test"] == 57
+    assert "the winner's network fails on the test split: RuntimeError" in text
+    assert study.state == "complete"
+    assert study.best is not None and not any(name.startswith("test/") for name in study.best["metrics"])
+
+
+def test_a_network_may_import_what_lies_beside_its_file(tmp_path: Path) -> None:
+    (tmp_path / "beside_it.py").write_text("from torch import nn\n\nactivation = nn.Tanh\n")
+    (tmp_path / "mynet.py").write_text(
+        "from beside_it import activation\n" + OWN.format(extra="activation(),", output="self.body(x)")
+    )
+    content = studies.study(search={"trials": 2}, train={"epochs": 2})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    study, _ = launch(tmp_path, content)
+    assert study.state == "complete"
+
+
+def test_another_device_or_torch_than_the_launch_before_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from tuner import study as opening
+
+    content = studies.study(search={"trials": 3}, train={"epochs": 2})
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(torch, "__version__", "2.9.0")
+        patch.setattr(opening.winner, "crown", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            launch(tmp_path, content)
+    _, text = launch(tmp_path, content)
+    assert f"torch was 2.9.0, now {torch.__version__}: trials that go on may round differently" in text
+    _, text = launch(tmp_path, content)
+    assert "2.9.0" not in text

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests import zoo
-from tuner.training import cost
-from tuner.training.loop import Epoch, Finished, Row, Training
+from tuner.training import checkpoint, cost
+from tuner.training.loop import Epoch, Finished, Row, Step, Training
 
 torch.set_num_threads(1)
+GOLDEN = Path(__file__).parent / "golden"
 EPOCHS = 6
 SETTINGS = [  # large rates overshoot, so that the best epoch is often not the last
     {"optimizer": "sgd", "learning_rate": 3.0, "momentum": 0.9},
@@ -105,3 +108,39 @@ def test_who_trains_in_company(family: str, network: dict[str, int], device: str
 )
 def test_how_many_train_together(parameters: int, device: str, expected: int) -> None:
     assert cost.largest(parameters, device) == expected
+
+
+def golden_rows() -> tuple[zoo.Case, list[Row]]:
+    case = next(case for case in zoo.CASES if case.name == "mlp-silu-batch")
+    return case, [zoo.row(case, number) for number in (0, 3, 5)]
+
+
+def test_a_checkpoint_of_the_first_format_is_gone_on_from() -> None:
+    """Written by `python -m tests.test_training` when the format began: three rows after an epoch and two steps."""
+    case, rows = golden_rows()
+    unbroken, _ = heard(Training(zoo.task(case, rows), zoo.arrays(case.signature)))
+    training = Training(zoo.task(case, rows), zoo.arrays(case.signature))
+    training.restore(checkpoint.load(GOLDEN / "checkpoint-v1.pt"))
+    assert (training.epoch, training.step) == (1, 2)
+    resumed, _ = heard(training)
+    for number in (0, 3, 5):
+        for epoch in (2, 3):  # another processor may round otherwise than the one that wrote the file
+            assert resumed[number][epoch] == pytest.approx(unbroken[number][epoch], abs=1e-3)
+
+
+def test_a_checkpoint_of_a_newer_format_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 2)
+        checkpoint.save(tmp_path / "c.pt", {"epoch": 1})
+    state, notes = checkpoint.latest(tmp_path / "c.pt")
+    assert state is None
+    assert notes == [f"{tmp_path / 'c.pt'} was written in format 2, this Tuner reads up to 1"]
+
+
+if __name__ == "__main__":
+    case, rows = golden_rows()
+    training = Training(zoo.task(case, rows), zoo.arrays(case.signature))
+    for event in training.run():
+        if isinstance(event, Step) and (event.epoch, event.step) == (1, 2):
+            checkpoint.save(GOLDEN / "checkpoint-v1.pt", training.state(), generations=1)
+            break

@@ -27,6 +27,13 @@ from tuner.training.loop import Row, Task
 from tuner.trial import Cohort, Params, Trial
 
 
+def device_of(spec: StudySpec) -> str:
+    """The kind of device that a study trains on, here: "cpu" or "cuda"."""
+    if spec.run.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return spec.run.device
+
+
 class Grouping:
     """One study's way from trials to work. `warn` hears once why a person's own network does not fuse."""
 

@@ -64,6 +64,7 @@ class History:
     study_id: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     tracking: str = "embedded"  # where MLflow is, as the last launch had it
+    machine: Mapping[str, str] = field(default_factory=dict)  # device and versions of the last launch
     network: str | None = None  # digest of the file that a person's own network comes from
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     cohorts: dict[int, Cohort] = field(default_factory=dict)
@@ -111,6 +112,7 @@ class History:
         elif event.kind in (Kind.OPENED, Kind.INTERRUPTED):
             self._wait(self.trials.values())
             self.tracking = body.get("tracking", self.tracking)
+            self.machine = body.get("machine", self.machine)
         elif event.kind is Kind.COMPLETED:
             self.completed = body["state"]
 

@@ -216,6 +216,11 @@ def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
     if spec.run.device == "cuda" and not torch.cuda.is_available():
         built = "no GPU that torch can use" if torch.version.cuda else "a torch built without CUDA"
         yield ("run", "device"), f"expected a machine with a CUDA GPU, got {built}; write auto or cpu"
+    elif spec.run.device != "cpu" and torch.cuda.is_available() and isinstance(spec.run.workers, int):
+        room = int(torch.cuda.device_count() / spec.run.share)
+        if spec.run.workers > room:
+            message = f"expected at most {room}, the GPUs here divided by run.share, got {spec.run.workers}"
+            yield ("run", "workers"), f"{message}; write auto, or a smaller share"
 
 
 def _modality(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:

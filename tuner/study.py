@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import platform
 import signal
 import socket
-import sys
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -23,22 +22,19 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 import models
-from tuner import champion, results
 from tuner import plan as planning
+from tuner import results, winner
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged
 from tuner.executors.local import LocalExecutor
-from tuner.executors.worker import arrays, weights_path
-from tuner.grouping import Grouping
-from tuner.history import History, TrialHistory
+from tuner.grouping import Grouping, device_of
+from tuner.history import History
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.tracking.writer import Writer
-from tuner.training import checkpoint
-from tuner.training.loop import Training
 from tuner.trial import Event, Kind, State, Trial
 
 if TYPE_CHECKING:
@@ -109,7 +105,7 @@ def launch(
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, workers)
                 if number is None:
-                    _crown(spec, dataset, ledger, history, progress)
+                    winner.crown(spec, dataset, ledger, history, progress)
             finally:
                 progress.stop()
             tracked = writer.drain(
@@ -146,9 +142,7 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     }
     network = models.digest(spec.model["family"], spec.folder)
     if not history.digest:
-        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
-        created = {**body, "id": uuid.uuid4().hex, "seed": spec.seed, "data": facts, "versions": versions}
-        created["network"] = network
+        created = {**body, "id": uuid.uuid4().hex, "seed": spec.seed, "data": facts, "network": network}
         first = Event(Kind.CREATED, {**created, "folder": str(spec.folder)})
     elif history.digest != spec.digest:
         _check_extends(spec, history)
@@ -167,7 +161,12 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
             f"the file of the network {spec.model['family']} changed since study {spec.study} was created; "
             "restore it, or give the study another name (--name)"
         )
-    opened = Event(Kind.OPENED, {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.tracking.mlflow})
+    machine = {"device": device_of(spec), "torch": torch.__version__, "python": platform.python_version()}
+    for name, before in history.machine.items():
+        if history.trials and not history.completed and machine[name] != before:
+            progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
+    where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.tracking.mlflow}
+    opened = Event(Kind.OPENED, {**where, "machine": machine})
     if first is not None or not history.completed:
         for event in ledger.append([first, opened] if first else [opened]):
             history.apply(event)
@@ -215,7 +214,7 @@ def _drive(
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
     search = _search(spec, history)
     limit = search.trials
-    device = _device(spec)
+    device = device_of(spec)
     count = workers or _workers(spec, device, limit)
     grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, progress.message)
     with contextlib.closing(LocalExecutor([grouping.setup(number) for number in range(count)])) as executor:
@@ -255,12 +254,6 @@ def _search(spec: StudySpec, history: History) -> Search:
     return search
 
 
-def _device(spec: StudySpec) -> str:
-    if spec.run.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return spec.run.device
-
-
 def _cores() -> int:
     """The cores that this process may use; all of them where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -272,61 +265,6 @@ def _workers(spec: StudySpec, device: str, trials: int) -> int:
         return spec.run.workers
     room = torch.cuda.device_count() / spec.run.share if device == "cuda" else _cores() / spec.run.threads
     return max(1, min(int(room), trials))
-
-
-# --- the winner -----------------------------------------------------------------------------------
-
-
-def _crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
-    """Test the best trial's kept weights once, export them, and close the study."""
-    best = history.best(spec.metric, spec.maximize)
-    events: list[Event] = []
-    if best is None:
-        message = f"none of {len(history.trials)} trials completed"
-        events.append(Event(Kind.COMPLETED, {"state": "failed", "message": message}))
-        progress.message(message)
-    else:
-        if best.tested is None:
-            events.append(
-                Event(
-                    Kind.TESTED,
-                    {"metrics": _test(spec, dataset, ledger.folder, history, best, progress)},
-                    trial=best.number,
-                )
-            )
-        events.append(Event(Kind.COMPLETED, {"state": "complete", "message": f"best is trial {best.number}"}))
-    stored = ledger.append(events)
-    for event in stored:
-        history.apply(event)
-    shutil.rmtree(ledger.folder / "checkpoints", ignore_errors=True)
-    progress.update(history, stored, Now())
-
-
-def _test(
-    spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory, progress: Progress
-) -> dict[str, float]:
-    """The best trial's metrics on the test split, and its network exported to the study's folder."""
-    torch.set_num_threads(spec.run.threads)  # as the workers have it: another number rounds otherwise
-    device = torch.device(_device(spec))
-    grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set(), progress.message)
-    company = history.cohorts[best.cohort].company if best.cohort is not None else False
-    task = grouping.task(0, [Trial(best.number, best.params, best.seed)], company)
-    training = Training(task, arrays(dataset, device))
-    weights = checkpoint.load(weights_path(folder, best.number))["weights"]
-    metrics: dict[str, float] = {}
-    if dataset.rows["test"]:
-        test = dataset.open_test()
-        inputs, targets = (torch.as_tensor(part).to(device) for part in (test.inputs, test.targets))
-        metrics = {f"test/{name}": value for name, value in training.score(weights, inputs, targets).items()}
-    epoch = best.best_epoch(spec.metric, spec.maximize)
-    kept = {} if epoch is None else best.reports[epoch]
-    facts = {"number": best.number, "params": dict(best.params), "metrics": {**kept, **metrics}, "seed": best.seed}
-    try:
-        champion.export(folder, training.finished(weights), dataset, facts)
-    except champion.ExportError as error:
-        shutil.rmtree(folder / champion.FOLDER, ignore_errors=True)  # an older winner's is the champion no more
-        progress.message(f"the winner's network cannot be exported, only its weights are kept: {error}")
-    return metrics
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ Params = Mapping[str, Value]
 class Kind(StrEnum):
     """What an event says. Every event has a body; what stands in it is written beside each kind."""
 
-    CREATED = "created"  # study: spec, digest, text, seed, id, data, network, versions (study.py writes them)
+    CREATED = "created"  # study: spec, digest, text, seed, id, data, network (study.py writes them)
     EXTENDED = "extended"  # study: spec, digest, text (more trials)
-    OPENED = "opened"  # a driver took the study up: host, pid, tracking (where MLflow is)
+    OPENED = "opened"  # a driver took the study up: host, pid, tracking (where MLflow is), machine
     ASKED = "asked"  # trial: params, seed
     GROUPED = "grouped"  # cohort: trials, structure, company
     STARTED = "started"  # cohort: attempt, worker, trials, epoch (0, or where the checkpoint resumes)

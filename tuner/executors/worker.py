@@ -32,7 +32,7 @@ from tuner.executors.protocol import (
     Work,
 )
 from tuner.training import checkpoint
-from tuner.training.loop import Arrays, Epoch, Finished, Step, Task, Training
+from tuner.training.loop import Arrays, Epoch, Step, Task, Training
 
 CHECKPOINT_SECONDS = 10.0  # at most this much training is lost to a crash, or one epoch where that is longer
 ALIVE_SECONDS = 2.0  # between two signs of life
@@ -151,7 +151,9 @@ class Worker:
                     answer = set(self._expect_answer().stop)
                     rung = flushed = True
             else:
-                self._keep(event)
+                self._write(
+                    weights_path(self.folder, event.number), {"weights": event.weights}, 1, task.cohort, attempt
+                )
                 self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))
                 flushed = False  # the ledger may not have this end yet
 
@@ -200,14 +202,10 @@ class Worker:
             self.channel.send(Flush(task.cohort, attempt))
             self._expect_answer()
         path = checkpoint_path(self.folder, task.cohort)
-        self._write(path, training.state(), generations=2)
+        self._write(path, training.state(), 2, task.cohort, attempt)
         self._saved = time.monotonic()
 
-    def _keep(self, event: Finished) -> None:
-        path = weights_path(self.folder, event.number)
-        self._write(path, {"weights": event.weights}, generations=1)
-
-    def _write(self, path: Path, state: dict[str, Any], generations: int) -> None:
+    def _write(self, path: Path, state: dict[str, Any], generations: int, cohort: int, attempt: int) -> None:
         """Write a file of tensors; a full disk is waited for, any other fault ends the launch."""
         paused = False
         while True:
@@ -224,4 +222,5 @@ class Worker:
                 paused = True
             if self._told_to_stop():
                 raise _Stopped
+            self.channel.send(Alive(cohort, attempt, 0))  # a full disk is no hung worker
             time.sleep(_RETRY_SECONDS)

@@ -16,6 +16,7 @@ import torch
 
 from tuner.errors import CheckpointCorrupt
 
+FORMAT = 1  # of what lies in a file; raised when an older Tuner could no longer go on from it
 _DIGEST = 32  # bytes of a SHA-256
 
 
@@ -25,7 +26,7 @@ def save(path: Path, state: dict[str, Any], *, generations: int = 2) -> None:
     Raises OSError where there is no room; the file that was there stays, nothing partial is left.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"format": FORMAT, **state}, buffer)
     body = buffer.getbuffer()
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -56,12 +57,14 @@ def size(state: Any) -> int:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read one file. Raises CheckpointCorrupt where its content is not what was written, FileNotFoundError."""
+    """Read one file. Raises FileNotFoundError, and CheckpointCorrupt where it is not what was written or too new."""
     content = path.read_bytes()
     body = content[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
         raise CheckpointCorrupt(f"{path} is corrupt (sha256)")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    if (found := state.pop("format", 1)) > FORMAT:
+        raise CheckpointCorrupt(f"{path} was written in format {found}, this Tuner reads up to {FORMAT}")
     return state
 
 
