@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,32 +201,6 @@ def test_a_study_without_trials_has_empty_frames_of_the_same_types(golden: Histo
         assert all(full[str(name)] == dtype for name, dtype in table(empty).dtypes.items())
     assert results.best_json(empty) is None
     assert results.as_json(empty)["trials"] == []
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_text_that_a_spreadsheet_would_run_is_neutralised_in_csv(text: str) -> None:
-    events = [created(), asked(0, choice=text, mixed=text), asked(1, choice="safe", mixed=-1)]
-    events += [Event(Kind.FAILED, {"message": text}, trial=0), reported(1, 1, val_accuracy=-0.5)]
-    table = results.as_csv(results.trials(History.of(events)))
-    back = pd.read_csv(io.StringIO(table), dtype="str", keep_default_na=False, lineterminator="\n")
-    assert back["params.choice"].tolist() == [f"'{text}", "safe"]
-    assert back["params.mixed"].tolist() == [f"'{text}", "-1"]
-    assert back["message"].tolist() == [f"'{text}", ""]
-    assert back["val/accuracy"].tolist() == ["", "-0.5"]  # a number stays a number
-
-
-def test_csv_keeps_whole_numbers_whole_and_commas_and_lines_inside_their_cells(golden: History) -> None:
-    events = [created(), asked(0, width=16), asked(1), Event(Kind.FAILED, {"message": 'a, "b"\nc'}, trial=1)]
-    lines = results.as_csv(results.trials(History.of(events)))
-    assert lines == (
-        "number,state,params.width,epochs,seconds,seed,message\n"
-        "0,WAITING,16,0,0.0,100,\n"
-        '1,FAILED,,0,0.0,101,"a, ""b""\nc"\n'
-    )
-    assert results.as_csv(results.frame([results.best_json(golden) or {}])).startswith(
-        "number,state,params.learning_rate,params.width,params.optimizer,params.momentum,val/loss,val/accuracy,"
-        "train/loss,test/accuracy,test/loss,epochs,seconds,seed,message\n0,COMPLETE,0.012345678901234567,16,sgd,0.5,"
-    )
 
 
 def test_json_needs_no_pandas() -> None:

@@ -97,7 +97,7 @@ class Driver:
             if not self._running:
                 return True
             if stopping():
-                self._wind_down(stopping)
+                self._wind_down()
                 return False
             for message in self._executor.receive(_PATIENCE):
                 self._heed(message)
@@ -125,14 +125,14 @@ class Driver:
         self._store([*asked, *(_grouped(cohort) for cohort in cohorts)])
         self._enqueue(cohorts)
 
-    def _wind_down(self, stopping: Callable[[], bool]) -> None:
-        """Let the workers save; a second signal, or too long a wait, ends it."""
+    def _wind_down(self) -> None:
+        """Let the workers save, for a while."""
         running = [self._history.cohorts[number] for number in self._running]
         count = sum(len(self._open(cohort).trials) for cohort in running)
         self._progress.message(f"stopping, saving {count} trials")
         self._executor.stop()
         deadline = time.monotonic() + STOP_SECONDS
-        while self._running and time.monotonic() < deadline and stopping():
+        while self._running and time.monotonic() < deadline:
             for message in self._executor.receive(0.1):
                 self._heed(message, requeue=False)
 

@@ -14,7 +14,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -31,12 +30,11 @@ from sqlalchemy.dialects.sqlite import insert
 from tuner import lock
 from tuner.errors import InputError, LedgerError, StudyMissing
 from tuner.history import History
-from tuner.trial import TERMINAL, Event, Kind
+from tuner.trial import STUDY_NAME, TERMINAL, Event, Kind
 
 FORMAT = 1  # of ledger.db; raised when an older Tuner could no longer read what is written
 
 _FILE = "ledger.db"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _BUSY_SECONDS = 30  # a commit of the driver takes milliseconds; longer means a stuck process or disk
 _PAGE = 4096  # events per query, so that no reader holds a snapshot open while its caller works
 _OF_A_TRIAL = (Kind.ASKED, Kind.REPORTED, *sorted(TERMINAL))
@@ -91,7 +89,7 @@ _REASONS = {  # SQLite's result codes, by the name they begin with, in a person'
 
 def study_folder(home: Path, name: str) -> Path:
     """The folder of a study in a home. Raises InputError where `name` may not become a path."""
-    if not _NAME.fullmatch(name):
+    if not STUDY_NAME.fullmatch(name):
         raise InputError(
             f"study name: expected 1 to 64 of a-z 0-9 . _ - beginning with a letter or a digit, got {name[:80]!r}"
         )
@@ -101,7 +99,7 @@ def study_folder(home: Path, name: str) -> Path:
 def studies(home: Path) -> list[str]:
     """The names of the studies in a home, sorted; none where the home does not exist."""
     return sorted(
-        path.parent.name for path in (home / "studies").glob(f"*/{_FILE}") if _NAME.fullmatch(path.parent.name)
+        path.parent.name for path in (home / "studies").glob(f"*/{_FILE}") if STUDY_NAME.fullmatch(path.parent.name)
     )
 
 

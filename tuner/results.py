@@ -16,8 +16,6 @@ from tuner.trial import State
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
-
 
 def objective(history: History) -> tuple[str, bool]:
     """The metric that the study is about, and whether more of it is better.
@@ -103,17 +101,6 @@ def curves(history: History) -> pd.DataFrame:
     ]
     types = {"trial": "int64", "epoch": "int64", "metric": "str", "value": "float64"}
     return pd.DataFrame(points, columns=list(types)).astype(types)
-
-
-def as_csv(table: pd.DataFrame) -> str:
-    """A frame as CSV with a header line. Text that a spreadsheet would take for a formula gets a leading `'`."""
-    safe = table.copy()
-    for name in table.columns:
-        if table[name].dtype in ("object", "str"):
-            safe[name] = [
-                f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]
-            ]
-    return safe.to_csv(index=False, lineterminator="\n")
 
 
 def _in_order(history: History) -> list[TrialHistory]:

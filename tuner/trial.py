@@ -6,6 +6,7 @@ Plain frozen values; everything in them is JSON. Knows nothing of how trials are
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,8 @@ from typing import Any
 
 Value = bool | int | float | str
 Params = Mapping[str, Value]
+
+STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # what a name keeps to, so that it can become a folder
 
 
 class Kind(StrEnum):

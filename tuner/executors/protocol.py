@@ -53,11 +53,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Alive:
-    """The cohort makes progress; `steps` trial-steps since the last word."""
+    """The worker lives: the cohort makes progress, or waits for room on a disk."""
 
     cohort: int
     attempt: int
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,6 @@ class Report:
     metrics: Mapping[int, Mapping[str, float]]
     failed: Mapping[int, str]
     seconds: float
-    steps: int
     waits: bool
 
 

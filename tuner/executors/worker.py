@@ -92,7 +92,6 @@ class Worker:
         self.arrays = arrays(data.load(**setup.data), self.device)
         self.channel = channel
         self._heard = self._spoke = self._saved = time.monotonic()
-        self._steps = 0
         self._stopping = False
 
     def train(self, work: Work) -> None:
@@ -123,7 +122,6 @@ class Worker:
         training, notes = self._resume(task)
         self.channel.send(Started(task.cohort, attempt, self.number, training.epoch, tuple(notes)))
         self._saved = time.monotonic()
-        self._steps = 0
         events = training.run()
         answer: set[int] | None = None
         rung = flushed = False
@@ -138,13 +136,12 @@ class Worker:
                 if boundary and (rung or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
                     self._save(training, task, attempt, flushed=flushed)
                 rung = flushed = False
-                self._steps += 0 if boundary else len(training.rows)
                 self._listen(training, task, attempt)
             elif isinstance(event, Epoch):
+                self._spoke = time.monotonic()
                 self.channel.send(
                     Report(
-                        task.cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds,
-                        self._take_steps(), event.waits,
+                        task.cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds, event.waits
                     )
                 )  # fmt: skip
                 if event.waits:
@@ -168,11 +165,6 @@ class Worker:
             return training, [f"{note}, using the one before" for note in notes]
         return training, [f"{note}, starting over" for note in notes[-1:]]
 
-    def _take_steps(self) -> int:
-        steps, self._steps = self._steps, 0
-        self._spoke = time.monotonic()
-        return steps
-
     def _listen(self, training: Training, task: Task, attempt: int) -> None:
         """Between two steps: a sign of life now and then, and a look for a Stop."""
         now = time.monotonic()
@@ -180,7 +172,8 @@ class Worker:
             return
         self._heard = now
         if now - self._spoke > ALIVE_SECONDS:
-            self.channel.send(Alive(task.cohort, attempt, self._take_steps()))
+            self._spoke = now
+            self.channel.send(Alive(task.cohort, attempt))
         if self._told_to_stop():
             self._save(training, task, attempt, flushed=False)
             raise _Stopped
@@ -222,5 +215,5 @@ class Worker:
                 paused = True
             if self._told_to_stop():
                 raise _Stopped
-            self.channel.send(Alive(cohort, attempt, 0))  # a full disk is no hung worker
+            self.channel.send(Alive(cohort, attempt))  # a full disk is no hung worker
             time.sleep(_RETRY_SECONDS)

@@ -17,10 +17,10 @@ from pydantic_core import PydanticCustomError
 from models.interface import MODALITIES, TASKS
 from search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy
+from tuner.trial import STUDY_NAME
 
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1_024
-STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def _only(expected: str, fits: Callable[[Any], bool], hint: Callable[[Any], str] = lambda _: "") -> WrapValidator:
