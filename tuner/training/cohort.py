@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 _ALIGNMENT = 16  # elements: one cache line of float32, so that every row starts alike
 
@@ -44,8 +45,9 @@ class Stack:
             )
             for name, value in buffers[0].items()
         }
-        self._shared = vmap(self._one, in_dims=(0, 0, None))
-        self._apart = vmap(self._one, in_dims=(0, 0, 0))
+        self._places = _places(self.base, [*self.shapes, *self.buffers])
+        self._shared = vmap(self._one, in_dims=(0, None))
+        self._apart = vmap(self._one, in_dims=(0, 0))
         self.replace(flat)
 
     def replace(self, flat_KP: Tensor) -> None:
@@ -59,8 +61,19 @@ class Stack:
         start, shape = self.offsets[name], self.shapes[name]
         return flat_KP[:, start : start + shape.numel()].view(len(flat_KP), *shape)
 
-    def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        output: Tensor = functional_call(self.base, {**parameters, **buffers}, (x,))
+    def _one(self, values: list[Tensor], x: Tensor) -> Tensor:
+        """One row's answer: the base network with that row's parameters and buffers in its places.
+
+        What torch.func.functional_call does, whose search for the places costs more than a small network's step.
+        """
+        own = [holder[leaf] for holder, leaf, _ in self._places]
+        for holder, leaf, index in self._places:
+            holder[leaf] = values[index]
+        try:
+            output: Tensor = self.base(x)
+        finally:
+            for (holder, leaf, _), value in zip(self._places, own, strict=True):
+                holder[leaf] = value
         return output
 
     def __len__(self) -> int:
@@ -76,12 +89,12 @@ class Stack:
 
         A stack of one row runs as the plain network that it is.
         """
-        self.base.train(training)
+        if self.base.training != training:
+            self.base.train(training)
+        values = [*self.parameters.values(), *self.buffers.values()]
         if len(self) == 1:
-            parameters = {name: value[0] for name, value in self.parameters.items()}
-            buffers = {name: value[0] for name, value in self.buffers.items()}
-            return self._one(parameters, buffers, x if shared else x[0])[None]
-        return (self._shared if shared else self._apart)(self.parameters, self.buffers, x)
+            return self._one([value[0] for value in values], x if shared else x[0])[None]
+        return (self._shared if shared else self._apart)(values, x)
 
     def backward(self, loss_K: Tensor) -> Tensor:
         """The gradient of every row's own loss by its own parameters, [K, P]; padding stays 0."""
@@ -117,6 +130,22 @@ class Stack:
         parameters = {name: self._view(state["flat"][row : row + 1], name)[0] for name in self.shapes}
         buffers = {name: state[f"buffer:{name}"][row] for name in self.buffers}
         return {name: value.detach().cpu().clone() for name, value in {**parameters, **buffers}.items()}
+
+
+def _places(network: nn.Module, names: Sequence[str]) -> list[tuple[dict[str, Any], str, int]]:
+    """Where a network keeps each of these parameters and buffers: (dict, key, position in `names`); tied ones twice."""
+    tensors = {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
+    positions = {id(tensors[name]): position for position, name in enumerate(names)}
+    found = []
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        module = network.get_submodule(path)
+        holder: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
+        found.append((holder, leaf, positions[id(tensor)]))
+    return found
 
 
 def fuses(networks: Sequence[nn.Module], example: Tensor) -> str:
