@@ -17,10 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-CLASSIFICATION, REGRESSION = "classification", "regression"
-TASKS = (CLASSIFICATION, REGRESSION)
-NUMBERS, IMAGE = "numbers", "image"
-MODALITIES = (NUMBERS, IMAGE)
+import torch
+
+CLASSIFICATION, REGRESSION, LANGUAGE = "classification", "regression", "language"
+TASKS = (CLASSIFICATION, REGRESSION, LANGUAGE)
+NUMBERS, IMAGE, SEQUENCE, TEXT = "numbers", "image", "sequence", "text"
+MODALITIES = (NUMBERS, IMAGE, SEQUENCE, TEXT)
+PADDING, UNKNOWN = 0, 1  # the tokens that stand behind a shorter text, and for characters never seen in training
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,10 @@ class Signature:
     """What a data set looks like to a network.
 
     `inputs` is the shape of one example: `(features,)` for numbers, `(channels, height, width)` for
-    images. `outputs` is the number of classes, or of targets in a regression.
+    images, `(time, features)` for sequences, `(time,)` for text, whose int64 tokens are below
+    `vocabulary`: `PADDING` behind a shorter text, `UNKNOWN` for what training never saw. `outputs` is the
+    number of classes, of targets in a regression, of tokens in language modelling (one answer for every
+    position). `masked`: the last feature of a sequence is 1 at real steps and 0 in the padding behind them.
     """
 
     task: str
@@ -36,6 +42,15 @@ class Signature:
     inputs: tuple[int, ...]
     outputs: int
     vocabulary: int | None = None
+    masked: bool = False
+
+    def example(self, count: int) -> torch.Tensor:
+        """`count` examples of nothing: float32 zeros, or tokens of padding, [count, *inputs]."""
+        return torch.zeros(count, *self.inputs, dtype=torch.int64 if self.modality == TEXT else torch.float32)
+
+    def output_shape(self, count: int) -> tuple[int, ...]:
+        """What a network answers to `count` examples: [count, outputs]; of text to continue, [count, time, outputs]."""
+        return (count, *self.inputs, self.outputs) if self.task == LANGUAGE else (count, self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "inputs": list(self.inputs)}

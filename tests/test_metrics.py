@@ -10,7 +10,8 @@ import torch
 from sklearn import metrics as reference
 from torch import Tensor
 
-from tuner.training.metrics import METRICS, ClassificationMetrics, RegressionMetrics, metrics_of
+from tuner.training.losses import cross_entropy
+from tuner.training.metrics import METRICS, ClassificationMetrics, LanguageMetrics, RegressionMetrics, account
 
 K = 3
 SIZES = (7, 1, 13, 4, 5)
@@ -93,8 +94,30 @@ def test_regression(targets: int) -> None:
     assert result["r2"].min() < 0 < result["r2"].max(), "rows worse and better than the mean"
 
 
+def test_language() -> None:
+    """Against the sum of log-probabilities over every position that is no padding."""
+    target_NT = torch.randint(1, 6, (N, 9), generator=torch.Generator().manual_seed(5))
+    target_NT[torch.arange(9) >= torch.arange(N)[:, None] % 9 + 1] = 0
+    output_KNTC = seeded(K, N, 9, 6, seed=6) + 2.0 * torch.nn.functional.one_hot(target_NT, 6)
+    found = LanguageMetrics(K, 6, torch.device("cpu"))
+    for part in parts():
+        loss_KN = cross_entropy(output_KNTC[:, part], target_NT[part])
+        found.add(loss_KN, output_KNTC[:, part], target_NT[part])
+    result = found.result()
+    assert tuple(result) == METRICS["language"]
+    real = target_NT > 0
+    for row in range(K):
+        logs = torch.log_softmax(output_KNTC[row].double(), -1)[real]
+        nats = -logs.gather(1, target_NT[real][:, None]).mean().item()
+        assert float(result["perplexity"][row]) == pytest.approx(np.exp(nats), rel=1e-5)
+        assert float(result["bits_per_character"][row]) == pytest.approx(nats / np.log(2), rel=1e-6)
+        hits = (logs.argmax(1) == target_NT[real]).double().mean().item()
+        assert float(result["accuracy"][row]) == pytest.approx(hits, abs=1e-12)
+
+
 @pytest.mark.parametrize(
-    ("task", "kind"), [("classification", ClassificationMetrics), ("regression", RegressionMetrics)]
+    ("task", "kind"),
+    [("classification", ClassificationMetrics), ("regression", RegressionMetrics), ("language", LanguageMetrics)],
 )
 def test_a_task_has_its_account(task: str, kind: type) -> None:
-    assert isinstance(metrics_of(task, K, 2, torch.device("cpu")), kind)
+    assert isinstance(account(task, K, 2, torch.device("cpu")), kind)

@@ -188,7 +188,7 @@ def test_what_does_nothing_is_a_warning(tables: Path) -> None:
     )
     made = plan(spec, load(spec))
     assert [line.removeprefix(f"{tables}/study.yaml:") for line in made.warnings] == [
-        "10:5: search.space.label_smoothing: label_smoothing is for classes, and does nothing with regression",
+        "10:5: search.space.label_smoothing: label_smoothing is for classes and text, and does nothing with regression",
         "4:20: train.flip: flip is for images, and does nothing with numbers",
     ]
     assert made.lines()[-1].startswith("warning   ")

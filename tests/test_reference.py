@@ -39,6 +39,20 @@ def optimizer(row: Row, network: nn.Module) -> torch.optim.Optimizer:
     return kind(parameters, c.learning_rate, betas=(c.beta1, c.beta2), eps=c.epsilon, weight_decay=c.weight_decay)
 
 
+def plain_loss(case: zoo.Case, c: zoo.TrainConfig, output: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    if case.signature.task == "regression":
+        return F.huber_loss(output, y, delta=c.huber_delta) if c.loss == "huber" else F.mse_loss(output, y)
+    if case.signature.task == "language":
+        return F.cross_entropy(output.flatten(0, 1), y.flatten(), label_smoothing=c.label_smoothing)
+    weight = None
+    if c.class_weights == "balanced":
+        counts = torch.bincount(targets, minlength=case.signature.outputs).double()
+        weight = len(targets) / (len(counts) * counts)
+    # summed and divided by the batch: torch's own mean would divide by the batch's weights
+    loss = F.cross_entropy(output, y, weight=weight, label_smoothing=c.label_smoothing, reduction="sum")
+    return loss / len(y)
+
+
 def plain(case: zoo.Case, task: Task, row: Row) -> tuple[nn.Module, list[float]]:
     """The same training as a person would write it: one module, one torch optimizer, one loop."""
     data = zoo.arrays(case.signature, torch.float64)
@@ -46,7 +60,7 @@ def plain(case: zoo.Case, task: Task, row: Row) -> tuple[nn.Module, list[float]]
         torch.manual_seed(derive(row.seed, "weights"))
         network = build(case.family, case.signature, row.network).double()
     update = optimizer(row, network)
-    mean, scale = torch.tensor(0.0), torch.tensor(1.0)
+    mean, scale = None, torch.tensor(1.0)
     if case.signature.task == "regression":
         mean, scale = data.train_targets.mean(0), data.train_targets.std(0, correction=0)
     dropouts = [module for module in network.modules() if isinstance(module, layers.Dropout)]
@@ -70,10 +84,7 @@ def plain(case: zoo.Case, task: Task, row: Row) -> tuple[nn.Module, list[float]]
                     stateless.mix(seed + layer + 1) ^ stateless.mix(torch.tensor(number, dtype=torch.int32))
                 )
             output = network(x)
-            if case.signature.task == "classification":
-                loss = F.cross_entropy(output, y, label_smoothing=c.label_smoothing)
-            else:
-                loss = F.mse_loss(output, (y - mean) / scale)
+            loss = plain_loss(case, c, output, y if mean is None else (y - mean) / scale, data.train_targets)
             losses.append(loss.item())
             penalty = c.l1 * sum(parameter.abs().sum() for parameter in network.parameters())
             update.zero_grad()

@@ -275,19 +275,19 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a misspelt metric": (
         [("val/accuracy", "val/acuracy")],
         [
-            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, train/loss, got the text 'val/acuracy'; did you mean 'val/accuracy'?"
+            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, train/loss, got the text 'val/acuracy'; did you mean 'val/accuracy'?"
         ],
     ),
     "a metric without its split": (
         [("val/accuracy", "accuracy")],
         [
-            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, train/loss, got the text 'accuracy'; did you mean 'val/accuracy'?"
+            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, train/loss, got the text 'accuracy'; did you mean 'val/accuracy'?"
         ],
     ),
     "a metric that is never reported": (
         [("val/accuracy", "val/auc")],
         [
-            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, train/loss, got the text 'val/auc'"
+            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, train/loss, got the text 'val/auc'"
         ],
     ),
     "two goals in a list": (
@@ -402,7 +402,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a key of model under train": (
         [("{epochs: 9}", "{epochs: 9, width: 3}")],
         [
-            "5:20: train.width: expected one of epochs, batch_size, loss, optimizer, learning_rate, momentum, nesterov, beta1, beta2, alpha, epsilon, weight_decay, l1, gradient_clip, label_smoothing, schedule, warmup, decay_every, decay_factor, early_stopping, shift, flip, noise, got the unknown key 'width'; 'width' belongs under model",
+            "5:20: train.width: expected one of epochs, batch_size, loss, huber_delta, class_weights, optimizer, learning_rate, momentum, nesterov, beta1, beta2, alpha, epsilon, weight_decay, l1, gradient_clip, label_smoothing, schedule, warmup, decay_every, decay_factor, early_stopping, shift, flip, noise, got the unknown key 'width'; 'width' belongs under model",
             "9:5: search.space.width: expected 'width' either fixed or searched, got train.width too; remove one of them",
         ],
     ),
@@ -460,7 +460,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a misspelt task": (
         [("{source: digits}", "{source: digits, task: clasification}")],
         [
-            "3:24: data.task: expected classification or regression, got the text 'clasification'; did you mean 'classification'?"
+            "3:24: data.task: expected classification, regression or language, got the text 'clasification'; did you mean 'classification'?"
         ],
     ),
     "start_with that does not fit": (

@@ -16,6 +16,10 @@ from tuner.training.config import TrainConfig
 from tuner.training.loop import Arrays, Row, Task
 
 NUMBERS = Signature("classification", "numbers", (13,), 5)
+SEQUENCES = Signature("classification", "sequence", (7, 3), 4)
+UNEQUAL = Signature("classification", "sequence", (9, 4), 4, masked=True)
+TEXTS = Signature("classification", "text", (11,), 3, vocabulary=9)
+LANGUAGE = Signature("language", "text", (10,), 8, vocabulary=8)
 IMAGES = Signature("classification", "image", (2, 9, 8), 5)
 TARGETS = Signature("regression", "numbers", (13,), 2)
 
@@ -29,6 +33,9 @@ class Case:
     signature: Signature
     network: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    """strengths of augmentation, the largest of any row"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """settings of training that all rows share"""
 
 
 CASES = [
@@ -42,17 +49,33 @@ CASES = [
     Case("mlp-silu-batch", "mlp", NUMBERS, {"width": 21, "depth": 2, "activation": "silu", "norm": "batch"}),
     Case("mlp-regression", "mlp", TARGETS, {"width": 10, "depth": 2}),
     Case("mlp-one-target", "mlp", Signature("regression", "numbers", (13,), 1), {"width": 64, "depth": 1}),
+    Case("mlp-huber", "mlp", TARGETS, {"width": 9, "depth": 1}, settings={"loss": "huber"}),
     Case("cnn", "cnn", IMAGES, {"width": 4, "depth": 2}, {"noise": 0.1, "shift": 2.0, "flip": 0.3}),
     Case("cnn-batch", "cnn", IMAGES, {"width": 3, "depth": 1, "kernel": 5, "norm": "batch"}),
     Case("cnn-layer-silu", "cnn", IMAGES, {"width": 5, "depth": 2, "norm": "layer", "activation": "silu"}),
     Case("cnn-wide", "cnn", IMAGES, {"width": 16, "depth": 2, "activation": "gelu"}),
 ]
+BALANCED = {"class_weights": "balanced"}
 SETTINGS: list[dict[str, Any]] = [
     {"optimizer": "sgd", "learning_rate": 0.05},
     {"optimizer": "sgd", "learning_rate": 0.02, "momentum": 0.8, "nesterov": True, "schedule": "cosine", "warmup": 1.0},
-    {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.01, "l1": 1e-3},
-    {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 1e-3, "gradient_clip": 0.5},
-    {"optimizer": "adam", "learning_rate": 3e-3, "beta1": 0.8, "beta2": 0.95, "label_smoothing": 0.1, "warmup": 0.7},
+    {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.01, "l1": 1e-3, "huber_delta": 0.3},
+    {
+        "optimizer": "adam",
+        "learning_rate": 1e-2,
+        "weight_decay": 1e-3,
+        "gradient_clip": 0.5,
+        "class_weights": "balanced",
+    },
+    {
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+        "beta1": 0.8,
+        "beta2": 0.95,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+    },
+    {"optimizer": "adam", "learning_rate": 2e-3, "label_smoothing": 0.2, "warmup": 0.7, "huber_delta": 2.0},
     {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1, "schedule": "step", "decay_every": 1.0},
     {"optimizer": "rmsprop", "learning_rate": 1e-3, "gradient_clip": 2.0, "l1": 1e-4},
     {"optimizer": "rmsprop", "learning_rate": 2e-3, "momentum": 0.5, "alpha": 0.9, "weight_decay": 1e-2},
@@ -63,7 +86,21 @@ NAMED = frozenset(name for settings in SETTINGS for name in settings)
 def arrays(signature: Signature, dtype: torch.dtype = torch.float32, rows: int = 71) -> Arrays:
     """Seeded examples of that signature; 71 training rows make batches of 32, 32 and 7."""
     generator = torch.Generator().manual_seed(5)
-    inputs = torch.randn(rows + 40, *signature.inputs, generator=generator, dtype=torch.float64)
+    count = rows + 40
+    if signature.modality == "text":
+        assert signature.vocabulary is not None
+        inputs = torch.randint(2, signature.vocabulary, (count, *signature.inputs), generator=generator)
+        if signature.task == "language":
+            targets = (inputs * 3 + inputs.roll(1, 1)) % (signature.vocabulary - 1) + 1
+        else:
+            inputs[torch.arange(signature.inputs[0]) >= lengths(count, signature.inputs[0])] = 0
+            targets = (inputs == 2).sum(1).clamp(max=signature.outputs - 1)
+        return Arrays(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
+    inputs = torch.randn(count, *signature.inputs, generator=generator, dtype=torch.float64)
+    if signature.masked:
+        real = torch.arange(signature.inputs[0]) < lengths(count, signature.inputs[0])
+        inputs[..., -1] = 1.0
+        inputs = inputs * real[..., None]
     summary = inputs.flatten(1)[:, : max(signature.outputs, 2)]
     if signature.task == "classification":
         targets = summary.argmax(1)
@@ -73,16 +110,21 @@ def arrays(signature: Signature, dtype: torch.dtype = torch.float32, rows: int =
     return Arrays(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
 
 
+def lengths(count: int, longest: int) -> torch.Tensor:
+    """Lengths from 1 to `longest`, [count, 1]."""
+    return (torch.arange(count)[:, None] * 5) % longest + 1
+
+
 def row(case: Case, number: int, **changes: Any) -> Row:
     """Trial `number` of a case: its settings, dropout and augmentation all differ from its neighbours'."""
-    settings = {"epochs": 3, "batch_size": 32, **SETTINGS[number % len(SETTINGS)]}
+    settings = {"epochs": 3, "batch_size": 32, **case.settings, **SETTINGS[number % len(SETTINGS)]}
     strengths = {name: strength * (number % 4) / 3 for name, strength in case.training.items()}
     config = TrainConfig(**{**settings, **strengths, **changes})
     return Row(number, 100 + number, {**case.network, "dropout": 0.1 * (number % 5)}, config)
 
 
 def task(case: Case, rows: list[Row], *, company: bool = True, rungs: frozenset[int] = frozenset()) -> Task:
-    metric = "val/accuracy" if case.signature.task == "classification" else "val/rmse"
+    metric = "val/rmse" if case.signature.task == "regression" else "val/accuracy"
     return Task(
         cohort=0,
         rows=tuple(rows),
@@ -92,6 +134,6 @@ def task(case: Case, rows: list[Row], *, company: bool = True, rungs: frozenset[
         seed=7,
         metric=metric,
         maximize=metric == "val/accuracy",
-        named=NAMED | frozenset(case.training),
+        named=NAMED | frozenset(case.training) | frozenset(case.settings),
         rungs=rungs,
     )

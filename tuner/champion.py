@@ -176,7 +176,7 @@ def _program(network: nn.Module, signature: Signature) -> Any:
     import torch
 
     batch = torch.export.Dim("batch", min=1)
-    inputs = torch.zeros(3, *signature.inputs)  # any size but 0 and 1, which torch.export takes for constants
+    inputs = signature.example(3)  # any size but 0 and 1, which torch.export takes for constants
     was_training = network.training
     try:
         with warnings.catch_warnings():

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import models
-from models.interface import CLASSIFICATION, IMAGE, REGRESSION, Signature
+from models.interface import CLASSIFICATION, IMAGE, LANGUAGE, NUMBERS, REGRESSION, SEQUENCE, Signature
 from search_spaces import SearchSpace
 from search_spaces.document import Keys, describe
 from search_spaces.parameters import Choice, Float, Int
@@ -26,15 +26,19 @@ from tuner.errors import DataError, SpecError
 from tuner.spec import StudySpec
 from tuner.spec.checks import metrics_of, nearest_metric
 from tuner.spec.rules import listed
+from tuner.training.losses import FOR_NUMBERS
 from tuner.trial import Params, Value
 
 _MOST_VALUES = 64  # of one structural hyperparameter, each built once: about 5 ms each
 _MOST_STRUCTURES = 100_000  # counted one by one; beyond it nobody needs the number
 _SMALL = 2_000_000  # parameters, or numbers in an example, that run for real in some 10 ms
 _OF_NO_USE = {  # hyperparameter → what it needs
-    "label_smoothing": ("task", CLASSIFICATION, "classes"),
-    "shift": ("modality", IMAGE, "images"),
-    "flip": ("modality", IMAGE, "images"),
+    "label_smoothing": ("task", (CLASSIFICATION, LANGUAGE), "classes and text"),
+    "class_weights": ("task", (CLASSIFICATION,), "classes"),
+    "huber_delta": ("task", (REGRESSION,), "numbers to predict"),
+    "shift": ("modality", (IMAGE,), "images"),
+    "flip": ("modality", (IMAGE,), "images"),
+    "noise": ("modality", (NUMBERS, IMAGE, SEQUENCE), "numbers"),
 }
 
 
@@ -197,10 +201,9 @@ def _objective(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, st
 
 
 def _loss(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
-    wrong = {CLASSIFICATION: "mse", REGRESSION: "cross_entropy"}[signature.task]
-    if wrong in _values(spec, "loss"):
-        message = f"expected a loss for {signature.task}, got {wrong}; write auto"
-        yield _place(spec, "loss", "train"), message
+    for name in _values(spec, "loss"):
+        if name != "auto" and (name in FOR_NUMBERS) != (signature.task == REGRESSION):
+            yield _place(spec, "loss", "train"), f"expected a loss for {signature.task}, got {name}; write auto"
 
 
 def _batches(spec: StudySpec, rows: int) -> Iterator[tuple[Keys, str]]:
@@ -234,7 +237,8 @@ def _modality(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str
 
 def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
     for name, (aspect, needed, told) in _OF_NO_USE.items():
-        if getattr(signature, aspect) != needed and any(_values(spec, name)):
+        default = spec.hyperparameter(name).default
+        if getattr(signature, aspect) not in needed and any(value != default for value in _values(spec, name)):
             yield (
                 _place(spec, name, "train"),
                 f"{name} is for {told}, and does nothing with {getattr(signature, aspect)}",
@@ -365,11 +369,11 @@ def _build(spec: StudySpec, signature: Signature, params: Params) -> int:
 def _run(network: nn.Module, signature: Signature, device: str) -> None:
     """Two examples through the network. Raises ValueError for an output of another shape than promised."""
     with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=()):
-        output = network.train()(torch.zeros(2, *signature.inputs))
-    shape = tuple(getattr(output, "shape", ()))
-    if shape != (2, signature.outputs):
+        output = network.train()(signature.example(2))
+    shape, wanted = tuple(getattr(output, "shape", ())), signature.output_shape(2)
+    if shape != wanted:
         got = list(shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"for two examples it must give [2, {signature.outputs}] (signature.outputs), and gives {got}")
+        raise ValueError(f"for two examples it must give {list(wanted)} (signature.outputs), and gives {got}")
 
 
 def _said(error: Exception) -> str:

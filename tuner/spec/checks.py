@@ -24,7 +24,7 @@ from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
-_SMALLER_IS_BETTER = {"loss", "rmse", "mae"}
+_SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character"}
 
 TRAINING: Mapping[str, Hyperparameter] = hyperparameters(TrainConfig)
 

@@ -155,8 +155,9 @@ def fuses(networks: Sequence[nn.Module], example: Tensor) -> str:
     number read as a plain attribute would be the first row's in all of them.
     """
     try:
-        copies = [Stack([network], example.device, example.dtype) for network in deepcopy(list(networks))]
-        stack = Stack(networks, example.device, example.dtype)
+        dtype = example.dtype if example.is_floating_point() else torch.float32
+        copies = [Stack([network], example.device, dtype) for network in deepcopy(list(networks))]
+        stack = Stack(networks, example.device, dtype)
         for training in (True, False):
             output = stack.forward(example, training=training, shared=True)
             for row, copy in enumerate(copies):

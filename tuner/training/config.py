@@ -10,7 +10,8 @@ from typing import Annotated
 
 from models.interface import Setting
 
-LOSSES = ("auto", "cross_entropy", "mse")
+LOSSES = ("auto", "cross_entropy", "mse", "huber")
+CLASS_WEIGHTS = ("none", "balanced")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "cosine", "step")
 
@@ -21,7 +22,16 @@ class TrainConfig:
 
     epochs: Annotated[int, Setting("passes over the training rows", low=1, high=100_000)] = 10
     batch_size: Annotated[int, Setting("training rows per step", low=1, high=1_000_000)] = 64
-    loss: Annotated[str, Setting("auto is cross_entropy for classes and mse for numbers", choices=LOSSES)] = "auto"
+    loss: Annotated[str, Setting("auto is cross_entropy for classes and text, mse for numbers", choices=LOSSES)] = (
+        "auto"
+    )
+    huber_delta: Annotated[
+        float, Setting("error, in deviations of the target, beyond which huber is linear", above=0.0, fusible=True)
+    ] = 1.0
+    class_weights: Annotated[
+        str,
+        Setting("balanced weighs a class by rows / (classes · its rows)", choices=CLASS_WEIGHTS, fusible=True),
+    ] = "none"
     optimizer: Annotated[str, Setting("the update rule, as in torch.optim", choices=OPTIMIZERS, fusible=True)] = "sgd"
     learning_rate: Annotated[float, Setting("step size before the schedule", above=0.0, high=1e3, fusible=True)] = 0.01
     momentum: Annotated[

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from torch import Tensor, nn
 
 import models
 from models import Signature, layers, stateless
-from models.interface import IMAGE
+from models.interface import CLASSIFICATION, IMAGE, LANGUAGE
 from tuner.data import augmentation, batches
 from tuner.training.cohort import Stack
 from tuner.training.config import TrainConfig
-from tuner.training.losses import loss_of
-from tuner.training.metrics import metrics_of
+from tuner.training.losses import cross_entropy, huber, loss_of
+from tuner.training.metrics import account
 from tuner.training.optimizers import Optimizer, rank
+from tuner.training.standard import Standard
 from tuner.trial import derive
 
-EVALUATION_BATCH = 512  # rows; a constant, because another size would round sums differently
+EVALUATION_BATCH = 512  # examples; a constant, because another size would round sums differently
+_EVALUATION_TOKENS = 4_096  # the same where every position of a text is answered
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Training:
         self.epoch = 0  # epochs done
         self.step = 0  # steps done in the epoch under way
         self._loss = loss_of(self.rows[0].config.loss, task.signature.task)
-        self._standard = _Standard.of(arrays.train_targets, task.signature.task, dtype)
+        self._standard = Standard.of(arrays.train_targets, task.signature.task, dtype)
         stack = Stack([self._network(row) for row in self.rows], self.device, dtype)
         self._start(stack, Optimizer([row.config for row in self.rows], stack.flat_KP, task.named))
         if task.company and len(self.rows) == 1:
@@ -164,7 +166,7 @@ class Training:
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).to(device=self.device, dtype=self.dtype)
 
-        self._smoothing = column([c.label_smoothing for c in configs]) if "label_smoothing" in self.task.named else None
+        self._terms = self._loss_terms(configs, column)
         augments = ("shift", "flip", "noise") if self.task.signature.modality == IMAGE else ("noise",)
         self._strengths = {
             f"{name}_K": column([getattr(c, name) for c in configs]) for name in augments if name in self.task.named
@@ -174,6 +176,22 @@ class Training:
         layer_L = torch.arange(len(dropouts), dtype=torch.int32) + 1
         seed_K = torch.tensor([derive(row.seed, "dropout") for row in rows], dtype=torch.int32)
         self._keys_KL = stateless.mix(stateless.mix(seed_K)[:, None] + layer_L).to(self.device)
+
+    def _loss_terms(self, configs: list[TrainConfig], column: Callable[[list[float]], Tensor]) -> dict[str, Tensor]:
+        """The per-row numbers of the training loss: of those that the study names, what this loss takes."""
+        named, loss = self.task.named, self._loss
+        if loss is huber:
+            return {"delta_K": column([c.huber_delta for c in configs])} if "huber_delta" in named else {}
+        terms = {}
+        if loss is cross_entropy and "label_smoothing" in named:
+            terms["smoothing_K"] = column([c.label_smoothing for c in configs])
+        if loss is cross_entropy and "class_weights" in named and self.task.signature.task == CLASSIFICATION:
+            targets = self.arrays.train_targets
+            counts = torch.bincount(targets, minlength=self.task.signature.outputs).double()
+            balanced = (len(targets) / (len(counts) * counts)).to(device=self.device, dtype=self.dtype)
+            weighs = column([float(c.class_weights == "balanced") for c in configs])[:, None]
+            terms["weight_KC"] = torch.where(weighs > 0, balanced, torch.ones_like(balanced))
+        return terms
 
     def _physical(self) -> list[Row]:
         """The rows as the stack holds them: a row alone in company stands there twice."""
@@ -260,7 +278,7 @@ class Training:
         if not shared:
             x = augmentation.augment(x, augmentation.keys(self.task.seed, self.epoch, self.step), **self._strengths)
         output = self.stack.forward(x, training=True, shared=shared)
-        loss_K = self._loss(output, self._standard.apply(target), self._smoothing).mean(1)
+        loss_K = self._loss(output, self._standard.apply(target), **self._terms).mean(1)
         gradient_KP = self.stack.backward(loss_K)
         self.optimizer.step(self.stack.flat_KP, gradient_KP, self.step)
         return loss_K.detach()
@@ -269,13 +287,16 @@ class Training:
     def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Metrics of every row in the stack on these examples, [K] each, on the CPU."""
         signature = self.task.signature
-        account = metrics_of(signature.task, len(self.stack), signature.outputs, self.device)
-        for start in range(0, len(inputs), EVALUATION_BATCH):
-            target = targets[start : start + EVALUATION_BATCH]
-            output = self.stack.forward(inputs[start : start + EVALUATION_BATCH], training=False, shared=True)
+        found = account(signature.task, len(self.stack), signature.outputs, self.device)
+        size = EVALUATION_BATCH
+        if signature.task == LANGUAGE:
+            size = max(1, _EVALUATION_TOKENS // signature.inputs[0])
+        for start in range(0, len(inputs), size):
+            target = targets[start : start + size]
+            output = self.stack.forward(inputs[start : start + size], training=False, shared=True)
             loss_KB = self._loss(output, self._standard.apply(target))
-            account.add(loss_KB, self._standard.undo(output), target)
-        return account.result()
+            found.add(loss_KB, self._standard.undo(output), target)
+        return found.result()
 
     def _measure(self) -> tuple[dict[int, dict[str, float]], dict[int, str]]:
         """Evaluate, tell the diverged from the others, and keep the best weights."""
@@ -345,45 +366,3 @@ class Training:
         self.diverged_at = state["diverged_at"][rows].to(self.device)
         self.epoch, self.step = state["epoch"], state["step"]
         self._settle()
-
-
-@dataclass(frozen=True)
-class _Standard:
-    """A regression's targets, moved to mean 0 and deviation 1 of the training rows while learning."""
-
-    mean: Tensor | None
-    scale: Tensor | None
-
-    @classmethod
-    def of(cls, targets: Tensor, task: str, dtype: torch.dtype) -> _Standard:
-        if task == "classification":
-            return cls(None, None)
-        values = targets.double()
-        scale = values.std(0, correction=0)
-        return cls(values.mean(0).to(dtype), torch.where(scale > 0, scale, 1.0).to(dtype))
-
-    def apply(self, targets: Tensor) -> Tensor:
-        return targets if self.mean is None or self.scale is None else (targets.to(self.mean) - self.mean) / self.scale
-
-    def undo(self, outputs: Tensor) -> Tensor:
-        return outputs if self.mean is None or self.scale is None else outputs * self.scale + self.mean
-
-    def wrap(self, network: nn.Module) -> nn.Module:
-        return network if self.mean is None or self.scale is None else _Rescaled(network, self.mean, self.scale)
-
-
-class _Rescaled(nn.Module):
-    """A regression's network that answers in the targets' own unit."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, network: nn.Module, mean: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", mean.cpu())
-        self.register_buffer("scale", scale.cpu())
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.network(x) * self.scale + self.mean
-        return output

@@ -1,39 +1,66 @@
-"""Losses of all rows at once; label smoothing may differ row by row.
+"""Losses of all rows at once; what is a number may differ row by row.
 
-Legend: K rows, B batch, C classes, T targets.
+Legend: K rows, B batch, T positions of a text or targets of a regression, C classes or tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.interface import CLASSIFICATION
+from models.interface import PADDING, REGRESSION
 
 
-def cross_entropy(output_KBC: Tensor, target_B: Tensor, smoothing_K: Tensor | None = None) -> Tensor:
-    """Per example [K, B]: (1 − ε)·(−log p of the class) + ε·(mean of −log p). Szegedy et al. 2016, as in torch."""
+def _beside(value_K: Tensor, like: Tensor) -> Tensor:
+    """[K] as [K, 1, …], to be multiplied with `like`."""
+    return value_K.view(-1, *(1,) * (like.dim() - 1))
+
+
+def cross_entropy(
+    output_KBC: Tensor, target_B: Tensor, smoothing_K: Tensor | None = None, weight_KC: Tensor | None = None
+) -> Tensor:
+    """Per example [K, B]: (1 − ε)·(−log p of the class) + ε·(mean of −log p). Szegedy et al. 2016, as in torch.
+
+    Outputs [K, B, T, C] with targets [B, T] give the mean over the positions that are no padding.
+    `weight_KC` multiplies each class's part, as torch's `weight` does before it is averaged.
+    """
     logs = F.log_softmax(output_KBC, -1)
-    target = target_B.expand(logs.shape[:2])[..., None]
-    hit = -logs.gather(-1, target)[..., 0]
-    if smoothing_K is None:
-        return hit
-    epsilon = smoothing_K[:, None]
-    return (1.0 - epsilon) * hit - epsilon * logs.mean(-1)
+    weighted = logs if weight_KC is None else logs * weight_KC.view(len(weight_KC), *(1,) * target_B.dim(), -1)
+    found = -weighted.gather(-1, target_B.expand(logs.shape[:-1])[..., None])[..., 0]
+    if smoothing_K is not None:
+        epsilon = _beside(smoothing_K, found)
+        found = (1.0 - epsilon) * found - epsilon * weighted.mean(-1)
+    if target_B.dim() == 1:
+        return found
+    real = (target_B != PADDING).to(found.dtype)
+    return (found * real).sum(-1) / real.sum(-1).clamp(min=1.0)
 
 
-def mse(output_KBT: Tensor, target_BT: Tensor, smoothing_K: Tensor | None = None) -> Tensor:  # noqa: ARG001 - a class's affair
+def mse(output_KBT: Tensor, target_BT: Tensor) -> Tensor:
     """Per example [K, B]: the squared error, averaged over the targets."""
     return (output_KBT - target_BT).square().mean(-1)
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "mse": mse}
+def huber(output_KBT: Tensor, target_BT: Tensor, delta_K: Tensor | None = None) -> Tensor:
+    """Per example [K, B]: ½e² for |e| ≤ δ, else δ(|e| − ½δ), averaged over the targets; δ is 1 unless given.
+
+    Huber 1964, as torch's huber_loss.
+    """
+    error = (output_KBT - target_BT).abs()
+    delta = torch.ones((), dtype=error.dtype, device=error.device) if delta_K is None else _beside(delta_K, error)
+    within = torch.minimum(error, delta)
+    return (within * (error - 0.5 * within)).mean(-1)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "mse": mse, "huber": huber}
+FOR_NUMBERS = frozenset({"mse", "huber"})  # the others are for classes and tokens
 
 
 def loss_of(name: str, task: str) -> Callable[..., Tensor]:
     """The loss of that name; `auto` is the task's own."""
     if name == "auto":
-        name = "cross_entropy" if task == CLASSIFICATION else "mse"
+        name = "mse" if task == REGRESSION else "cross_entropy"
     return LOSSES[name]

@@ -1,18 +1,23 @@
 """What is measured on a split: all rows at once, summed in float64 over the batches.
 
-Names carry no split; the loop adds `val/` or `test/`. Legend: K rows, B batch, C classes, T targets.
+Names carry no split; the loop adds `val/` or `test/`. Legend: K rows, B batch, C classes or tokens, T targets of a
+regression or positions of a text.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from models.interface import CLASSIFICATION, REGRESSION
+from models.interface import CLASSIFICATION, LANGUAGE, PADDING, REGRESSION
 
 METRICS = {
     CLASSIFICATION: ("loss", "accuracy", "f1"),
     REGRESSION: ("loss", "rmse", "mae", "r2"),
+    LANGUAGE: ("loss", "perplexity", "bits_per_character", "accuracy"),
 }
 
 
@@ -72,7 +77,46 @@ class RegressionMetrics:
         return {name: value.cpu() for name, value in values.items()}
 
 
-def metrics_of(task: str, rows: int, outputs: int, device: torch.device) -> ClassificationMetrics | RegressionMetrics:
-    """A fresh account for that task."""
-    made = ClassificationMetrics if task == CLASSIFICATION else RegressionMetrics
-    return made(rows, outputs, device)
+class LanguageMetrics:
+    """Loss as the mean over examples; perplexity, bits per character and accuracy over all positions but padding.
+
+    Perplexity is exp of the mean −log p of a token, bits per character the same in base 2.
+    """
+
+    def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:  # noqa: ARG002 - as the others
+        self._loss, self._nats, self._hits = (torch.zeros(rows, dtype=torch.float64, device=device) for _ in range(3))
+        self._examples = self._tokens = 0
+
+    def add(self, loss_KB: Tensor, output_KBTC: Tensor, target_BT: Tensor) -> None:
+        real = target_BT != PADDING
+        target = target_BT.expand(output_KBTC.shape[:-1])
+        nats = -F.log_softmax(output_KBTC, -1).gather(-1, target[..., None])[..., 0]
+        self._loss += loss_KB.double().sum(1)
+        self._nats += (nats.double() * real).sum((1, 2))
+        self._hits += ((output_KBTC.argmax(-1) == target) & real).double().sum((1, 2))
+        self._examples += len(target_BT)
+        self._tokens += int(real.sum())
+
+    def result(self) -> dict[str, Tensor]:
+        """[K] each, on the CPU."""
+        nats = self._nats / self._tokens
+        values = {
+            "loss": self._loss / self._examples,
+            "perplexity": nats.exp(),
+            "bits_per_character": nats / math.log(2.0),
+            "accuracy": self._hits / self._tokens,
+        }
+        return {name: value.cpu() for name, value in values.items()}
+
+
+Account = ClassificationMetrics | RegressionMetrics | LanguageMetrics
+_ACCOUNTS: dict[str, type[Account]] = {
+    CLASSIFICATION: ClassificationMetrics,
+    REGRESSION: RegressionMetrics,
+    LANGUAGE: LanguageMetrics,
+}
+
+
+def account(task: str, rows: int, outputs: int, device: torch.device) -> Account:
+    """A fresh account of one split for that task."""
+    return _ACCOUNTS[task](rows, outputs, device)
