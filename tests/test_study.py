@@ -70,6 +70,17 @@ def test_a_study_is_the_same_for_any_number_of_workers_and_any_cohort_size(searc
     assert facts("three", workers=3, cohort=5) == one
 
 
+def test_a_trials_numbers_do_not_depend_on_who_learnt_from_whom(tmp_path: Path) -> None:
+    """Several workers end in an order that is theirs, so TPE asks otherwise; what it asks, it trains alike."""
+    search = {"sampler": {"kind": "tpe", "startup": 4}, "trials": 14}
+    learnt, _ = launch(tmp_path, studies.study(search=search, train={"epochs": 3}, run={"workers": 2}), "learnt")
+    asked = [dict(trial.params) for trial in learnt.history.trials.values()]
+    told = {"sampler": {"kind": "random"}, "start_with": asked, "trials": 14}
+    for home, cohort in (("fives", 5), ("pairs", 2)):
+        again, _ = launch(tmp_path, studies.study(search=told, train={"epochs": 3}, run={"cohort": cohort}), home)
+        assert studies.facts(again.history) == studies.facts(learnt.history)
+
+
 def test_a_diverged_trial_fails_alone_and_is_never_best(tmp_path: Path) -> None:
     content = studies.study(search=GRID, train={"epochs": 3})
     content["search"]["space"] = GRID["space"]
