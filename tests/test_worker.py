@@ -11,8 +11,21 @@ import pytest
 
 from tests import zoo
 from tuner.executors import worker as working
-from tuner.executors.protocol import Answer, Done, Flush, Message, Notice, Report, Setup, Started, Stop, Trouble, Work
-from tuner.training import checkpoint
+from tuner.executors.protocol import (
+    Alive,
+    Answer,
+    Done,
+    Flush,
+    Message,
+    Notice,
+    Report,
+    Setup,
+    Started,
+    Stop,
+    Trouble,
+    Work,
+)
+from tuner.training import checkpoint, loop
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Row, Task
 
@@ -143,3 +156,35 @@ def test_a_stop_saves_at_the_next_step(tmp_path: Path) -> None:
     assert done.saved
     state = checkpoint.load(working.checkpoint_path(tmp_path, 0))
     assert (state["epoch"], state["step"]) == (0, 0)
+
+
+def test_an_evaluation_of_many_batches_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a long one would be taken for a worker that hangs, and ended."""
+    monkeypatch.setattr(working, "ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(working, "_LISTEN_SECONDS", 1e9)  # between steps nothing is said
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 20)
+    line = Line()
+    worker, work = made(tmp_path, line)
+    worker.train(work)
+    batches = -(-len(worker.arrays.inputs) // 20)
+    assert len(line.of(Alive)) == 4 * batches
+
+
+def test_a_full_disk_is_waited_for_with_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(working, "_LISTEN_SECONDS", 1e9)
+    monkeypatch.setattr(working, "_RETRY_SECONDS", 0.0)
+    save, full = checkpoint.save, [True] * 3
+
+    def crowded(path: Path, state: Any, **options: Any) -> None:
+        if full and full.pop():
+            raise OSError(28, "No space left on device")
+        save(path, state, **options)
+
+    line = Line()
+    worker, work = made(tmp_path, line)
+    monkeypatch.setattr(checkpoint, "save", crowded)
+    worker.train(work)
+    paused = [type(message) for message in line.said].index(Notice)
+    assert [type(message) for message in line.said[paused + 1 : paused + 4]] == [Alive] * 3
+    assert line.of(Done)

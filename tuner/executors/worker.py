@@ -119,7 +119,7 @@ class Worker:
 
     def _run(self, work: Work) -> None:
         task, attempt = work.task, work.attempt
-        training, notes = self._resume(task)
+        training, notes = self._resume(task, attempt)
         self.channel.send(Started(task.cohort, attempt, self.number, training.epoch, tuple(notes)))
         self._saved = time.monotonic()
         events = training.run()
@@ -154,14 +154,17 @@ class Worker:
                 self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))
                 flushed = False  # the ledger may not have this end yet
 
-    def _resume(self, task: Task) -> tuple[Training, list[str]]:
-        training = Training(task, self.arrays)
+    def _resume(self, task: Task, attempt: int) -> tuple[Training, list[str]]:
+        def fresh() -> Training:
+            return Training(task, self.arrays, pulse=lambda: self._pulse(task.cohort, attempt))
+
+        training = fresh()
         state, notes = checkpoint.latest(checkpoint_path(self.folder, task.cohort))
         if state is not None:
             try:
                 training.restore(state)
             except ValueError as error:
-                return Training(task, self.arrays), [*notes, f"{error}; starting over"]
+                return fresh(), [*notes, f"{error}; starting over"]
             return training, [f"{note}, using the one before" for note in notes]
         return training, [f"{note}, starting over" for note in notes[-1:]]
 
@@ -171,12 +174,16 @@ class Worker:
         if now - self._heard < _LISTEN_SECONDS and not self._stopping:
             return
         self._heard = now
-        if now - self._spoke > ALIVE_SECONDS:
-            self._spoke = now
-            self.channel.send(Alive(task.cohort, attempt))
+        self._pulse(task.cohort, attempt)
         if self._told_to_stop():
             self._save(training, task, attempt, flushed=False)
             raise _Stopped
+
+    def _pulse(self, cohort: int, attempt: int) -> None:
+        """A sign of life where the last word is a while ago."""
+        if time.monotonic() - self._spoke > ALIVE_SECONDS:
+            self._spoke = time.monotonic()
+            self.channel.send(Alive(cohort, attempt))
 
     def _told_to_stop(self) -> bool:
         if not self._stopping and self.channel.waiting():
@@ -215,5 +222,5 @@ class Worker:
                 paused = True
             if self._told_to_stop():
                 raise _Stopped
-            self.channel.send(Alive(cohort, attempt))  # a full disk is no hung worker
+            self._pulse(cohort, attempt)  # a full disk is no hung worker
             time.sleep(_RETRY_SECONDS)

@@ -114,11 +114,19 @@ Answer = set[int] | None
 class Training:
     """One cohort in training. `run` drives it; `state` and `restore` carry it over a restart, to the bit."""
 
-    def __init__(self, task: Task, arrays: Arrays, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        task: Task,
+        arrays: Arrays,
+        dtype: torch.dtype = torch.float32,
+        pulse: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`pulse` is called between the batches of an evaluation, where no event tells that the cohort lives."""
         self.task = task
         self.arrays = arrays
         self.device = arrays.inputs.device
         self.dtype = dtype
+        self._pulse = pulse
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
         self.steps = batches.steps(len(arrays.train_inputs), self.rows[0].config.batch_size)
         self.epoch = 0  # epochs done
@@ -296,6 +304,7 @@ class Training:
             output = self.stack.forward(inputs[start : start + size], training=False, shared=True)
             loss_KB = self._loss(output, self._standard.apply(target))
             found.add(loss_KB, self._standard.undo(output), target)
+            self._pulse()
         return found.result()
 
     def _measure(self) -> tuple[dict[int, dict[str, float]], dict[int, str]]:
