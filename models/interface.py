@@ -98,6 +98,12 @@ def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
     A class attribute `fusible = {"name", …}` marks further keywords as fusible. Raises TypeError for
     a keyword whose type is not one of int, float, bool, str, or one of these or None.
     """
+    names = inspect.signature(constructor).parameters.keys()
+    if strangers := sorted(set(getattr(constructor, "fusible", ())) - names):
+        raise TypeError(
+            f"{constructor.__name__}.fusible names {', '.join(strangers)}, which its constructor does not take; "
+            f"it takes {', '.join(name for name in names if name != 'signature') or 'none'}"
+        )
     hints = typing.get_type_hints(vars(constructor).get("__init__", constructor), include_extras=True)
     found: dict[str, Hyperparameter] = {}
     for name, parameter in list(inspect.signature(constructor).parameters.items()):

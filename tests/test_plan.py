@@ -113,7 +113,7 @@ REFUSED = {
     ),
     "a fixed value that does not work": (
         [("norm: batch", "kernel: 4")],
-        ["3:22: model.kernel: expected a network that can be built at depth 1, width 4, got: kernel must be odd so that a block keeps the image's size, got 4"],
+        ["3:22: model.kernel: expected a network that runs at depth 1, width 4, got: kernel must be odd so that a block keeps the image's size, got 4"],
     ),
     "a batch larger than the training rows": (
         [("values: [32, 64]", "values: [32, 1080]")],
@@ -267,7 +267,7 @@ def test_a_network_of_ones_own_that_does_not_run_is_told(
     parts: dict[str, str], told: str, tmp_path: Path, digits: Dataset
 ) -> None:
     (line,) = refused(own(tmp_path, **parts), digits)
-    assert "expected a network that can be built at width 4, got: " in line
+    assert "expected a network that runs at width 4, got: " in line
     assert told in line
     assert line.startswith("8:5: search.space.width" if "too small" in told else "3:9: model.family")
 

@@ -491,7 +491,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a password in an address": (
         [("seed: 7", 'tracking: {mlflow: "https://me:hunter2@example.org"}')],
         [
-            "2:12: tracking.mlflow: expected embedded, off, an http(s):// address or sqlite:///path, got an address with a user or password in it; remove it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            "2:12: tracking.mlflow: expected embedded, off, an http(s):// address or sqlite:///path, got an address with a user, a password or options in it; remove them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
         ],
     ),
     "a misspelt tracking": (

@@ -499,3 +499,145 @@ def test_another_device_or_torch_than_the_launch_before_is_told(
     assert f"torch was 2.9.0, now {torch.__version__}: trials that go on may round differently" in text
     _, text = launch(tmp_path, content)
     assert "2.9.0" not in text
+
+
+def own(folder: Path, body: str, **changes: Any) -> dict[str, Any]:
+    """A study of a network that begins as OWN's and whose class body goes on with `body`."""
+    text = OWN[: OWN.index("    def forward")].format(extra="")
+    (folder / "mynet.py").write_text(text + "".join(f"    {line}\n" for line in body.splitlines()))
+    content = studies.study(**{"search": {"trials": 3}, "train": {"epochs": 3}, **changes})
+    content["model"] = {"family": "mynet.py:Net"}
+    del content["search"]["space"]["dropout"]
+    return content
+
+
+@pytest.mark.parametrize("cohort", ["auto", 1])
+def test_a_network_that_writes_into_its_input_spoils_nobodys_data(cohort: Any, tmp_path: Path) -> None:
+    into = own(tmp_path, "def forward(self, x):\n    x /= 4.0\n    return self.body(x)", run={"cohort": cohort})
+    spoils, _ = launch(tmp_path, into, "spoils")
+    beside = own(tmp_path, "def forward(self, x):\n    return self.body(x / 4.0)", run={"cohort": cohort})
+    copies, _ = launch(tmp_path, beside, "copies")
+    assert studies.facts(spoils.history) == studies.facts(copies.history)
+
+
+@pytest.mark.parametrize("cohort", ["auto", 1])
+def test_a_buffer_that_a_network_replaces_is_kept(cohort: Any, tmp_path: Path) -> None:
+    from tuner.executors.worker import weights_path
+    from tuner.training import checkpoint
+
+    body = """def forward(self, x):
+    if self.training:
+        self.seen = self.seen + 1
+    return self.body(x)"""
+    content = own(tmp_path, body, run={"cohort": cohort})
+    text = (tmp_path / "mynet.py").read_text()
+    (tmp_path / "mynet.py").write_text(
+        text.replace("super().__init__()", "super().__init__(); self.register_buffer('seen', torch.zeros(()))")
+    )
+    study, said = launch(tmp_path, content)
+    assert "does not fuse" not in said
+    for trial in study.history.trials.values():
+        if trial.state is State.COMPLETE:
+            steps = -(-study.history.data["rows"]["train"] // trial.params["batch_size"])
+            epoch = trial.best_epoch("val/accuracy", True)
+            weights = checkpoint.load(weights_path(study.folder, trial.number))["weights"]
+            assert float(weights["seen"]) == steps * epoch
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("torch.nn.functional.silu(self.body(x))", "silu rounds by an element's place in memory"),
+        (
+            "self.body(torch.nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1) * self.body[1].weight.mean())[:, 0])",
+            "use models.layers.Conv2d",
+        ),
+    ],
+)
+def test_a_network_whose_bits_would_depend_on_its_neighbours_trains_alone(call: str, told: str, tmp_path: Path) -> None:
+    study, text = launch(tmp_path, own(tmp_path, f"def forward(self, x):\n    return {call}"))
+    assert study.state == "complete"
+    assert told in text
+    assert not any(cohort.company for cohort in study.history.cohorts.values())
+
+
+def test_a_test_metric_that_is_not_finite_is_absent(tmp_path: Path) -> None:
+    """Of the three splits the test's alone has 57 rows."""
+    body = "def forward(self, x):\n    return self.body(x) * (float('nan') if len(x) == 57 else 1.0)"
+    study, _ = launch(tmp_path, own(tmp_path, body, data={"test": 0.1}))
+    assert study.state == "complete"
+    assert study.best is not None
+    assert "test/loss" not in study.best["metrics"] and "val/loss" in study.best["metrics"]
+
+
+def test_a_network_that_leaves_the_program_or_says_what_cannot_be_printed_fails_alone(tmp_path: Path) -> None:
+    body = """def forward(self, x):
+    if self.training and len(x) > 2:
+        raise SystemExit("b\\udce9\\x1b[31m.bin")
+    return self.body(x)"""
+    study, _ = launch(tmp_path, own(tmp_path, body, run={"cohort": 1}))
+    assert study.state == "failed"
+    messages = {trial.message for trial in study.history.trials.values()}
+    assert messages == {"SystemExit: b? [31m.bin (mynet.py:16)"}
+
+
+@pytest.mark.parametrize("what", ["network", "data"])
+def test_what_changes_while_a_study_runs_stops_it(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_breast_cancer
+
+    frame = load_breast_cancer(as_frame=True).frame
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    content = own(tmp_path, "def forward(self, x):\n    return self.body(x)")
+    content["data"] = {"source": "mine.csv", "target": "target"}
+    spawn = local.LocalExecutor._spawn
+
+    def late(self: Any, *arguments: Any) -> Any:
+        if what == "network":
+            (tmp_path / "mynet.py").write_text((tmp_path / "mynet.py").read_text() + "\nSCALE = 5\n")
+        else:
+            frame.assign(target=1 - frame["target"]).to_csv(tmp_path / "mine.csv", index=False)
+        return spawn(self, *arguments)
+
+    monkeypatch.setattr(local.LocalExecutor, "_spawn", late)
+    with pytest.raises(tuner.errors.TunerError, match=rf"the .*{what}.* changed while the study ran; restore it"):
+        launch(tmp_path, content)
+    assert not any(trial.reports for trial in studies.history(tmp_path / "home").trials.values())
+
+
+def test_a_lost_champion_is_written_again_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    import shutil
+
+    from tuner.champion import Predictor
+    from tuner.errors import CheckpointCorrupt
+
+    content = studies.study(search={"trials": 2}, train={"epochs": 2})
+    study, _ = launch(tmp_path, content)
+    champion = study.folder / "champion"
+    example = (champion / "example.json").read_text()
+    for damage in ("{", "{}", "[]"):
+        (champion / "card.json").write_text(damage)
+        with pytest.raises(CheckpointCorrupt, match=r"card.json is damaged .*launch the study again"):
+            Predictor.load(study.folder)
+    shutil.rmtree(champion)
+    again, text = launch(tmp_path, content)
+    assert "exporting trial" in text
+    assert (champion / "example.json").read_text() == example
+    assert studies.facts(again.history) == studies.facts(study.history)
+
+
+def test_a_study_whose_winner_cannot_be_exported_says_so_whenever_it_is_asked_to_predict(tmp_path: Path) -> None:
+    from tuner.champion import Predictor
+    from tuner.errors import StudyMissing
+
+    body = "def forward(self, x):\n    y = self.body(x)\n    return y if float(y.sum()) < 1e9 else 2 * y"
+    study, text = launch(tmp_path, own(tmp_path, body))
+    assert "only its weights are kept" in text and "def forward(self, arg" not in text
+    with pytest.raises(StudyMissing, match=r"no champion to predict with: torch.export refuses Net .*weights are in"):
+        Predictor.load(study.folder)
+    assert not list(study.folder.glob("champion.*"))
+
+
+def test_what_is_no_study_is_told_as_python_tells_it() -> None:
+    with pytest.raises(TypeError, match="takes a study file's path or a StudySpec, got dict"):
+        tuner.launch({"study": "x"})
+    assert {"launch", "StudySpec"} <= set(dir(tuner))

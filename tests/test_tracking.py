@@ -562,10 +562,10 @@ def test_a_first_use_cut_short_leaves_nothing_that_is_mistaken_for_a_store(tmp_p
 
 def test_two_first_uses_of_a_store_at_once_do_not_race(tmp_path: Path) -> None:
     stories = [Story(tmp_path, f"first-{number}").whole() for number in range(3)]
-    uri, artifacts = uri_of("embedded", tmp_path / "fresh home % ü")
+    uri, artifacts = uri_of("embedded", tmp_path / "fresh home? %41 # ü")
     processes = [subprocess.Popen(command(story.folder, uri, artifacts, once=True)) for story in stories]
     assert [process.wait(timeout=120) for process in processes] == [follow.DRAINED] * 3
-    store = Store(tmp_path / "fresh home % ü")
+    store = Store(tmp_path / "fresh home? %41 # ü")
     for story in stories:
         store.assert_mirrors(story)
 
@@ -648,6 +648,33 @@ def test_an_exception_leaves_the_writer_time_to_finish(tmp_path: Path, monkeypat
         assert mark.exists()
         assert writer._process is not None
         assert writer._process.returncode == status
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_writer_that_is_killed_is_followed_by_another(tmp_path: Path, told: bool) -> None:
+    story = Story(tmp_path, "killed-writer").whole()
+    with story.ledger.lock(), Writer(story.folder, tmp_path, "embedded") as writer:
+        assert writer._process is not None
+        first = writer._process
+        if told:
+            writer._tell()
+        first.kill()
+        said = writer.drain(PlainProgress(io.StringIO()), patient=True)
+        assert writer._process is not first
+    assert said is not None and said["error"] is None
+    Store(tmp_path).assert_mirrors(story)
+
+
+def test_a_writer_that_somebody_kills_again_and_again_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr("tuner.tracking.writer.command", lambda *_, **__: line)
+    stream, began = io.StringIO(), time.monotonic()
+    with Writer(tmp_path, tmp_path, "embedded") as writer:
+        writer.drain(PlainProgress(stream), patient=True)
+    assert time.monotonic() - began < 8
+    assert stream.getvalue() == "MLflow: points waiting (the writer was ended by SIGKILL); `tuner sync` writes them\n"
 
 
 def test_nothing_is_started_where_tracking_is_off(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ with their predictions. Knows data's preprocessing. Must never know trackers, le
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tuner import __version__
-from tuner.errors import CheckpointCorrupt, StudyMissing, TunerError
+from tuner.errors import CheckpointCorrupt, StudyMissing, TunerError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,7 @@ FORMAT = 1  # of the folder; raised when an older Tuner could no longer read wha
 FOLDER = "champion"
 
 _NETWORK, CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.pt2", "card.json", "example.json", "example.npy"
+_WHY = "refused.txt"  # instead of all these, where the winner's network cannot be exported
 _ROWS = 1_024  # predicted at once, so that memory does not grow with the file
 _EXAMPLES = 2
 
@@ -46,22 +50,44 @@ def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[st
 
     `network` is the plain module with the weights to keep, on the CPU; it is exported as it computes in evaluation.
     `trial` is JSON about the winner (number, params, metrics, …) and goes onto the card.
-    Raises ExportError where torch.export refuses the network.
+    Raises ExportError where torch.export refuses the network, or what it exported does not answer; OSError for want
+    of room.
     """
-    import torch
-
     draft, final, old = folder / f"{FOLDER}.new", folder / FOLDER, folder / f"{FOLDER}.old"
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
+    try:
+        _write(draft, network, dataset, {"study": folder.name, "trial": dict(trial)})
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if final.exists():
+        final.rename(old)
+    draft.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def refuse(folder: Path, reason: str) -> None:
+    """Remember why the study in `folder` has no champion; an older winner's is the champion no more."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    (folder / FOLDER).mkdir()
+    (folder / FOLDER / _WHY).write_text(reason)
+
+
+def _write(draft: Path, network: nn.Module, dataset: Dataset, about: Mapping[str, Any]) -> None:
+    import torch
+
     program = _program(network, dataset.signature)
+    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, draft / _NETWORK)
+        torch.export.save(program, content)
+    (draft / _NETWORK).write_bytes(content.getbuffer())
     card = {
         "format": FORMAT,
-        "study": folder.name,
-        "trial": dict(trial),
+        **about,
         "signature": dataset.signature.to_dict(),
         "classes": None if dataset.classes is None else list(dataset.classes),
         "preprocess": dataset.preprocess.to_dict(),
@@ -70,12 +96,14 @@ def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[st
         "versions": {"tuner": __version__, "torch": torch.__version__},
     }
     (draft / CARD).write_text(json.dumps(card, indent=2, allow_nan=False))
-    _write_example(draft, dataset)
-    if final.exists():
-        final.rename(old)
-    draft.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-    return final
+    try:
+        _write_example(draft, dataset)
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:
+        # say, a network of float64, or one that answers otherwise in evaluation
+        raise ExportError(f"its exported program does not answer as it should: {first_line(error)}") from error
 
 
 def example(champion: Path) -> tuple[pd.DataFrame | np.ndarray, pd.DataFrame]:
@@ -103,24 +131,34 @@ class Predictor:
         from models.interface import Signature
         from tuner.data.preprocess import Preprocess
 
-        self.card: dict[str, Any] = json.loads((champion / CARD).read_text())
+        try:
+            self.card: dict[str, Any] = json.loads((champion / CARD).read_text())
+            parts = (self.card["signature"], self.card["preprocess"], self.card["sha256"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointCorrupt(
+                f"{champion / CARD} is damaged ({first_line(error)}); remove {champion} and launch the study again, "
+                "which writes it anew"
+            ) from error
         if self.card["format"] > FORMAT:
             raise TunerError(
                 f"{champion}: written in format {self.card['format']}, this Tuner reads up to {FORMAT}; "
                 "install a newer Tuner"
             )
-        if (found := _digest(champion / _NETWORK)) != self.card["sha256"]:
+        if (found := _digest(champion / _NETWORK)) != parts[2]:
             raise CheckpointCorrupt(
-                f"{champion / _NETWORK}: expected sha256 {self.card['sha256'][:12]}…, got {found[:12]}…; the file is "
-                "damaged: restore it, or launch the study again under another name"
+                f"{champion / _NETWORK}: expected sha256 {parts[2][:12]}…, got {found[:12]}…; the file is "
+                f"damaged: remove {champion} and launch the study again, which writes it anew"
             )
-        self.signature = Signature.from_dict(self.card["signature"])
-        self.preprocess = Preprocess.from_dict(self.card["preprocess"])
+        self.signature = Signature.from_dict(parts[0])
+        self.preprocess = Preprocess.from_dict(parts[1])
         self._network = torch.export.load(champion / _NETWORK).module()
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The champion of the study in `folder`. Raises StudyMissing where it has none yet."""
+        if (folder / FOLDER / _WHY).is_file():
+            why = (folder / FOLDER / _WHY).read_text()
+            raise StudyMissing(f"study {folder.name} has a winner, but no champion to predict with: {why}")
         if not (folder / FOLDER / CARD).is_file():
             raise StudyMissing(
                 f"study {folder.name} has no champion in {folder}; it gets one when the study completes: "
@@ -181,13 +219,17 @@ def _program(network: nn.Module, signature: Signature) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own deprecations, which nobody here can mend
-            return torch.export.export(network.eval(), (inputs,), dynamic_shapes=({0: batch},))
+            # torch prints the graph that it gave up on, and logs what it found on the way
+            logging.disable(logging.CRITICAL)
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                return torch.export.export(network.eval(), (inputs,), dynamic_shapes=({0: batch},))
     except Exception as error:  # whatever a person's own forward raises under torch.export
         raise ExportError(
-            f"the winner's network {type(network).__name__} cannot be exported: {error}; its forward must be free of "
-            "Python branches on tensor values and take batches of any size"
+            f"torch.export refuses {type(network).__name__} ({first_line(error)}); its forward must be free of Python "
+            "branches on tensor values and take batches of any size"
         ) from error
     finally:
+        logging.disable(logging.NOTSET)
         network.train(was_training)
 
 

@@ -7,6 +7,7 @@ does; progress, logs and errors go to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -103,7 +104,9 @@ def check(
     """Validate a study file and print its plan.
 
     The plan tells the size of the space, the parameters of the smallest and the largest network, the epochs."""
-    _print_plan(_read(file, overrides, name, trials), output)
+    with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
+        spec = _read(file, overrides, name, trials)
+    _print_plan(spec, output)
 
 
 @app.command("list")
@@ -223,6 +226,11 @@ def sync(
     For when its server was away, or its store was deleted and is to be rebuilt."""
     from tuner.ledger import studies
 
+    if mlflow is not None:
+        from tuner.spec.sections import store_problem
+
+        if problem := store_problem(mlflow):
+            raise InputError(f"--mlflow: {problem}")
     waiting = 0
     for name in [study] if study is not None else studies(home):
         waiting += _sync(name, home, mlflow)
@@ -262,8 +270,9 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
     if not said["error"]:
         typer.echo(f"{study}: everything is in MLflow ({said['written']:,} points written now)")
         return 0
-    typer.echo(f"{study}: {said['waiting']:,} points waiting ({said['error']}); {writer.log} has more", err=True)
-    return max(1, said["waiting"])
+    waiting = said.get("waiting", 0)
+    typer.echo(f"{study}: {waiting:,} points waiting ({said['error']}); {writer.log} has more", err=True)
+    return max(1, waiting)
 
 
 def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None) -> StudySpec:
@@ -275,7 +284,8 @@ def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials:
 def _print_plan(spec: StudySpec, output: Output) -> None:
     from tuner.plan import load, plan
 
-    made = plan(spec, load(spec))
+    with contextlib.redirect_stdout(sys.stderr):
+        made = plan(spec, load(spec))
     if output is Output.TABLE:
         print_lines(made.lines())
     else:

@@ -6,8 +6,12 @@ command line ends with; anything that is not a `TunerError` is a bug in Tuner.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
+
+_LONGEST = 400  # characters of another program's words
 
 
 class TunerError(Exception):
@@ -55,3 +59,25 @@ class LedgerError(TunerError, OSError):
 
 class CheckpointCorrupt(TunerError, OSError):
     """A checkpoint's content does not match its checksum."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, in one printable line."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
+    text = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def told(error: BaseException) -> str:
+    """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours nor an installed package's."""
+    ours = Path(__file__).parents[1]
+    places = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename
+        and not frame.filename.startswith("<")
+        and not any(Path(frame.filename).is_relative_to(ours / package) for package in ("tuner", "models"))
+    ]
+    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
+    said = first_line(error)
+    return f"{type(error).__name__}: {said}{where}" if said != type(error).__name__ else f"{said}{where}"

@@ -21,8 +21,8 @@ from tuner.executors.protocol import Setup, Work
 from tuner.executors.worker import checkpoint_path
 from tuner.spec import StudySpec
 from tuner.training import cost
-from tuner.training.cohort import fuses
 from tuner.training.config import TrainConfig
+from tuner.training.fusing import EXAMPLES, fuses
 from tuner.training.loop import Row, Task
 from tuner.trial import Cohort, Params, Trial
 
@@ -55,9 +55,14 @@ class Grouping:
             for name, value in spec.training({}).items()
             if name in spec.space.parameters or value != getattr(TrainConfig(), name)
         )
+        self._pinned = {
+            "data": dataset.digest,
+            "split": dataset.split_digest,
+            "network": models.digest(self._family, spec.folder),
+        }
         self._warn = warn
         self._warned = False
-        self._example = torch.as_tensor(dataset.train.inputs[:2])
+        self._example = torch.as_tensor(dataset.train.inputs[:EXAMPLES])
         self._companies: dict[str, bool] = {}
         self._parameters: dict[str, int] = {}
 
@@ -101,7 +106,7 @@ class Grouping:
         data = {**self._spec.data.model_dump(), "seed": self._spec.seed, "folder": str(self._spec.folder)}
         run = self._spec.run
         device = f"cuda:{number % torch.cuda.device_count()}" if self._device == "cuda" else self._device
-        return Setup(data, str(self._folder), device, run.threads, run.share)
+        return Setup(data, str(self._folder), device, run.threads, run.share, self._pinned)
 
     def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
         """Trials of equal structure side by side, in cohorts no larger than pays, enough of them for all workers."""

@@ -22,7 +22,7 @@ from search_spaces.document import Keys, describe
 from search_spaces.parameters import Choice, Float, Int
 from tuner import data
 from tuner.data import Dataset
-from tuner.errors import DataError, SpecError
+from tuner.errors import DataError, SpecError, told
 from tuner.spec import StudySpec
 from tuner.spec.checks import metrics_of, nearest_metric
 from tuner.spec.rules import listed
@@ -236,12 +236,12 @@ def _modality(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str
 
 
 def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
-    for name, (aspect, needed, told) in _OF_NO_USE.items():
+    for name, (aspect, needed, use) in _OF_NO_USE.items():
         default = spec.hyperparameter(name).default
         if getattr(signature, aspect) not in needed and any(value != default for value in _values(spec, name)):
             yield (
                 _place(spec, name, "train"),
-                f"{name} is for {told}, and does nothing with {getattr(signature, aspect)}",
+                f"{name} is for {use}, and does nothing with {getattr(signature, aspect)}",
             )
 
 
@@ -263,14 +263,14 @@ def _corners(spec: StudySpec, signature: Signature) -> tuple[tuple[int, int], li
     try:
         smallest = _build(spec, signature, _corner(spec, False, {}))
     except _UnfitError as error:
-        return (0, 0), [(_culprit(spec, error), f"expected a network that can be built at {error}")]
+        return (0, 0), [(_culprit(spec, error), f"expected a network that runs at {error}")]
     problems = [problem for name in spec.space.parameters for problem in _unfit_values(spec, signature, name)]
     if problems:
         return (0, 0), problems
     try:
         largest = _build(spec, signature, _corner(spec, True, {}))
     except _UnfitError as error:
-        return (0, 0), [(("search", "space"), f"expected a network that can be built at {error}")]
+        return (0, 0), [(("search", "space"), f"expected a network that runs at {error}")]
     return (min(smallest, largest), max(smallest, largest)), []
 
 
@@ -353,7 +353,7 @@ def _build(spec: StudySpec, signature: Signature, params: Params) -> int:
         small = count(network) <= _SMALL and math.prod(signature.inputs) <= _SMALL
         if not small:
             _run(network, signature, "meta")
-    except Exception as error:  # noqa: BLE001 - a person's own network may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's own network may raise anything
         if family in models.FAMILIES or isinstance(error, ValueError):
             raise _UnfitError(shown, _said(error)) from None
         small = True  # it looks at values, which the meta device does not have
@@ -361,24 +361,28 @@ def _build(spec: StudySpec, signature: Signature, params: Params) -> int:
         try:
             network = made("cpu")
             _run(network, signature, "cpu")
-        except Exception as error:  # noqa: BLE001
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             raise _UnfitError(shown, _said(error)) from None
     return count(network)
 
 
 def _run(network: nn.Module, signature: Signature, device: str) -> None:
     """Two examples through the network. Raises ValueError for an output of another shape than promised."""
-    with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=()):
-        output = network.train()(signature.example(2))
-    shape, wanted = tuple(getattr(output, "shape", ())), signature.output_shape(2)
-    if shape != wanted:
-        got = list(shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"for two examples it must give {list(wanted)} (signature.outputs), and gives {got}")
+    if not count(network):
+        raise ValueError("it has no parameter that trains")
+    wanted = signature.output_shape(2)
+    for training in (True, False):
+        with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=()):
+            output = network.train(training)(signature.example(2))
+        shape = tuple(getattr(output, "shape", ()))
+        if shape != wanted:
+            got = list(shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            when = "" if training else " in evaluation"
+            raise ValueError(f"for two examples it must give {list(wanted)} (signature.outputs), and{when} gives {got}")
 
 
-def _said(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+def _said(error: BaseException) -> str:
+    return told(error).removeprefix("ValueError: ")
 
 
 def count(network: nn.Module) -> int:

@@ -83,6 +83,8 @@ def launch(
     """
     if isinstance(spec, str | Path):
         spec = StudySpec.read(spec, trials=trials)
+    elif not isinstance(spec, StudySpec):
+        raise TypeError(f"launch() takes a study file's path or a StudySpec, got {type(spec).__name__}")
     elif trials is not None:
         spec = spec.extended(trials)
     progress = progress or PlainProgress()
@@ -97,6 +99,7 @@ def launch(
         _open(spec, dataset, ledger, history, progress)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
+            winner.mend(spec, dataset, ledger, history, progress)
             with Writer(folder, home, spec.tracking.mlflow) as writer:  # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)

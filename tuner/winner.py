@@ -5,15 +5,17 @@ Knows the spec, data, training, ledger and history. Must never know the sampler,
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import models
 from tuner import champion
 from tuner.data.dataset import Dataset
-from tuner.errors import CheckpointCorrupt
+from tuner.errors import CheckpointCorrupt, StudyChanged, told
 from tuner.executors.worker import arrays, weights_path
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
@@ -35,7 +37,7 @@ def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     else:
         events = [Event(Kind.COMPLETED, {"state": "complete", "message": f"best is trial {best.number}"})]
         if best.tested is None:
-            metrics = _test(spec, dataset, ledger.folder, history, best, progress)
+            metrics = _finish(spec, dataset, ledger.folder, history, best, progress)
             events.insert(0, Event(Kind.TESTED, {"metrics": metrics}, trial=best.number))
     stored = ledger.append(events)
     for event in stored:
@@ -44,10 +46,23 @@ def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     progress.update(history, stored, Now())
 
 
-def _test(
+def mend(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
+    """Write a complete study's champion again where its folder was lost; what was tested stays as it was."""
+    best = history.best(spec.metric, spec.maximize)
+    if best is not None and best.tested is not None and not (ledger.folder / champion.FOLDER).exists():
+        progress.message(f"the champion's folder is lost, exporting trial {best.number} again")
+        _finish(spec, dataset, ledger.folder, history, best, progress)
+
+
+def _finish(
     spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory, progress: Progress
 ) -> dict[str, float]:
-    """The best trial's metrics on the test split, and its network exported to the study's folder."""
+    """The best trial's metrics on the test split, unless they are known, and its network exported."""
+    if models.digest(spec.model["family"], spec.folder) != history.network:
+        raise StudyChanged(
+            f"the file of the network {spec.model['family']} changed while study {spec.study} ran; restore it and "
+            "launch again"
+        )
     torch.set_num_threads(spec.run.threads)  # as the workers have it: another number rounds otherwise
     device = torch.device(device_of(spec))
     grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set(), progress.message)
@@ -60,20 +75,22 @@ def _test(
         progress.message(f"the winner's weights are lost ({error}), training trial {best.number} again")
         weights = next(event for event in Training(task, data).run() if isinstance(event, Finished)).weights
     training = Training(task, data)
-    metrics: dict[str, float] = {}
-    if dataset.rows["test"]:
+    metrics = dict(best.tested or {})
+    if dataset.rows["test"] and best.tested is None:
         test = dataset.open_test()
         inputs, targets = (torch.as_tensor(part).to(device) for part in (test.inputs, test.targets))
         try:
-            metrics = {f"test/{name}": value for name, value in training.score(weights, inputs, targets).items()}
+            scores = training.score(weights, inputs, targets)
+            metrics = {f"test/{name}": value for name, value in scores.items() if math.isfinite(value)}
         except Exception as error:  # noqa: BLE001 - a person's network may raise anything; its trials are done all the same
-            progress.message(f"the winner's network fails on the test split: {type(error).__name__}: {error}")
+            progress.message(f"the winner's network fails on the test split: {told(error)}")
     epoch = best.best_epoch(spec.metric, spec.maximize)
     kept = {} if epoch is None else best.reports[epoch]
     facts: dict[str, Any] = {"number": best.number, "params": dict(best.params), "seed": best.seed}
     try:
         champion.export(folder, training.finished(weights), dataset, {**facts, "metrics": {**kept, **metrics}})
     except champion.ExportError as error:
-        shutil.rmtree(folder / champion.FOLDER, ignore_errors=True)  # an older winner's is the champion no more
-        progress.message(f"the winner's network cannot be exported, only its weights are kept: {error}")
+        kept_at = weights_path(folder, best.number)
+        champion.refuse(folder, f"{error}; its weights are in {kept_at}")
+        progress.message(f"the winner's network cannot be exported, only its weights are kept ({kept_at}): {error}")
     return metrics

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from tuner.errors import TunerError
+from tuner.errors import InputError, TunerError
 from tuner.executors.protocol import Answer, Done, Lost, Message, Ready, Setup, Stop, Trouble, Work
 
 HANG_SECONDS = 600.0  # without a word from a worker that has work: it is taken for hung
@@ -197,6 +197,8 @@ def main(descriptor: int, number: int, parent: int) -> None:
             word = line.recv()
             if isinstance(word, Work):
                 worker.train(word)
+    except InputError as error:
+        sys.exit(str(error))
     except (EOFError, ConnectionError):
         return  # the driver is gone, and what it did not hear is trained again from the last checkpoint
 

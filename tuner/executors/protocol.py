@@ -7,7 +7,7 @@ only where its report says so, and before a checkpoint, so that no checkpoint is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tuner.training.loop import Task
@@ -22,6 +22,8 @@ class Setup:
     device: str
     threads: int
     share: float = 1.0  # of a GPU's memory
+    pinned: Mapping[str, str | None] = field(default_factory=dict)
+    """sha256 of the "data", their "split" and the file of a person's "network", as the study was made with them"""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-import traceback
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+import models
 from tuner import data
+from tuner.errors import DataError, told
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -89,7 +90,12 @@ class Worker:
         if self.device.type == "cuda":
             # Fractions of a GPU isolate nothing by themselves: an allocator's limit does.
             torch.cuda.set_per_process_memory_fraction(setup.share, self.device)
-        self.arrays = arrays(data.load(**setup.data), self.device)
+        dataset = data.load(**setup.data)
+        self._pinned = setup.pinned
+        for name, found in (("data", dataset.digest), ("split", dataset.split_digest)):
+            if self._pinned.get(name, found) != found:
+                raise DataError(f"{dataset.name}: the {name} changed while the study ran; restore it and launch again")
+        self.arrays = arrays(dataset, self.device)
         self.channel = channel
         self._heard = self._spoke = self._saved = time.monotonic()
         self._stopping = False
@@ -108,17 +114,18 @@ class Worker:
             raise
         except MemoryError as error:
             self.channel.send(Trouble(cohort, attempt, True, str(error) or "out of memory"))
-        except Exception as error:  # noqa: BLE001 - a person's network may raise anything; it ends its trials, not the study
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's network may raise anything; it ends its trials, not the study
             lack = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            self.channel.send(Trouble(cohort, attempt, lack, text))
+            self.channel.send(Trouble(cohort, attempt, lack, told(error)))
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _run(self, work: Work) -> None:
         task, attempt = work.task, work.attempt
+        network = models.digest(task.family, Path(task.folder))
+        if self._pinned.get("network", network) != network:
+            raise _MachineError(f"the file of the network {task.family} changed while the study ran; restore it")
         training, notes = self._resume(task, attempt)
         self.channel.send(Started(task.cohort, attempt, self.number, training.epoch, tuple(notes)))
         self._saved = time.monotonic()

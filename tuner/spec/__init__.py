@@ -314,7 +314,7 @@ def _plain(value: Any) -> Any:
 
 def _override(written: _Written, override: str) -> list[str]:
     """Apply one `path=value`; printable problems."""
-    flag = f"--set {shorten(re.sub(r'//[^/@]*@', '//…@', override))}"  # an address may carry a password
+    flag = f"--set {shorten(re.sub(r'//.*@', '//…@', override))}"  # an address may carry a password
     place, equals, text = override.partition("=")
     path = tuple(place.strip().split("."))
     if not equals or not all(path):

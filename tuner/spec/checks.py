@@ -19,6 +19,7 @@ from models.interface import TASKS, Hyperparameter, hyperparameters
 from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from search_spaces.document import Keys, describe, suggest
 from search_spaces.parameters import parse
+from tuner.errors import told
 from tuner.spec.rules import misfits, mistake
 from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
@@ -110,8 +111,7 @@ def _family(found: Findings, model: Mapping[str, Any], folder: Path) -> None:
     except LookupError as error:
         found.problems.append((path, f"expected a network, got {describe(name)}: {error}"))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's own file may raise anything
-        told = f"{type(error).__name__}: {error}".replace("\n", " ")
-        found.problems.append((path, f"expected a network that imports, got {told}"))
+        found.problems.append((path, f"expected a network that imports, got {told(error)}"))
     else:
         for shared in sorted(found.network.keys() & (TRAINING.keys() | {"family"})):
             message = (

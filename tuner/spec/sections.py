@@ -57,29 +57,38 @@ def _is_store(value: Any) -> bool:
         return True
     try:
         parts = urlsplit(value)
-        secret = "@" in parts.netloc
+        secret = "@" in parts.netloc or bool(parts.query) or bool(parts.fragment)
     except ValueError:
         return False
     if parts.scheme == "sqlite":
-        return value.startswith("sqlite:///") and len(value) > len("sqlite:///")
+        return value.startswith("sqlite:///") and len(value) > len("sqlite:///") and not secret
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not secret
 
 
-def _check_store(value: Any, handler: Callable[[Any], Any]) -> Any:
+def store_problem(value: Any) -> str | None:
+    """What is wrong with MLflow's address, None where nothing is."""
     if _is_store(value):
-        return handler(value)
+        return None
     got, hint = describe(value), ""
     if isinstance(value, str):
         hint = suggest(value, ("embedded", "off"))
-        if "@" in value:  # never show what may be a password
-            got = "an address with a user or password in it"
-            hint = "; remove it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+        if "@" in value or "?" in value or "#" in value:  # never show what may be a password or a token
+            got = "an address with a user, a password or options in it"
+            hint = (
+                "; remove them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_TOKEN, in the environment"
+            )
     elif value is False:
         hint = "; write off"
     elif value is True:
         hint = "; write embedded"
-    message = f"expected embedded, off, an http(s):// address or sqlite:///path, got {got}{hint}"
-    raise PydanticCustomError("told", "{message}", {"message": message})
+    return f"expected embedded, off, an http(s):// address or sqlite:///path, got {got}{hint}"
+
+
+def _check_store(value: Any, handler: Callable[[Any], Any]) -> Any:
+    if (message := store_problem(value)) is not None:
+        raise PydanticCustomError("told", "{message}", {"message": message})
+    return handler(value)
 
 
 class _Section(BaseModel):

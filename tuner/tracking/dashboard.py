@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
 from tuner.errors import InputError, TunerError
@@ -44,12 +44,21 @@ def uri_of(tracking: str, home: Path) -> tuple[str, str | None]:
     `embedded` is a store inside the home, a SQLite address keeps its artifacts beside it, a server has its own.
     """
     if tracking == EMBEDDED:
-        folder = home.absolute() / "mlflow"
-        return f"{SQLITE}{folder / 'mlflow.db'}", str(folder / "artifacts")
+        tracking = f"{SQLITE}{home / 'mlflow' / 'mlflow.db'}"
     if tracking.startswith(SQLITE):
         path = Path(tracking.removeprefix(SQLITE)).absolute()
-        return f"{SQLITE}{path}", str(path.parent / "artifacts")
+        return sqlite_uri(path), str(path.parent / "artifacts")
     return tracking, None
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an embedded store; a `?` or `%` in the path is none of the address's own."""
+    return SQLITE + quote(str(path))
+
+
+def sqlite_path(uri: str) -> Path:
+    """The inverse of `sqlite_uri`."""
+    return Path(unquote(uri.removeprefix(SQLITE)))
 
 
 def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
@@ -64,7 +73,7 @@ def first_use(uri: str) -> Iterator[None]:
     if not uri.startswith(SQLITE):
         yield
         return
-    folder = Path(uri.removeprefix(SQLITE)).parent
+    folder = sqlite_path(uri).parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.tracking.dashboard import SQLITE, first_use
+from tuner.tracking.dashboard import SQLITE, first_use, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,7 +20,7 @@ def connect(uri: str) -> MlflowClient:
 
     with first_use(uri):
         if uri.startswith(SQLITE):
-            _make(Path(uri.removeprefix(SQLITE)))
+            _make(sqlite_path(uri))
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client
@@ -35,5 +35,5 @@ def _make(path: Path) -> None:
     draft = path.with_name(f"{path.name}.new")
     for leftover in path.parent.glob(f"{draft.name}*"):
         leftover.unlink()
-    MlflowClient(f"{SQLITE}{draft}").search_experiments(max_results=1)
+    MlflowClient(sqlite_uri(draft)).search_experiments(max_results=1)
     draft.rename(path)

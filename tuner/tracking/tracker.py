@@ -303,7 +303,7 @@ class Tracker:
 def _explain(problem: Exception) -> str:
     """One line about what is wrong, without the passwords that addresses may carry."""
     text = " ".join(str(problem).split()) or type(problem).__name__
-    return re.sub(r"//[^/@\s]*@", "//", text)[:300]
+    return re.sub(r"//\S*@", "//", text)[:300]
 
 
 def _keep(runs: Sequence[_Written], known: str) -> tuple[_Written, list[_Written]]:

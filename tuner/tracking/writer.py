@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ from tuner.tracking.dashboard import OFF, command, uri_of
 PATIENT, IMPATIENT = 60.0, 2.0  # seconds that `drain` waits for the process; `tuner sync` writes the rest
 _LEAVE_SECONDS = 3.0  # what the process has to finish in when an exception ends the driver
 _END_SECONDS = 2.0  # and to die in when told to
+_LIVES = 3  # of the process: somebody who kills it again and again means it
 
 
 class Writer:
@@ -46,28 +48,43 @@ class Writer:
         """
         self.said: Tracking | None = None
         self.log = folder / "logs" / log
-        self._once, self._told = once, False
+        self._once, self._told, self._left = once, False, False
         self._process: subprocess.Popen[str] | None = None
         if store == OFF:
             return
         self.log.parent.mkdir(exist_ok=True)
-        with self.log.open("w") as file:
+        self._command = command(folder, *uri_of(store, home), once=once, patience=patience)
+        self._lives = _LIVES
+        self._guard = threading.Lock()  # of the process: it is replaced by the thread that hears it
+        self._spawn()
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+
+    def _spawn(self) -> None:
+        self._lives -= 1
+        with self.log.open("w" if self._lives == _LIVES - 1 else "a") as file:
             self._process = subprocess.Popen(
-                command(folder, *uri_of(store, home), once=once, patience=patience),
-                stdin=subprocess.DEVNULL if once else subprocess.PIPE,
+                self._command,
+                stdin=subprocess.DEVNULL if self._once or self._told else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
                 start_new_session=True,
             )
-        self._reader = threading.Thread(target=self._listen, daemon=True)
-        self._reader.start()
 
     def _listen(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(json.JSONDecodeError):
-                self.said = json.loads(line)
+        """Hear the process; one that was killed is followed by another, which goes on from the cursor in MLflow."""
+        while True:
+            process = self._process
+            assert process is not None and process.stdout is not None
+            for line in process.stdout:
+                with contextlib.suppress(json.JSONDecodeError):
+                    self.said = json.loads(line)
+            with self._guard:
+                if process.wait() >= 0 or self._left or not self._lives:
+                    return
+                self.said = None
+                self._spawn()
 
     def __enter__(self) -> Self:
         return self
@@ -87,12 +104,13 @@ class Writer:
         """
         deadline = time.monotonic() + ((PATIENT if patient else IMPATIENT) if seconds is None else seconds)
         said = self.wait(0.0)
-        while said is not None and self._alive() and time.monotonic() < deadline and not hurried():
+        while said is not None and self._reader.is_alive() and time.monotonic() < deadline and not hurried():
             said = self.wait(0.1)
         if said is None:
             return None
         if why := said.get("error"):
-            progress.message(f"MLflow: {said.get('waiting', 0):,} points waiting ({why}); `tuner sync` writes them")
+            points = f"{said['waiting']:,} points" if "waiting" in said else "points"
+            progress.message(f"MLflow: {points} waiting ({why}); `tuner sync` writes them")
         else:
             progress.message(f"MLflow: everything is written ({said.get('written', 0):,} points)")
         return said
@@ -102,26 +120,24 @@ class Writer:
         if self._process is None:
             return None
         self._tell()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-        code = self._process.returncode
-        if code is not None:
-            self._reader.join(timeout=1)
+        self._reader.join(seconds)  # ends with the last of the processes
+        code = None if self._reader.is_alive() else self._process.poll()
         said = self.said or Tracking()
+        if code is not None and code < 0:
+            ended = signal.Signals(-code).name
+            return Tracking(written=said.get("written", 0), error=f"the writer was ended by {ended}")
         why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
         return Tracking(
             written=said.get("written", 0), waiting=said.get("waiting", 0), error=None if code == 0 else why
         )
 
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
     def _tell(self) -> None:
         """No more events will come."""
-        assert self._process is not None
-        self._told = True
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        with self._guard:
+            assert self._process is not None
+            self._told = True
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
     def __exit__(self, *_: object) -> None:
         """End the process; where nobody has waited for it, an exception say, it has a few seconds to write the rest."""
@@ -131,6 +147,7 @@ class Writer:
             self._tell()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_LEAVE_SECONDS)
+        self._left = True
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

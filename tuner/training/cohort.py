@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -45,7 +44,8 @@ class Stack:
             )
             for name, value in buffers[0].items()
         }
-        self._places = _places(self.base, [*self.shapes, *self.buffers])
+        self._names = [*self.shapes, *self.buffers]
+        self._places = _places(self.base, self._names)
         self._shared = vmap(self._one, in_dims=(0, None))
         self._apart = vmap(self._one, in_dims=(0, 0))
         self.replace(flat)
@@ -61,20 +61,26 @@ class Stack:
         start, shape = self.offsets[name], self.shapes[name]
         return flat_KP[:, start : start + shape.numel()].view(len(flat_KP), *shape)
 
-    def _one(self, values: list[Tensor], x: Tensor) -> Tensor:
-        """One row's answer: the base network with that row's parameters and buffers in its places.
+    def _one(self, values: list[Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One row's answer, and the buffers that its network put others in place of.
 
-        What torch.func.functional_call does, whose search for the places costs more than a small network's step.
+        The base network with that row's parameters and buffers in its places: what torch.func.functional_call
+        does, whose search for the places costs more than a small network's step.
         """
         own = [holder[leaf] for holder, leaf, _ in self._places]
         for holder, leaf, index in self._places:
             holder[leaf] = values[index]
         try:
             output: Tensor = self.base(x)
+            fresh = {
+                self._names[index]: holder[leaf]
+                for holder, leaf, index in self._places
+                if holder[leaf] is not values[index]
+            }
         finally:
             for (holder, leaf, _), value in zip(self._places, own, strict=True):
                 holder[leaf] = value
-        return output
+        return output, fresh
 
     def __len__(self) -> int:
         return len(self.flat_KP)
@@ -93,8 +99,13 @@ class Stack:
             self.base.train(training)
         values = [*self.parameters.values(), *self.buffers.values()]
         if len(self) == 1:
-            return self._one([value[0] for value in values], x if shared else x[0])[None]
-        return (self._shared if shared else self._apart)(values, x)
+            one, fresh = self._one([value[0] for value in values], x if shared else x[0])
+            output, fresh = one[None], {name: value[None] for name, value in fresh.items()}
+        else:
+            output, fresh = (self._shared if shared else self._apart)(values, x)
+        for name, value in fresh.items():
+            self.buffers[name] = value.detach().to(self.buffers[name].dtype)
+        return output
 
     def backward(self, loss_K: Tensor) -> Tensor:
         """The gradient of every row's own loss by its own parameters, [K, P]; padding stays 0."""
@@ -146,25 +157,3 @@ def _places(network: nn.Module, names: Sequence[str]) -> list[tuple[dict[str, An
         holder: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
         found.append((holder, leaf, positions[id(tensor)]))
     return found
-
-
-def fuses(networks: Sequence[nn.Module], example: Tensor) -> str:
-    """Why these networks of one structure cannot train as one on x [B, …] like `example`; empty where they can.
-
-    They fuse where the stack runs under vmap, and where every row answers what it answers alone: a
-    number read as a plain attribute would be the first row's in all of them.
-    """
-    try:
-        dtype = example.dtype if example.is_floating_point() else torch.float32
-        copies = [Stack([network], example.device, dtype) for network in deepcopy(list(networks))]
-        stack = Stack(networks, example.device, dtype)
-        for training in (True, False):
-            output = stack.forward(example, training=training, shared=True)
-            for row, copy in enumerate(copies):
-                alone = copy.forward(example, training=training, shared=True)[0]
-                if not torch.allclose(output[row], alone, rtol=1e-3, atol=1e-4, equal_nan=True):
-                    return "a row answers otherwise in company than alone; read what may differ from a buffer"
-        stack.backward(output.double().sum(tuple(range(1, output.dim()))))
-    except Exception as error:  # noqa: BLE001 - functorch raises whatever the operation that does not fuse raises
-        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'without a word')}"
-    return ""

@@ -127,6 +127,7 @@ class Training:
         self.device = arrays.inputs.device
         self.dtype = dtype
         self._pulse = pulse
+        self._foreign = task.family not in models.FAMILIES
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
         self.steps = batches.steps(len(arrays.train_inputs), self.rows[0].config.batch_size)
         self.epoch = 0  # epochs done
@@ -301,7 +302,9 @@ class Training:
             size = max(1, _EVALUATION_TOKENS // signature.inputs[0])
         for start in range(0, len(inputs), size):
             target = targets[start : start + size]
-            output = self.stack.forward(inputs[start : start + size], training=False, shared=True)
+            x = inputs[start : start + size]
+            x = x.clone() if self._foreign else x  # a person's own network may write into its input
+            output = self.stack.forward(x, training=False, shared=True)
             loss_KB = self._loss(output, self._standard.apply(target))
             found.add(loss_KB, self._standard.undo(output), target)
             self._pulse()
