@@ -35,6 +35,7 @@ class Block:
 
 BLOCKS = [Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)]
 FILES = {block.name: block.text for block in BLOCKS if block.name}
+FILES["customers.csv"] = next(block.text for block in BLOCKS if block.language == "csv")
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in BLOCKS
@@ -54,7 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (tmp_path / str(name)).write_text(text)
     random = np.random.default_rng(0)
-    _, head, *rows = FILES["customers.csv"].splitlines()
+    head, *rows = FILES["customers.csv"].splitlines()
     for _ in range(120):
         age, visits = int(random.integers(18, 80)), int(random.integers(0, 15))
         plan = random.choice(["basic", "family"])

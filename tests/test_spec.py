@@ -1105,3 +1105,24 @@ def test_any_override_gives_a_study_or_problems(place: str, value: str) -> None:
             StudySpec.read(path, overrides=[f"{place}={value}"])
         except SpecError as error:
             check_told(error)
+
+
+@pytest.mark.parametrize(
+    ("train", "space", "told"),
+    [
+        ("optimizer: adam, momentum: 0.5", "", "train.momentum: momentum does nothing with optimizer adam; it is for"),
+        ("optimizer: adam", "decay_factor: {type: float, low: 0.1, high: 0.5}", "decay_factor does nothing with"),
+        ("epochs: 3, warmup: 50", "", "train.warmup: the warm-up of 50 epochs never ends: trials end at epoch 3"),
+        ("momentum: 0.5", "optimizer: {type: choice, values: [adam, rmsprop]}", None),
+        ("schedule: step, decay_factor: 0.5", "", None),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_a_warning(train: str, space: str, told: str | None, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(
+        "study: s\ndata: {source: digits}\nmodel: {family: mlp}\n"
+        f"train: {{{train}}}\n"
+        "search:\n  space:\n    learning_rate: {type: float, low: 0.1, high: 0.2}\n"
+        f"    {space}\n  objective: {{metric: val/accuracy, goal: maximize}}\n  trials: 2\n"
+    )
+    warnings = StudySpec.read(tmp_path / "study.yaml").warnings
+    assert [told in line for line in warnings] == [True] if told else warnings == ()

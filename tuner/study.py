@@ -183,11 +183,14 @@ def _check_extends(spec: StudySpec, history: History) -> None:
     grows = spec.search.trials > before["search"]["trials"]
     if more == spec.canonical() and grows and spec.extends:
         return
+    if more == spec.canonical() and not grows and spec.extends:
+        known = before["search"]["trials"]
+        raise StudyChanged(f"study {spec.study} has {known} trials already; --trials can only raise that number")
     lines = spec.difference(before)
     remedy = (
         f"launch with --trials {spec.search.trials} to extend it"
         if more == spec.canonical() and grows
-        else "restore the file, or give the new study another name (--name)"
+        else "launch what it was launched with, or give the new study another name (--name)"
     )
     raise StudyChanged([f"study {spec.study} exists with another spec:", *(f"  {line}" for line in lines), f"{remedy}"])
 

@@ -20,7 +20,7 @@ from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from search_spaces.document import Keys, describe, suggest
 from search_spaces.parameters import parse
 from tuner.errors import told
-from tuner.spec.rules import misfits, mistake
+from tuner.spec.rules import listed, misfits, mistake
 from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
 
@@ -28,6 +28,18 @@ MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler 
 _SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character"}
 
 TRAINING: Mapping[str, Hyperparameter] = hyperparameters(TrainConfig)
+
+_READ_BY: dict[str, tuple[str, frozenset[str]]] = {  # a setting that only some choices of another one read
+    "momentum": ("optimizer", frozenset({"sgd", "rmsprop"})),
+    "nesterov": ("optimizer", frozenset({"sgd"})),
+    "beta1": ("optimizer", frozenset({"adam", "adamw"})),
+    "beta2": ("optimizer", frozenset({"adam", "adamw"})),
+    "alpha": ("optimizer", frozenset({"rmsprop"})),
+    "epsilon": ("optimizer", frozenset({"adam", "adamw", "rmsprop"})),
+    "decay_every": ("schedule", frozenset({"step"})),
+    "decay_factor": ("schedule", frozenset({"step"})),
+    "huber_delta": ("loss", frozenset({"huber"})),
+}
 
 
 def metrics_of(task: str | None) -> tuple[str, ...]:
@@ -65,6 +77,8 @@ def examine(data: Mapping[str, Any], folder: Path) -> Findings:
         found.problems += _start_with(found.space, search)
     _objective(found, data, search)
     _pruner(found, search, train)
+    if found.space is not None:
+        found.warnings += _unread(found.space, train)
     return found
 
 
@@ -258,6 +272,27 @@ def nearest_metric(metric: str, known: Iterable[str]) -> str:
     own = {name.partition("/")[2]: name for name in reversed(tuple(known))}
     near = suggest(metric.rpartition("/")[2], own)
     return next((f"; did you mean '{name}'?" for key, name in own.items() if f"'{key}'" in near), "")
+
+
+def _unread(space: SearchSpace, train: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Settings that nothing reads, whatever is drawn."""
+
+    def values(name: str) -> list[Any]:
+        searched = space.parameters.get(name)
+        if searched is None:
+            return [train.get(name, TRAINING[name].default)]
+        return list(searched.values_) if isinstance(searched, Choice) else [searched.low, searched.high]
+
+    for name, (parent, readers) in _READ_BY.items():
+        found = {str(value) for value in values(parent)}
+        if (name in train or name in space.parameters) and not found & readers:
+            place: Keys = ("search", "space", name) if name in space.parameters else ("train", name)
+            use = f"it is for {listed(sorted(readers))}"
+            yield place, f"{name} does nothing with {parent} {listed(sorted(found))}; {use}"
+    warmup, epochs = values("warmup"), values("epochs")
+    if all(isinstance(value, (int, float)) for value in (*warmup, *epochs)) and min(warmup) >= max(epochs) > 0:
+        place = ("search", "space", "warmup") if "warmup" in space.parameters else ("train", "warmup")
+        yield place, f"the warm-up of {min(warmup)} epochs never ends: trials end at epoch {max(epochs)}; lower it"
 
 
 def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]) -> None:

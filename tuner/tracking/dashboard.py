@@ -24,7 +24,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
-from tuner.errors import InputError, TunerError
+from tuner.errors import InputError, StudyMissing, TunerError
 from tuner.ledger import Ledger, study_folder
 
 EMBEDDED, OFF = "embedded", "off"
@@ -88,6 +88,8 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
     where the server does not start.
     """
     objective, store = None, EMBEDDED
+    if study is None and not (home / "studies").is_dir():
+        raise StudyMissing(f"no studies in {home}; launch one, or name its folder with --home")
     if study is not None:
         with Ledger.open(study_folder(home, study), read_only=True) as ledger:
             history = ledger.history()
