@@ -321,3 +321,14 @@ def test_bad_data_stop_a_study_before_it_starts(content: str, told: list[str], t
         load(spec)
     text = "\n".join(caught.value.problems)
     assert all(part in text for part in told), text
+
+
+def test_a_store_of_ones_own_lies_beside_the_study_file_in_a_folder_that_is_there(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    spec = study(tmp_path, ("train:", "tracking: {mlflow: 'sqlite:///stores/my.db'}\ntrain:"))
+    assert spec.store == f"sqlite:///{tmp_path}/stores/my.db"
+    told = f"expected a file in a folder that exists, got {tmp_path}/stores/my.db; make {tmp_path}/stores"
+    assert refused(spec, digits) == [f"4:12: tracking.mlflow: {told}"]
+    (tmp_path / "stores").mkdir()
+    assert plan(spec, digits).trials == 8

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,6 +125,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         *_loss(spec, signature),
         *_batches(spec, dataset.rows["train"]),
         *_device(spec),
+        *_store(spec),
     ]
     parameters = (0, 0)
     unfit = list(_modality(spec, signature))
@@ -224,6 +226,12 @@ def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
         if spec.run.workers > room:
             message = f"expected at most {room}, the GPUs here divided by run.share, got {spec.run.workers}"
             yield ("run", "workers"), f"{message}; write auto, or a smaller share"
+
+
+def _store(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
+    path = Path(spec.store.removeprefix("sqlite:///"))
+    if spec.store.startswith("sqlite:///") and not path.parent.is_dir():
+        yield ("tracking", "mlflow"), f"expected a file in a folder that exists, got {path}; make {path.parent}"
 
 
 def _modality(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:

@@ -100,11 +100,11 @@ def launch(
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             winner.mend(spec, dataset, ledger, history, progress)
-            with Writer(folder, home, spec.tracking.mlflow) as writer:  # an earlier launch may have died before it
+            with Writer(folder, home, spec.store) as writer:  # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
         progress.start([*plan.lines(), *resumed])
-        with _Signals() as signals, Writer(folder, home, spec.tracking.mlflow) as writer:
+        with _Signals() as signals, Writer(folder, home, spec.store) as writer:
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, workers)
                 if number is None:
@@ -168,7 +168,7 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     for name, before in history.machine.items():
         if history.trials and not history.completed and machine[name] != before:
             progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
-    where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.tracking.mlflow}
+    where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.store}
     opened = Event(Kind.OPENED, {**where, "machine": machine})
     if first is not None or not history.completed:
         for event in ledger.append([first, opened] if first else [opened]):

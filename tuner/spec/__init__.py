@@ -206,6 +206,12 @@ class StudySpec(StudyFile):
         return self._written.text
 
     @property
+    def store(self) -> str:
+        """Where MLflow is: `tracking.mlflow`, a file's path made absolute from the study file's folder."""
+        prefix, address = "sqlite:///", self.tracking.mlflow
+        return f"{prefix}{self.folder / address.removeprefix(prefix)}" if address.startswith(prefix) else address
+
+    @property
     def space(self) -> SearchSpace:
         return self._space
 
