@@ -274,7 +274,7 @@ def test_a_creation_cut_short_is_done_again(folder: Path) -> None:
 
 
 def test_a_missing_study_is_named_with_its_nearest_neighbour(ledger: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(StudyMissing, match=r"no study 'digit'.*did you mean digits\?"):
+    with pytest.raises(StudyMissing, match=r"no study 'digit'.*did you mean 'digits'\?"):
         Ledger.open(study_folder(tmp_path, "digit"))
     assert not study_folder(tmp_path, "digit").exists()
 

@@ -9,7 +9,6 @@ disk before it is acknowledged) and `lock` (see `lock`: who drives the study).
 
 from __future__ import annotations
 
-import difflib
 import errno
 import fcntl
 import json
@@ -30,11 +29,13 @@ from sqlalchemy.dialects.sqlite import insert
 from tuner import lock
 from tuner.errors import InputError, LedgerError, StudyMissing
 from tuner.history import History
-from tuner.trial import STUDY_NAME, TERMINAL, Event, Kind
+from tuner.home import LEDGER, studies, study_folder
+from tuner.trial import TERMINAL, Event, Kind
+
+__all__ = ["FORMAT", "Ledger", "studies", "study_folder"]
 
 FORMAT = 1  # of ledger.db; raised when an older Tuner could no longer read what is written
 
-_FILE = "ledger.db"
 _BUSY_SECONDS = 30  # a commit of the driver takes milliseconds; longer means a stuck process or disk
 _PAGE = 4096  # events per query, so that no reader holds a snapshot open while its caller works
 _OF_A_TRIAL = (Kind.ASKED, Kind.REPORTED, *sorted(TERMINAL))
@@ -87,22 +88,6 @@ _REASONS = {  # SQLite's result codes, by the name they begin with, in a person'
 }
 
 
-def study_folder(home: Path, name: str) -> Path:
-    """The folder of a study in a home. Raises InputError where `name` may not become a path."""
-    if not STUDY_NAME.fullmatch(name):
-        raise InputError(
-            f"study name: expected 1 to 64 of a-z 0-9 . _ - beginning with a letter or a digit, got {name[:80]!r}"
-        )
-    return home / "studies" / name
-
-
-def studies(home: Path) -> list[str]:
-    """The names of the studies in a home, sorted; none where the home does not exist."""
-    return sorted(
-        path.parent.name for path in (home / "studies").glob(f"*/{_FILE}") if STUDY_NAME.fullmatch(path.parent.name)
-    )
-
-
 class Ledger:
     """A study's events, opened. Any number may read; one process writes, the one that holds `lock()`.
 
@@ -113,7 +98,7 @@ class Ledger:
     def __init__(self, folder: Path, *, read_only: bool) -> None:
         """Use `Ledger.create` or `Ledger.open`."""
         self.folder = folder
-        self.path = folder / _FILE
+        self.path = folder / LEDGER
         self.read_only = read_only
         self._engine = _engine(self.path, _mode(self.path, read_only))
         try:
@@ -136,7 +121,7 @@ class Ledger:
             raise _unwritable(folder, error) from error
         try:
             fcntl.flock(place, fcntl.LOCK_EX)
-            if not (folder / _FILE).exists():
+            if not (folder / LEDGER).exists():
                 _build(folder)
         except LedgerError:  # an OSError, too
             raise
@@ -149,10 +134,12 @@ class Ledger:
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> Self:
         """Open a study's ledger. Raises StudyMissing where there is none, LedgerError where it cannot be read."""
-        if not (folder / _FILE).exists():
-            near = difflib.get_close_matches(folder.name, studies(folder.parent.parent), n=1)
-            hint = f"did you mean {near[0]}?" if near else "`tuner list` shows the studies of this home"
-            raise StudyMissing(f"no study {folder.name!r} in {folder.parent.parent}; {hint}")
+        if not (folder / LEDGER).exists():
+            from search_spaces.document import suggest  # pydantic comes with it: 0.15 s that only this mistake pays
+
+            home = folder.parent.parent
+            hint = suggest(folder.name, studies(home)) or "; `tuner list` shows the studies of this home"
+            raise StudyMissing(f"no study {folder.name!r} in {home}{hint}")
         return cls(folder, read_only=read_only)
 
     def append(self, events: Sequence[Event]) -> list[Event]:
@@ -264,7 +251,7 @@ def _mode(path: Path, read_only: bool) -> dict[str, str]:
         return {"mode": "rw"}
     # In a folder of somebody else's SQLite cannot make the file that readers of a WAL share; where no WAL is left
     # behind nobody writes, and it can do without.
-    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{_FILE}-wal").exists()
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{LEDGER}-wal").exists()
     return {"mode": "ro"} | ({"immutable": "1"} if alone else {})
 
 
@@ -283,7 +270,7 @@ def _engine(path: Path, mode: dict[str, str]) -> sa.Engine:
 
 def _build(folder: Path) -> None:
     """An empty ledger under another name, moved into place when it is whole. Called under a lock on the folder."""
-    draft = folder / f"{_FILE}.new"
+    draft = folder / f"{LEDGER}.new"
     for leftover in folder.glob(f"{draft.name}*"):
         leftover.unlink()
     draft.touch()  # a folder that cannot be written says so here, in the system's own words
@@ -299,7 +286,7 @@ def _build(folder: Path) -> None:
         raise LedgerError(_explain(draft, error)) from error
     finally:
         engine.dispose()
-    draft.rename(folder / _FILE)
+    draft.rename(folder / LEDGER)
     for place in (folder, folder.parent, folder.parent.parent):  # the names, too, must outlive a power cut
         handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
