@@ -21,6 +21,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuner import aids
+from tuner.arguments import (
+    DEFAULT_HOME,
+    AnyStudy,
+    Format,
+    Home,
+    Name,
+    Overrides,
+    StudyFile,
+    StudyName,
+    Trials,
+    Verbs,
+)
 from tuner.errors import InputError, LedgerError, StudyMissing, TunerError
 from tuner.output import Output, print_json, print_lines, print_pairs, print_rows
 
@@ -32,30 +45,30 @@ STOP_SECONDS = 15.0  # a driver that was told to stop saves and leaves within 10
 SYNC_SECONDS = 30.0  # without an answer from MLflow, until `sync` gives up
 
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.", show_default=False)]
-AnyStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study; all of them unless named.")]
-Home = Annotated[Path, typer.Option("--home", envvar="TUNER_HOME", help="Where studies live.")]
-Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets.")]
-Name = Annotated[str | None, typer.Option(help="Another name than the file's `study`.")]
-Trials = Annotated[int | None, typer.Option(help="Another number than the file's `search.trials`.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Replace one value of the file; may be repeated."),
-]
-DEFAULT_HOME = Path("tuner-home")
+# The headings of the help.
+RUN, LOOK, USE, CHOOSE, MACHINE = (
+    "Run studies",
+    "Look at them",
+    "Use the winner",
+    "What there is to choose from",
+    "This machine",
+)
 
 app = typer.Typer(
     name="tuner",
+    cls=Verbs,
     help="Hyperparameter tuning and experiment tracking for PyTorch.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=False,  # `tuner completion` prints scripts of our own, for bash cuts words at "="
     rich_markup_mode=None,  # plain help: rich alone would take half of the 0.3 s that --help may take
     pretty_exceptions_enable=False,  # what is no TunerError is a bug, and a bug's traceback is shown as Python shows it
 )
 
 
-@app.command()
+app.command(rich_help_panel=RUN)(aids.init)
+
+
+@app.command(rich_help_panel=RUN)
 def launch(
     file: StudyFile,
     *,
@@ -92,7 +105,7 @@ def launch(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def check(
     file: StudyFile,
     *,
@@ -109,13 +122,13 @@ def check(
     _print_plan(spec, output)
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=LOOK)
 def list_studies(*, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     """List the studies of a home."""
     _print_standings(_standings(home), output, home)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(study: AnyStudy = None, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     """Tell how far studies are, and who drives them."""
     if study is None:
@@ -130,7 +143,7 @@ def status(study: AnyStudy = None, *, home: Home = DEFAULT_HOME, output: Format 
         print_rows([found], output, found)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     """Print every trial of a study."""
     from tuner.results import as_json
@@ -140,7 +153,7 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
     print_rows([_row(trial) for trial in document["trials"]], output, document)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     """Print the best completed trial."""
     from tuner.results import best_json
@@ -155,7 +168,7 @@ def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output
         print_rows([_row(found)], output, found)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
     """Stop a running study; it can be launched again.
 
@@ -187,7 +200,7 @@ def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
     raise TunerError(f"process {holder['pid']} still holds study {study} after {STOP_SECONDS:.0f} s")
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def predict(
     study: StudyName,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="New rows: CSV, Parquet or .npz.", show_default=False)],
@@ -206,7 +219,7 @@ def predict(
     print_rows(rows, output, rows)
 
 
-@app.command()
+@app.command(rich_help_panel=CHOOSE)
 def schema() -> None:
     """Print the JSON Schema of study files."""
     from tuner.spec.schema import schema as schema_of_file
@@ -214,7 +227,7 @@ def schema() -> None:
     print_json(schema_of_file())
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def sync(
     study: AnyStudy = None,
     *,
@@ -224,7 +237,7 @@ def sync(
     """Write to MLflow what is not written yet.
 
     For when its server was away, or its store was deleted and is to be rebuilt."""
-    from tuner.ledger import studies
+    from tuner.home import studies
 
     if mlflow is not None:
         from tuner.spec.sections import store_problem
@@ -238,7 +251,7 @@ def sync(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def ui(
     study: AnyStudy = None,
     *,
@@ -251,6 +264,12 @@ def ui(
     from tuner.tracking.dashboard import serve
 
     serve(home, study, port)
+
+
+for kind, told in aids.LISTS.items():
+    app.command(kind, help=told, rich_help_panel=CHOOSE)(aids.listing(kind))
+app.command(rich_help_panel=MACHINE)(aids.doctor)
+app.command(rich_help_panel=MACHINE)(aids.completion)
 
 
 def _sync(study: str, home: Path, mlflow: str | None) -> int:
@@ -303,7 +322,7 @@ def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]
 
 def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
     """Every study of the home, in a row each; what is wrong with one is told on stderr and hides no other."""
-    from tuner.ledger import studies
+    from tuner.home import studies
     from tuner.summary import standing
 
     found: list[dict[str, Any]] = []
@@ -330,6 +349,10 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """The console script. Ends with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
+    if "_TUNER_COMPLETE" in os.environ:
+        from tuner.completion import switch_on
+
+        switch_on()
     try:
         app(prog_name="tuner")
     except TunerError as error:

@@ -1,0 +1,90 @@
+"""What several verbs take, how it is completed, and how the help is laid out.
+
+It knows typer and completion. It must never know what a verb does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tuner import completion
+from tuner.output import Output
+
+DEFAULT_HOME = Path("tuner-home")
+
+StudyFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY.yaml", help="The study file.", show_default=False, autocompletion=completion.study_files
+    ),
+]
+OptionalStudyFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[STUDY.yaml]", help="A study file.", show_default=False, autocompletion=completion.study_files
+    ),
+]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="The study's name.", show_default=False, autocompletion=completion.study_names
+    ),
+]
+AnyStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[STUDY]", help="One study; all of them unless named.", autocompletion=completion.study_names
+    ),
+]
+Home = Annotated[Path, typer.Option("--home", envvar="TUNER_HOME", help="Where studies live.")]
+Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets.")]
+Name = Annotated[str | None, typer.Option(help="Another name than the file's `study`.")]
+Trials = Annotated[int | None, typer.Option(help="Another number than the file's `search.trials`.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Replace one value of the file; may be repeated.",
+        autocompletion=completion.overrides,
+    ),
+]
+Item = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="One of them, in detail; all of them unless named.",
+        show_default=False,
+        autocompletion=completion.item_names,
+    ),
+]
+
+
+class Verbs(TyperGroup):
+    """The program: its verbs in groups, and a near option where one is unknown, told as everywhere else."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - click's own signature
+        """Each group under its own heading, all of them indented alike."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        width = max(map(len, self.commands))
+        for name, command in self.commands.items():
+            line = command.get_short_help_str(formatter.width - width - 6)
+            groups.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append(
+                (f"{name:<{width}}", line)
+            )
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if near := getattr(error, "possibilities", None):  # an unknown option, with those that are spelt alike
+                error.message += f". Did you mean {', '.join(map(repr, near))}?"  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
