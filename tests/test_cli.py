@@ -145,7 +145,9 @@ def test_help_comes_within_a_third_of_a_second() -> None:
     pytest.fail(f"`tuner --help` took {min(seconds):.2f} s at best, expected at most 0.3 s")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["list"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["launch", "--help"], ["list"], ["init", "--help"], ["completion", "zsh"]]
+)
 def test_nothing_heavy_is_imported_before_a_verb_needs_it(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -160,10 +162,19 @@ def test_nothing_heavy_is_imported_before_a_verb_needs_it(arguments: list[str], 
     assert ran.stderr.splitlines()[-1] == "[]"
 
 
+def test_help_shows_the_verbs_in_groups_of_one_indentation(tuner: Run) -> None:
+    lines = tuner("--help").out.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings[0] == "Options:" and "Commands:" not in headings and len(headings) > 3
+    verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    shown = [line for line in lines if line.startswith("  ") and line.split()[0] in verbs]
+    assert len(shown) == len(verbs) and len({line.index(line.split()[1], 3) for line in shown}) == 1
+
+
 def test_help_names_every_verb_with_a_whole_sentence(tuner: Run) -> None:
     answer = tuner("--help")
     assert answer.code == 0
-    for verb in ("launch", "check", "list", "status", "results", "best", "stop", "predict", "schema", "sync", "ui"):
+    for verb in (command.name or command.callback.__name__ for command in cli.app.registered_commands):
         (line,) = [line for line in answer.out.splitlines() if line.startswith(f"  {verb} ")]
         assert line.endswith("."), line
         assert not line.endswith("..."), line
@@ -439,6 +450,7 @@ def test_the_exit_code_tells_how_the_study_ended(
 def test_wrong_usage_is_wrong_input_with_a_suggestion(tuner: Run) -> None:
     for arguments, text in (
         (["lauch"], "Did you mean 'launch'?"),
+        (["launch", "s.yaml", "--worker", "2"], "No such option: --worker. Did you mean '--workers'?"),
         (["results", "one", "--output", "xml"], "xml"),
         (["launch", "s.yaml", "--workers", "0"], "--workers"),
         (["launch"], "STUDY.yaml"),
