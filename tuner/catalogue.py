@@ -20,6 +20,7 @@ import search_spaces
 from models.interface import Hyperparameter, hyperparameters
 from search_spaces import Choice, Float, Int
 from search_spaces.document import describe, suggest
+from tuner import data
 from tuner.data import sources
 from tuner.errors import InputError
 from tuner.spec.sections import SearchSection
@@ -142,16 +143,16 @@ def _dataset(_name: str, read: Callable[..., Any]) -> Row:
     return {"help": first_sentence(read.__doc__)}
 
 
-def _signature(name: str, read: Callable[..., Any]) -> list[Row]:
-    """What the data are: they come with an installed package, so they are there to be looked at."""
-    raw = sources.read(name)
+def _described(name: str, read: Callable[..., Any]) -> list[Row]:
+    """What a study would see of the data: they come along, so they are there to be looked at."""
+    dataset = data.load(name)
     found = {
-        "rows": len(raw.targets.values),
-        "modality": raw.modality,
-        "shape": "×".join(map(str, getattr(raw.inputs, "shape", (0, len(raw.columns)))[1:])),
-        "task": raw.targets.task,
-        "targets": ", ".join(raw.targets.classes or raw.targets.names),
-        "columns": ", ".join(raw.columns) or None,
+        "rows": sum(dataset.rows.values()),
+        "modality": dataset.signature.modality,
+        "shape": "×".join(map(str, dataset.signature.inputs)),
+        "task": dataset.signature.task,
+        "classes": ", ".join(dataset.classes or ()) or None,
+        "columns": ", ".join(dataset.preprocess.columns) or None,
         "help": " ".join(inspect.cleandoc(read.__doc__ or "").split()),
     }
     return [{"property": key, "value": value} for key, value in found.items() if value is not None]
@@ -190,7 +191,7 @@ def _key(name: str, field: Any) -> Row:
 KINDS: dict[str, Catalogue] = {
     "models": Catalogue("model", lambda: models.FAMILIES, _model, _hyperparameters),
     "spaces": Catalogue("space", _spaces, _space, _parameters),
-    "datasets": Catalogue("dataset", lambda: sources.BUILT_IN, _dataset, _signature),
+    "datasets": Catalogue("dataset", lambda: sources.BUILT_IN, _dataset, _described),
     "samplers": Catalogue("sampler", _alternatives("sampler"), _section, _keys),
     "pruners": Catalogue("pruner", _alternatives("pruner"), _section, _keys),
 }

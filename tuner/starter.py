@@ -23,7 +23,8 @@ from search_spaces import Choice, Int
 from search_spaces.document import parse, parse_value
 from tuner import data, plan
 from tuner.data import Dataset, sources
-from tuner.errors import InputError, SpecError, TunerError
+from tuner.data.tables import Table
+from tuner.errors import DataError, InputError, SpecError, TunerError
 from tuner.spec import StudySpec
 
 TRIALS, EPOCHS, SEED = 64, 20, 1
@@ -49,7 +50,7 @@ class Wish:
     name: str | None = None
 
 
-def write(wish: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -> tuple[Path, list[str]]:
+def write(told: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -> tuple[Path, list[str]]:
     """Ask for what the wish lacks, write the study's file, and return it with its plan for a person.
 
     `file` is `<name>.yaml` unless given. Without anybody to `ask`, what cannot be guessed must be in the wish. Raises
@@ -57,21 +58,23 @@ def write(wish: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -
     then.
     """
     if ask is None:
-        _demand(wish)
+        _demand(told)
     if file is not None:
         _refuse(file, force)
-    source = wish.data or (ask("Your data (a file, or a name from `tuner datasets`)", None, _source) if ask else "")
-    wish = replace(wish, data=_source(source))
+    source = told.data or (ask("Your data (a file, or a name from `tuner datasets`)", None, _source) if ask else "")
+    wish = replace(told, data=source)
     dataset = _look(wish, ask)
     wish = replace(wish, target=wish.target or _target_of(dataset, source))
-    name = wish.name or _name(source)
+    name = told.name or _name(source)
     file = file or Path(f"{name}.yaml")
     _refuse(file, force)
-    family = wish.family or _families(dataset)[0]
-    if wish.family is None and ask is not None:
-        family = ask(f"Network ({', '.join(_families(dataset))}, or file.py:Class)", family, str)
-    trials = wish.trials or (ask("Trials", str(TRIALS), _count) if ask else TRIALS)
-    wish = replace(wish, family=family, trials=trials, name=name)
+    wish = replace(wish, name=name, trials=wish.trials or TRIALS)
+    if wish.family is None:
+        fit = _families(wish, dataset, file)
+        family = ask(f"Network ({', '.join(fit)}, or file.py:Class)", fit[0], str) if ask else fit[0]
+        wish = replace(wish, family=family)
+    if told.trials is None and ask is not None:
+        wish = replace(wish, trials=ask("Trials", str(TRIALS), _count))
     text, made = _proven(wish, dataset, file)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -81,10 +84,11 @@ def write(wish: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -
 def _demand(wish: Wish) -> None:
     """Nobody can be asked: say all that is missing at once."""
     missing = [] if wish.data else ["--data FILE"]
-    if not wish.target and (not wish.data or _needs_target(wish.data)):
+    columns = _columns(wish.data) if wish.data else []
+    if not wish.target and (columns or not wish.data):
         missing += ["--target COLUMN"] if wish.data else ["--target COLUMN (of a table)"]
     if missing:
-        told = f"; its columns are {', '.join(_columns(wish.data))}" if wish.data else ""
+        told = f"; its columns are {', '.join(columns)}" if columns else ""
         raise InputError(f"expected {' and '.join(missing)}, because nobody can be asked here{told}")
 
 
@@ -97,27 +101,27 @@ def _refuse(file: Path, force: bool) -> None:
 
 
 def _source(answer: str) -> str:
-    """A name or a path, as `data.source` takes it. Raises DataError for a file that is not there."""
-    if _needs_target(answer):
-        _columns(answer)
+    """A name or a path, as `data.source` takes it. Raises InputError for what cannot be read."""
+    if not _columns(answer):
+        _load(answer, ())
     return answer
 
 
-def _needs_target(source: str) -> bool:
-    """Tables have columns, one of which is to be predicted; every other source knows its own."""
-    return source not in sources.BUILT_IN and Path(source).suffix.lower() in sources.ENDINGS
-
-
 def _columns(source: str) -> list[str]:
-    table = sources.read_inputs(Path(source).expanduser())
-    return list(getattr(table, "columns", ()))
+    """Those of a table, one of which is to be predicted; none where a source knows that itself, or cannot be read."""
+    if source in sources.BUILT_IN:
+        return []
+    try:
+        inputs = sources.read_inputs(Path(source).expanduser())
+    except DataError:
+        return []
+    return list(inputs.columns) if isinstance(inputs, Table) else []
 
 
 def _look(wish: Wish, ask: Ask[Any] | None) -> Dataset:
     """Read the data, and ask for the column to predict where there is a choice."""
     source = wish.data or ""
-    if not wish.target and ask is not None and _needs_target(source):
-        columns = _columns(source)
+    if not wish.target and ask is not None and (columns := _columns(source)):
         question = f"Column to predict ({', '.join(columns)})"
         return ask(question, columns[-1], lambda answer: _load(source, (answer,)))
     return _load(source, wish.target)
@@ -142,7 +146,7 @@ def _flagged(error: TunerError) -> list[str]:
 
 def _target_of(dataset: Dataset, source: str) -> tuple[str, ...]:
     """What has just been asked for."""
-    return dataset.preprocess.targets if _needs_target(source) else ()
+    return tuple(dataset.preprocess.targets) if _columns(source) else ()
 
 
 def _name(source: str) -> str:
@@ -159,10 +163,18 @@ def _count(answer: str) -> int:
 # ------------------------------------------------------------------ the network and its space
 
 
-def _families(dataset: Dataset) -> list[str]:
-    """Networks of ours for such data, those made for nothing else first."""
-    fit = [name for name, known in models.MODALITIES_OF.items() if dataset.signature.modality in known]
-    return sorted(fit, key=lambda name: len(models.MODALITIES_OF[name]))
+def _families(wish: Wish, dataset: Dataset, file: Path) -> list[str]:
+    """Networks of ours for such data, those first that were made for it. Raises the first one's InputError where none is."""
+    modality, fit, problems = dataset.signature.modality, [], []
+    for name in sorted(models.MODALITIES_OF, key=lambda name: (*models.MODALITIES_OF[name], modality).index(modality)):
+        try:
+            _proven(replace(wish, family=name), dataset, file)
+            fit.append(name)
+        except InputError as error:  # it does not take such data, or has no answer of that kind, or the wish is wrong
+            problems.append(error)
+    if not fit:
+        raise problems[0]
+    return fit
 
 
 def _spaces(family: str, rows: int) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
