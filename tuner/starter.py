@@ -164,7 +164,7 @@ def _count(answer: str) -> int:
 
 
 def _families(wish: Wish, dataset: Dataset, file: Path) -> list[str]:
-    """Networks of ours for such data, those first that were made for it. Raises the first one's InputError where none is."""
+    """Networks of ours for such data, those first that were made for it. Raises InputError where none is."""
     modality, fit, problems = dataset.signature.modality, [], []
     for name in sorted(models.MODALITIES_OF, key=lambda name: (*models.MODALITIES_OF[name], modality).index(modality)):
         try:
