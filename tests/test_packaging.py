@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,13 @@ def test_the_console_script_and_the_three_packages_are_what_is_installed() -> No
             check=True,
         )
         assert Path(found.stdout.strip()).parent == ROOT / package
+
+
+def test_the_wheel_carries_the_schema_that_completion_reads_beside_it() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["only-include"]) == {"tuner", "models", "search_spaces", "docs/study.schema.json"}
+    assert wheel["sources"] == {"docs": "tuner"}
+    assert (ROOT / "docs" / "study.schema.json").is_file()
 
 
 @pytest.mark.parametrize("script", [".ci/run"])
