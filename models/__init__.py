@@ -17,18 +17,52 @@ from typing import Any
 from torch import nn
 
 from models.cnn import CNN
-from models.interface import IMAGE, NUMBERS, Hyperparameter, Setting, Signature, hyperparameters
+from models.interface import (
+    CLASSIFICATION,
+    IMAGE,
+    NUMBERS,
+    REGRESSION,
+    SEQUENCE,
+    TASKS,
+    TEXT,
+    Hyperparameter,
+    Setting,
+    Signature,
+    hyperparameters,
+)
 from models.mlp import MLP
+from models.rnn import RNN
+from models.transformer import Transformer
 
-__all__ = ["FAMILIES", "MODALITIES_OF", "Hyperparameter", "Setting", "Signature", "build", "family", "hyperparameters"]
+__all__ = [
+    "FAMILIES",
+    "MODALITIES_OF",
+    "TASKS_OF",
+    "Hyperparameter",
+    "Setting",
+    "Signature",
+    "build",
+    "family",
+    "hyperparameters",
+]
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
+    "rnn": RNN,
+    "transformer": Transformer,
 }
 MODALITIES_OF: dict[str, tuple[str, ...]] = {
-    "mlp": (NUMBERS, IMAGE),
-    "cnn": (IMAGE,),
+    "mlp": (NUMBERS, IMAGE, SEQUENCE),
+    "cnn": (IMAGE, SEQUENCE, TEXT),
+    "rnn": (SEQUENCE, TEXT),
+    "transformer": (IMAGE, SEQUENCE, TEXT),
+}
+TASKS_OF: dict[str, tuple[str, ...]] = {
+    "mlp": (CLASSIFICATION, REGRESSION),
+    "cnn": (CLASSIFICATION, REGRESSION),
+    "rnn": TASKS,
+    "transformer": TASKS,
 }
 
 

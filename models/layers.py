@@ -151,7 +151,8 @@ class Conv2d(nn.Conv2d):
 class BatchNorm(nn.Module):
     """Normalise each channel over batch and image, as nn.BatchNorm1d/2d do; x [B, C] or [B, C, H, W'].
 
-    In evaluation the running mean and variance stand in for the batch's. Ioffe & Szegedy 2015.
+    In evaluation the running mean and variance stand in for the batch's. Ioffe & Szegedy 2015. `real` [B] (bool),
+    for x [B, C], tells which examples count.
     """
 
     mean: Tensor
@@ -165,15 +166,22 @@ class BatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
         self.momentum, self.epsilon = momentum, epsilon
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         channel = (-1,) + (1,) * (x.dim() - 2)
         mean, variance = self.mean, self.variance
         if self.training:
-            over = [0, *range(2, x.dim())]
-            mean = x.mean(over)
-            variance = (x - mean.view(channel)).square().mean(over)
-            count = x.numel() // x.shape[1]
-            unbiased = variance.detach() * (count / max(count - 1, 1))
+            if real is None:
+                over = [0, *range(2, x.dim())]
+                mean = x.mean(over)
+                variance = (x - mean.view(channel)).square().mean(over)
+                count = x.numel() // x.shape[1]
+                unbiased = variance.detach() * (count / max(count - 1, 1))
+            else:
+                counts = real[:, None].to(x.dtype)
+                number = counts.sum().clamp(min=1.0)
+                mean = (x * counts).sum(0) / number
+                variance = ((x - mean).square() * counts).sum(0) / number
+                unbiased = variance.detach() * (number / (number - 1.0).clamp(min=1.0))
             self.mean.mul_(1 - self.momentum).add_(mean.detach() * self.momentum)
             self.variance.mul_(1 - self.momentum).add_(unbiased * self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.epsilon)

@@ -1,10 +1,11 @@
-"""A multilayer perceptron for numbers, or for anything else flattened."""
+"""A multilayer perceptron for numbers, or for images and sequences flattened."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from models.interface import Setting, Signature
@@ -12,7 +13,7 @@ from models.layers import Activation, Dropout, DropoutRate, Norm, nonlinearity, 
 
 
 class MLP(nn.Module):
-    """x [B, *signature.inputs] → [B, signature.outputs]."""
+    """x [B, *signature.inputs] → [B, signature.outputs]. What stands in a sequence's padding is taken for zeros."""
 
     def __init__(
         self,
@@ -24,6 +25,7 @@ class MLP(nn.Module):
         dropout: DropoutRate = 0.0,
     ) -> None:
         super().__init__()
+        self.masked = signature.masked
         layers: list[nn.Module] = [nn.Flatten()]
         units = math.prod(signature.inputs)
         for _ in range(depth):
@@ -32,5 +34,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(units, signature.outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.masked:
+            x = torch.where(x[..., -1:] > 0.5, x, 0.0)
         output: Tensor = self.layers(x)
         return output

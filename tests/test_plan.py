@@ -101,7 +101,7 @@ def test_a_grid_is_not_walked_twice(tmp_path: Path, digits: Dataset) -> None:
 REFUSED = {
     "a network for other data": (
         [("{source: digits}", "{source: breast_cancer}")],
-        ["3:9: model.family: expected a network for numbers, got cnn, a network for image; use mlp"],
+        ["3:9: model.family: expected a network for numbers, got cnn, a network for image, sequence or text; use mlp"],
     ),
     "too deep for the image": (
         [("low: 1, high: 3", "low: 1, high: 6")],

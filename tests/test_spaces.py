@@ -456,5 +456,5 @@ def test_a_circle_of_includes_ends(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
-    with pytest.raises(DocumentError, match=r"cnn, mlp, optimizer, regularization or the path"):
+    with pytest.raises(DocumentError, match=r"cnn, mlp, optimizer, regularization, rnn, transformer or the path"):
         search_spaces.load("resnet")

@@ -79,6 +79,8 @@ def test_the_weights_handed_out_are_those_of_the_best_epoch(case: zoo.Case, comp
         ("cnn", {"width": 9}, "cpu", False),
         ("cnn", {"width": 64}, "cpu", False),
         ("cnn", {"width": 9}, "cuda", True),
+        ("rnn", {"width": 512}, "cpu", True),
+        ("transformer", {"width": 512}, "cpu", True),
         ("cnn", {"width": 512}, "cuda", True),
         ("my_network.py:Net", {}, "cpu", True),
         ("my_network.py:Net", {}, "cuda", True),
@@ -86,6 +88,11 @@ def test_the_weights_handed_out_are_those_of_the_best_epoch(case: zoo.Case, comp
 )
 def test_who_trains_in_company(family: str, network: dict[str, int], device: str, expected: bool) -> None:
     assert cost.company(family, network, device) is expected
+
+
+def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width() -> None:
+    assert cost.company("cnn", {"width": 512}, "cpu", "sequence")
+    assert cost.company("cnn", {"width": 512}, "cpu", "text")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ NUMBERS = Signature("classification", "numbers", (13,), 5)
 SEQUENCES = Signature("classification", "sequence", (7, 3), 4)
 UNEQUAL = Signature("classification", "sequence", (9, 4), 4, masked=True)
 TEXTS = Signature("classification", "text", (11,), 3, vocabulary=9)
+LENGTHS = Signature("regression", "sequence", (8, 3), 2, masked=True)
+PATCHES = Signature("classification", "image", (2, 6, 8), 5)
 LANGUAGE = Signature("language", "text", (10,), 8, vocabulary=8)
 IMAGES = Signature("classification", "image", (2, 9, 8), 5)
 TARGETS = Signature("regression", "numbers", (13,), 2)
@@ -54,6 +56,28 @@ CASES = [
     Case("cnn-batch", "cnn", IMAGES, {"width": 3, "depth": 1, "kernel": 5, "norm": "batch"}),
     Case("cnn-layer-silu", "cnn", IMAGES, {"width": 5, "depth": 2, "norm": "layer", "activation": "silu"}),
     Case("cnn-wide", "cnn", IMAGES, {"width": 16, "depth": 2, "activation": "gelu"}),
+    Case("cnn-mean", "cnn", IMAGES, {"width": 3, "depth": 1, "readout": "mean"}),
+    Case("cnn-steps", "cnn", SEQUENCES, {"width": 5, "depth": 2}, {"noise": 0.1}),
+    Case("cnn-steps-masked-batch", "cnn", UNEQUAL, {"width": 6, "depth": 2, "norm": "batch", "readout": "mean"}),
+    Case("cnn-text", "cnn", TEXTS, {"width": 9, "depth": 1, "kernel": 5, "readout": "max", "embedding": 6}),
+    Case("cnn-text-layer", "cnn", TEXTS, {"width": 4, "depth": 2, "norm": "layer", "activation": "silu"}),
+    Case("mlp-steps-masked", "mlp", UNEQUAL, {"width": 11, "depth": 1}),
+    Case("rnn", "rnn", SEQUENCES, {"cell": "rnn", "width": 9}, {"noise": 0.1}),
+    Case("rnn-masked-last-both", "rnn", UNEQUAL, {"cell": "rnn", "width": 5, "bidirectional": True, "readout": "last"}),
+    Case("lstm", "rnn", SEQUENCES, {"cell": "lstm", "width": 8, "depth": 2, "norm": "layer"}),
+    Case("lstm-masked-attention", "rnn", UNEQUAL, {"cell": "lstm", "width": 7, "readout": "attention"}),
+    Case("lstm-both", "rnn", SEQUENCES, {"cell": "lstm", "width": 6, "bidirectional": True, "readout": "last"}),
+    Case("lstm-language", "rnn", LANGUAGE, {"cell": "lstm", "width": 10, "embedding": 5}),
+    Case("gru", "rnn", SEQUENCES, {"width": 17, "readout": "attention"}, {"noise": 0.2}),
+    Case("gru-text-both", "rnn", TEXTS, {"width": 6, "depth": 2, "bidirectional": True, "embedding": 7}),
+    Case("gru-masked-regression", "rnn", LENGTHS, {"width": 12, "readout": "last", "norm": "layer"}),
+    Case("gru-language", "rnn", LANGUAGE, {"width": 9, "depth": 2, "embedding": 4}),
+    Case("transformer", "transformer", SEQUENCES, {"width": 12, "depth": 2, "heads": 3}, {"noise": 0.1}),
+    Case("transformer-masked", "transformer", UNEQUAL, {"width": 10, "depth": 1, "heads": 2, "readout": "attention"}),
+    Case("transformer-text", "transformer", TEXTS, {"width": 8, "depth": 2, "positions": "sinusoidal"}),
+    Case("transformer-last", "transformer", LENGTHS, {"width": 9, "heads": 1, "readout": "last", "activation": "silu"}),
+    Case("transformer-patches", "transformer", PATCHES, {"width": 8, "patch": 2, "depth": 1}, {"flip": 0.5}),
+    Case("transformer-language", "transformer", LANGUAGE, {"width": 12, "depth": 2, "heads": 2, "feedforward": 2}),
 ]
 BALANCED = {"class_weights": "balanced"}
 SETTINGS: list[dict[str, Any]] = [

@@ -71,7 +71,8 @@ class Grouping:
         key = json.dumps(self._spec.structure(params), sort_keys=True)
         if key not in self._companies:
             network = self._spec.network(params)
-            wanted = self._spec.run.cohort != 1 and cost.company(self._family, network, self._device)
+            modality = self._signature.modality
+            wanted = self._spec.run.cohort != 1 and cost.company(self._family, network, self._device, modality)
             self._companies[key] = wanted and (self._family in models.FAMILIES or self._fuses(params))
         return self._companies[key]
 

@@ -128,7 +128,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         *_store(spec),
     ]
     parameters = (0, 0)
-    unfit = list(_modality(spec, signature))
+    unfit = list(_family(spec, signature))
     if not unfit:
         parameters, unfit = _corners(spec, signature)
     problems += unfit
@@ -234,13 +234,20 @@ def _store(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
         yield ("tracking", "mlflow"), f"expected a file in a folder that exists, got {path}; make {path.parent}"
 
 
-def _modality(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+def _family(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+    """Whether a family of ours takes such inputs and gives such answers."""
     family = spec.model["family"]
-    fits = models.MODALITIES_OF.get(family)
-    if fits is not None and signature.modality not in fits:
-        others = [name for name, modalities in models.MODALITIES_OF.items() if signature.modality in modalities]
-        got = f"got {family}, a network for {listed(fits)}"
-        yield ("model", "family"), f"expected a network for {signature.modality}, {got}; use {listed(others)}"
+    if family not in models.FAMILIES:
+        return
+    modality, task = signature.modality, signature.task
+    can = [name for name in models.FAMILIES if modality in models.MODALITIES_OF[name] and task in models.TASKS_OF[name]]
+    if family in can:
+        return
+    wanted, fits = modality, models.MODALITIES_OF[family]
+    if modality in fits:
+        wanted, fits = f"{task} of {modality}", models.TASKS_OF[family]
+    got = f"got {family}, a network for {listed(fits)}"
+    yield ("model", "family"), f"expected a network for {wanted}, {got}; use {listed(can)}"
 
 
 def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.interface import IMAGE
+
 LARGEST = 32  # rows; more gained nothing on two cores, and lose more training when a worker dies
 _CACHE = 16e6  # bytes of parameters, gradients and two moments that a CPU's caches keep warm
 _GPU = 2e9  # bytes of the same on a GPU: far below its memory, which also holds activations
 _NARROW_CNN = 8  # channels of the first block: wider convolutions ran 0.6 to 0.9 times as fast in company on a CPU
 
 
-def company(family: str, network: Mapping[str, Any], device: str) -> bool:
-    """Whether a structure that fuses trains in company."""
-    return not (family == "cnn" and device == "cpu" and network["width"] > _NARROW_CNN)
+def company(family: str, network: Mapping[str, Any], device: str, modality: str = IMAGE) -> bool:
+    """Whether a structure that fuses trains in company: not where it convolves wide images on a CPU."""
+    wide = family == "cnn" and modality == IMAGE and network["width"] > _NARROW_CNN
+    return not (wide and device == "cpu")
 
 
 def largest(parameters: int, device: str) -> int:

@@ -1,0 +1,65 @@
+"""A transformer: an encoder of sequences, text and image patches, or a causal decoder that continues text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from models.attention import Block, sinusoids
+from models.interface import IMAGE, LANGUAGE, Setting, Signature
+from models.layers import Activation, Dropout, DropoutRate
+from models.sequences import LayerNorm, Linear, Patches, Readout, ReadoutName, Vectors
+
+POSITIONS = ("learned", "sinusoidal")
+
+
+class Transformer(nn.Module):
+    """x [B, *signature.inputs] → signature.output_shape(B).
+
+    In language modelling every position is answered from itself and those before it, and `readout` is not used.
+    Raises ValueError for a width that its heads do not divide and for an image that `patch` does not divide.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        width: Annotated[int, Setting("numbers that stand for one step, divisible by heads", low=1, high=65_536)] = 64,
+        depth: Annotated[int, Setting("blocks of attention and feed-forward", low=1, high=96)] = 2,
+        heads: Annotated[int, Setting("attention heads per block", low=1, high=256)] = 4,
+        feedforward: Annotated[
+            int, Setting("hidden units of a block's feed-forward per unit of width", low=1, high=64)
+        ] = 4,
+        patch: Annotated[int, Setting("images: side of a patch in pixels", low=1, high=256)] = 4,
+        activation: Activation = "gelu",
+        readout: ReadoutName = "mean",
+        positions: Annotated[str, Setting("how a step's place is told", choices=POSITIONS)] = "learned",
+        dropout: DropoutRate = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be divisible by heads, got width {width} and heads {heads}")
+        image, everywhere = signature.modality == IMAGE, signature.task == LANGUAGE
+        self.vectors = Patches(signature, patch) if image else Vectors(signature, width)
+        time = self.vectors.grid[0] * self.vectors.grid[1] if isinstance(self.vectors, Patches) else signature.inputs[0]
+        self.inward = Linear(self.vectors.features, width)
+        if positions == "learned":  # and begun where the others stand
+            self.places = nn.Parameter(sinusoids(time, width))
+        else:
+            self.register_buffer("places", sinusoids(time, width))
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, feedforward * width, activation, dropout, causal=everywhere) for _ in range(depth)
+        )
+        self.norm = LayerNorm(width)
+        self.readout = None if everywhere else Readout(readout, width)
+        self.output = Linear(width, signature.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, real = self.vectors(x)
+        h = self.dropout(self.inward(h) + self.places[: h.shape[1]])
+        for block in self.blocks:
+            h = block(h, real)
+        h = self.norm(h)
+        output: Tensor = self.output(h if self.readout is None else self.readout(h, real))
+        return output
