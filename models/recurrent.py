@@ -37,7 +37,7 @@ class Cell(Protocol):
     def forward(
         gates_RTBG: Tensor, weight_RWG: Tensor, bias_R1G: Tensor | None, real_RTB1: Tensor | None, *, keep: bool
     ) -> Many:
-        """The states [R, T, B, W], then what `backward` needs. A step that is not real changes no state."""
+        """The states [R, T, B, W], then what `backward` needs, time first. A step that is not real changes no state."""
 
     @staticmethod
     def backward(
@@ -47,14 +47,20 @@ class Cell(Protocol):
 
 
 class _Steps:
-    """Where the results of all steps go, [R, T, B, width]: into one tensor, or apart where none is `kept`.
+    """Where the results of all steps go, [T, R, B, width]: into one tensor, or apart unless `keep`.
 
-    torch.export has no use for writing into places, and what is only evaluated needs no gradients.
+    Time comes first because a batched product into a place with gaps falls apart into R products, except for
+    the states, whose `rows_first` are what the next layer multiplies. torch.export has no use for writing into
+    places, and what is only evaluated needs no gradients.
     """
 
-    def __init__(self, like_RTBG: Tensor, width: int, keep: bool) -> None:
-        self.whole = like_RTBG.new_empty(*like_RTBG.shape[:3], width) if keep else None
-        self.at: Sequence[Tensor | None] = [None] * like_RTBG.shape[1] if self.whole is None else self.whole.unbind(1)
+    def __init__(self, like_RTBG: Tensor, width: int, keep: bool, *, rows_first: bool = False) -> None:
+        rows, time, batch, _ = like_RTBG.shape
+        shape = (rows, time, batch, width) if rows_first else (time, rows, batch, width)
+        self.whole = like_RTBG.new_empty(shape) if keep else None
+        self.at: Sequence[Tensor | None] = [None] * time
+        if self.whole is not None:
+            self.at = self.whole.unbind(int(rows_first))
 
 
 def _joined(states: list[Tensor], into: _Steps, *kept: _Steps) -> Many:
@@ -95,15 +101,15 @@ class Plain(Cell):
         *,
         keep: bool,
     ) -> Many:
-        place = _Steps(gates_RTBG, gates_RTBG.shape[-1], keep)
+        place = _Steps(gates_RTBG, gates_RTBG.shape[-1], keep, rows_first=True)
         h = torch.zeros_like(gates_RTBG[:, 0])
         states = []
         for t, gates in enumerate(gates_RTBG.unbind(1)):
+            product = torch.baddbmm(gates, h, weight_RWG)
             if real_RTB1 is None:
-                h = torch.baddbmm(gates, h, weight_RWG, out=place.at[t]).tanh_()
+                h = torch.tanh(product, out=place.at[t])
             else:
-                fresh = torch.baddbmm(gates, h, weight_RWG).tanh_()
-                h = torch.where(real_RTB1[:, t], fresh, h, out=place.at[t])
+                h = torch.where(real_RTB1[:, t], product.tanh_(), h, out=place.at[t])
             states.append(h)
         return _joined(states, place)
 
@@ -143,7 +149,8 @@ class LSTM(Cell):
     ) -> Many:
         width = weight_RWG.shape[1]
         opened = _Steps(gates_RTBG, 4 * width, keep)
-        place, cells, bent = (_Steps(gates_RTBG, width, keep) for _ in range(3))
+        cells, bent = _Steps(gates_RTBG, width, keep), _Steps(gates_RTBG, width, keep)
+        place = _Steps(gates_RTBG, width, keep, rows_first=True)
         h = c = torch.zeros_like(gates_RTBG[:, 0, :, :width])
         states = []
         for t, gates in enumerate(gates_RTBG.unbind(1)):
@@ -167,23 +174,23 @@ class LSTM(Cell):
         opened, cells, bent = kept
         width = weight_RWG.shape[1]
         back = weight_RWG.mT.contiguous()
-        found = torch.empty_like(opened)
-        none = torch.zeros_like(states_RTBW[:, 0])
-        by_gate = torch.empty_like(opened[:, 0])
+        found = opened.new_empty(*states_RTBW.shape[:3], 4 * width)
+        none = torch.zeros_like(cells[0])
+        by_gate = torch.empty_like(opened[0])
         by_in, by_forget, by_out, by_candidate = by_gate.chunk(4, -1)
         dh, dc = gradient_RTBW[:, -1], none
         for t in reversed(range(found.shape[1])):
-            i, f, o, g = opened[:, t].chunk(4, -1)
+            i, f, o, g = opened[t].chunk(4, -1)
             dh, passed = _parted(dh, real_RTB1, t)
             through = dh * o
-            dc = _tanh_back(through, bent[:, t], grad_input=through).add_(dc)
+            dc = _tanh_back(through, bent[t], grad_input=through).add_(dc)
             dc, kept_on = _parted(dc, real_RTB1, t)
             torch.mul(dc, g, out=by_in)
-            torch.mul(dc, cells[:, t - 1] if t else none, out=by_forget)
-            torch.mul(dh, bent[:, t], out=by_out)
+            torch.mul(dc, cells[t - 1] if t else none, out=by_forget)
+            torch.mul(dh, bent[t], out=by_out)
             torch.mul(dc, i, out=by_candidate)
             sigmoids, candidate = torch.split(found[:, t], [3 * width, width], -1)
-            _sigmoid_back(by_gate[..., : 3 * width], opened[:, t, :, : 3 * width], grad_input=sigmoids).mul_(2.0)
+            _sigmoid_back(by_gate[..., : 3 * width], opened[t, ..., : 3 * width], grad_input=sigmoids).mul_(2.0)
             _tanh_back(by_candidate, g, grad_input=candidate)
             if t:
                 dh = _sum(torch.baddbmm(gradient_RTBW[:, t - 1], found[:, t], back), passed)
@@ -204,14 +211,15 @@ class GRU(Cell):
         assert bias_R1G is not None
         width = weight_RWG.shape[1]
         opened = _Steps(gates_RTBG, 2 * width, keep)
-        place, news, inner = (_Steps(gates_RTBG, width, keep) for _ in range(3))
+        news, inner = _Steps(gates_RTBG, width, keep), _Steps(gates_RTBG, width, keep)
+        place = _Steps(gates_RTBG, width, keep, rows_first=True)
         early, late = torch.split(gates_RTBG, [2 * width, width], -1)
         h = torch.zeros_like(late[:, 0])
         states = []
         for t, (both, x) in enumerate(zip(early.unbind(1), late.unbind(1), strict=True)):
             product, m = torch.split(torch.baddbmm(bias_R1G, h, weight_RWG), [2 * width, width], -1)
             if inner.whole is not None:
-                inner.whole[:, t] = m
+                inner.whole[t] = m
             a = torch.add(both, product, out=opened.at[t]).tanh_().mul_(0.5).add_(0.5)
             r, z = a.chunk(2, -1)
             n = torch.mul(r, m, out=news.at[t]).add_(x).tanh_()
@@ -229,20 +237,20 @@ class GRU(Cell):
         opened, news, inner = kept
         width = weight_RWG.shape[1]
         back = weight_RWG.mT.contiguous()
-        by_gates, by_product = (opened.new_empty(*opened.shape[:3], 3 * width) for _ in range(2))
-        none = torch.zeros_like(states_RTBW[:, 0])
-        by_both = torch.empty_like(opened[:, 0])
+        by_gates, by_product = (opened.new_empty(*states_RTBW.shape[:3], 3 * width) for _ in range(2))
+        none = torch.zeros_like(news[0])
+        by_both = torch.empty_like(opened[0])
         by_reset, by_update = by_both.chunk(2, -1)
         dh = gradient_RTBW[:, -1]
-        for t in reversed(range(opened.shape[1])):
-            r, z = opened[:, t].chunk(2, -1)
-            n = news[:, t]
+        for t in reversed(range(len(opened))):
+            r, z = opened[t].chunk(2, -1)
+            n = news[t]
             dh, passed = _parted(dh, real_RTB1, t)
             kept_on = dh * z
             by_new = _tanh_back(dh - kept_on, n, grad_input=by_gates[:, t, :, 2 * width :])
-            torch.mul(by_new, inner[:, t], out=by_reset)
+            torch.mul(by_new, inner[t], out=by_reset)
             torch.sub(states_RTBW[:, t - 1] if t else none, n, out=by_update).mul_(dh)
-            both = _sigmoid_back(by_both, opened[:, t], grad_input=by_gates[:, t, :, : 2 * width]).mul_(2.0)
+            both = _sigmoid_back(by_both, opened[t], grad_input=by_gates[:, t, :, : 2 * width]).mul_(2.0)
             by_product[:, t, :, : 2 * width] = both
             torch.mul(by_new, r, out=by_product[:, t, :, 2 * width :])
             if t:
@@ -272,6 +280,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.cell, _, _, weight, bias, real = inputs
         ctx.biased = bias is not None
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # for what is only kept they would be large tensors of zeros
         ctx.save_for_backward(weight, real, *output)
 
     @staticmethod
@@ -294,7 +303,9 @@ class _Recurrence(torch.autograd.Function):
             return value.flatten(0, 1)
 
         found = _Recurrence.apply(cell, keep, *(rows(*pair) for pair in zip(inputs, dims[2:], strict=True)))  # type: ignore[no-untyped-call]
-        return tuple(value.unflatten(0, (info.batch_size, -1)) for value in found), (0,) * len(found)
+        axes = (0, *(1,) * (len(found) - 1))
+        parted = tuple(value.unflatten(axis, (info.batch_size, -1)) for value, axis in zip(found, axes, strict=True))
+        return parted, axes
 
 
 class Recurrent(nn.Module):
@@ -325,7 +336,9 @@ class Recurrent(nn.Module):
         time, batch, features = x.shape
         scale = _column(x, self.cell.scales, self.width)
         both = scale.repeat(self.directions)
-        flat = F.linear(x.reshape(time * batch, features), self.weight * both[:, None], self.bias * both)
+        # The bias as one more feature that is always 1: adding it apart would go through all gates once more.
+        known = F.pad(x.reshape(time * batch, features), (0, 1), value=1.0)
+        flat = F.linear(known, torch.cat((self.weight, self.bias[:, None]), 1) * both[:, None])
         gates = flat.view(time, batch, self.directions, -1).permute(2, 0, 1, 3)
         steps = None if real is None else real[None, :, :, None]
         if self.directions == 2:

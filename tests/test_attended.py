@@ -7,7 +7,7 @@ import torch
 
 from models import attended, build
 from tests import zoo
-from tests.test_networks import PADDED, close, inputs, network
+from tests.test_networks import PADDED, close, inputs, network, normal
 
 torch.set_num_threads(1)
 METHODS = {

@@ -46,3 +46,20 @@ def test_every_example_is_valid(tmp_path: Path) -> None:
     space = SearchSpace.from_dict(parse(BLOCKS[1], "study-file.md").data)
     assert set(space.parameters) == {"learning_rate", "dropout", "depth", "optimizer", "momentum", "nesterov"}
     assert len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_every_family_has_a_page_whose_example_is_valid_and_whose_own_choices_are_explained(
+    family: str, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "networks" / f"{family}.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    head = "study: page\ndata: {source: digits}\n"
+    tail = "  objective: {metric: val/loss, goal: minimize}\n  trials: 1\n"
+    (tmp_path / "study.yaml").write_text(head + example + tail)
+    assert StudySpec.read(tmp_path / "study.yaml").model["family"] == family
+    known = models.hyperparameters(models.FAMILIES[family])
+    named = set(re.findall(r"`(\w+)", page))
+    assert set(known) - {"dropout", "activation"} <= named, set(known) - named
+    for name in ("readout", "cell", "positions"):
+        assert set(known[name].rule.choices or () if name in known else ()) <= named

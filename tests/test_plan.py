@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from models import Signature
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
 from tuner.plan import Plan, count, load, plan, structures
@@ -215,6 +217,28 @@ def test_building_the_corners_leaves_torchs_random_numbers_alone(tmp_path: Path,
     torch.manual_seed(1)
     plan(study(tmp_path), digits)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_a_network_that_cannot_continue_text_is_refused_for_it(family: str, tmp_path: Path) -> None:
+    text = SimpleNamespace(signature=Signature("language", "text", (8,), 9, vocabulary=9), rows={"train": 100})
+    (line,) = [
+        problem
+        for problem in refused(
+            study(
+                tmp_path,
+                ("family: cnn, norm: batch", f"family: {family}"),
+                ("val/accuracy, goal: maximize", "val/loss, goal: minimize"),
+            ),
+            text,
+        )
+        if "model.family" in problem
+    ]  # type: ignore[arg-type]
+    wanted = {
+        "mlp": "text, got mlp, a network for numbers, image or sequence",
+        "cnn": "language of text, got cnn, a network for classification or regression",
+    }
+    assert line == f"3:9: model.family: expected a network for {wanted[family]}; use rnn or transformer"
 
 
 def test_a_network_too_large_for_memory_is_planned_all_the_same(tmp_path: Path, digits: Dataset) -> None:
