@@ -360,7 +360,9 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     ),
     "unknown family": (
         [("family: mlp", "family: mpl")],
-        ["4:9: model.family: expected one of mlp, cnn, rnn, transformer, or file.py:Class, got the text 'mpl'; did you mean 'mlp'?"],
+        [
+            "4:9: model.family: expected one of mlp, cnn, rnn, transformer, or file.py:Class, got the text 'mpl'; did you mean 'mlp'?"
+        ],
     ),
     "unknown cell": (
         [("family: mlp", "family: mlp, cell: lstm")],
@@ -530,7 +532,9 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     ),
     "unknown space": (
         [(SPACE, "  space: mpl\n")],
-        ["7:3: search.space: expected cnn, mlp, optimizer, regularization or the path of a YAML file, got"],
+        [
+            "7:3: search.space: expected cnn, mlp, optimizer, regularization, rnn, transformer or the path of a YAML file, got"
+        ],
     ),
     "a list of spaces": (
         [(SPACE, "  space: [mlp]\n")],
@@ -864,7 +868,10 @@ def test_python_is_told_the_same_rules_by_path() -> None:
         from_python(seed=-1, model={"family": "mpl"}, epochs=3)
     first, second, third = sorted(caught.value.problems)
     assert first.startswith("epochs: expected one of version")
-    assert second == "model.family: expected one of mlp, cnn, rnn, transformer, or file.py:Class, got the text 'mpl'; did you mean 'mlp'?"
+    assert (
+        second
+        == "model.family: expected one of mlp, cnn, rnn, transformer, or file.py:Class, got the text 'mpl'; did you mean 'mlp'?"
+    )
     assert third == "seed: expected an integer from 0 to 4,294,967,295, got the integer -1"
 
 
