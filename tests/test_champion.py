@@ -220,3 +220,89 @@ def test_predicting_needs_neither_mlflow_nor_the_ledger(tmp_path: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert said.stdout.strip() == "[]"
+
+
+class Reader(nn.Module):
+    """Tokens [B, T] → [B, outputs], or [B, T, outputs] where each position is answered."""
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        assert signature.vocabulary is not None
+        self.characters = nn.Embedding(signature.vocabulary, 8)
+        self.answer = nn.Linear(8, signature.outputs)
+        self.everywhere = signature.task == "language"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        read = self.characters(x)
+        return self.answer(read if self.everywhere else read.mean(1))
+
+
+def test_a_champion_for_texts_takes_strings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dataset = data.load("syllables")
+    champion.export(tmp_path, Reader(dataset.signature), dataset, TRIAL)
+    predictor = Predictor.load(tmp_path)
+    raw, predicted = champion.example(tmp_path / "champion")
+    assert isinstance(raw, pd.DataFrame)
+    words = raw["word"].tolist()
+    assert all(isinstance(word, str) for word in words)
+    for given in (raw, words, np.array(words)):
+        pd.testing.assert_frame_equal(predictor.predict(given), predicted, check_dtype=False)
+    (tmp_path / "new.txt").write_text("unbelievable\nz\n")
+    found = predictor.predict(predictor.read(tmp_path / "new.txt"))
+    assert len(found) == 2
+    assert set(found["prediction"]) <= set(dataset.classes or ())
+    with pytest.raises(DataError, match="expected texts, got float64"):
+        predictor.predict(np.zeros((2, 17)))
+
+
+def test_a_champion_that_continues_texts_gives_the_next_character(tmp_path: Path) -> None:
+    (tmp_path / "novel.txt").write_text("abcab bca. " * 200)
+    dataset = data.load("novel.txt", folder=tmp_path, length=12)
+    module = Reader(dataset.signature)
+    with torch.no_grad():  # the next character is the token that follows in the vocabulary, whatever it is
+        module.characters.weight.copy_(torch.eye(len(module.characters.weight), 8))
+        module.answer.weight.copy_(100 * torch.eye(8).roll(1, 0)[: dataset.signature.outputs])
+        module.answer.bias.zero_()
+    champion.export(tmp_path, module, dataset, TRIAL)
+    predictor = Predictor.load(tmp_path)
+    characters = dataset.preprocess.characters
+    assert characters == " .abc"
+    found = predictor.predict(["ca", "b", "a text that is longer than twelve a", "?"])
+    assert found["prediction"].tolist()[:3] == ["b", "c", "b"]
+    np.testing.assert_allclose(found["probability"][:3], 1)
+    assert champion.example(tmp_path / "champion")[0]["text"].str.len().tolist() == [12, 12]
+
+
+def test_a_champion_for_sequences_takes_them_shorter_and_longer(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(2, 7, 40)
+    np.savez(tmp_path / "s.npz", x=draw.normal(3, 2, (40, 6, 2)), y=np.arange(40) % 2, lengths=lengths)
+    dataset = data.load("s.npz", folder=tmp_path)
+    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    predictor = Predictor.load(tmp_path)
+    raw, predicted = champion.example(tmp_path / "champion")
+    assert isinstance(raw, np.ndarray)
+    assert raw.shape == (2, 6, 2)
+    pd.testing.assert_frame_equal(predictor.predict(raw), predicted, check_dtype=False)
+    longer = np.concatenate([raw, np.full((2, 3, 2), np.nan, np.float32)], axis=1)
+    pd.testing.assert_frame_equal(predictor.predict(longer), predicted, check_dtype=False)
+    np.savez(tmp_path / "new.npz", x=np.ones((3, 4, 2)), lengths=[4, 1, 2])
+    assert len(predictor.predict(predictor.read(tmp_path / "new.npz"))) == 3
+    holed = np.ones((1, 4, 2))
+    holed[0, 1] = np.nan
+    with pytest.raises(DataError, match=r"x\[0, 1\] \(row 1\): expected numbers in every step, got NaN"):
+        predictor.predict(holed)
+
+
+def test_a_champion_for_a_table_with_empty_cells_keeps_them_in_its_example(tmp_path: Path) -> None:
+    frame = pd.read_csv(customers(tmp_path))
+    frame.loc[frame.index % 3 == 0, "spent"] = np.nan
+    frame.loc[frame.index % 4 == 0, "plan"] = None
+    frame.to_csv(tmp_path / "customers.csv", index=False)
+    dataset = data.load("customers.csv", target="churned", folder=tmp_path)
+    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    raw, predicted = champion.example(tmp_path / "champion")
+    assert isinstance(raw, pd.DataFrame)
+    assert raw["spent"].isna().tolist() == frame["spent"].isna()[dataset.train.rows[:2]].tolist()
+    pd.testing.assert_frame_equal(Predictor.load(tmp_path).predict(raw), predicted, check_dtype=False, rtol=1e-5)

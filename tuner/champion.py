@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from models.interface import Signature
     from tuner.data.dataset import Dataset
-    from tuner.data.preprocess import Preprocess
 
 FORMAT = 1  # of the folder; raised when an older Tuner could no longer read what is written
 FOLDER = "champion"
@@ -170,19 +169,22 @@ class Predictor:
         """The raw inputs of a new file, for `predict`. Raises DataError naming file, row and column."""
         return self.preprocess.read(path)
 
-    def predict(self, raw: pd.DataFrame | np.ndarray) -> pd.DataFrame:
+    def predict(self, raw: pd.DataFrame | np.ndarray | Sequence[str]) -> pd.DataFrame:
         """One row per row of `raw`, under the index of `raw` where it has one.
 
         Columns: `prediction`, the class's own name, and a `probability_<class>` for every class; in a regression
-        `prediction`, or one `prediction_<target>` per target where there are several, in the targets' own unit.
+        `prediction`, or one `prediction_<target>` per target where there are several, in the targets' own unit; of a
+        text to be continued `prediction`, the likeliest next character, and its `probability`.
         Raises DataError for inputs unlike those that the network was trained on.
         """
         import pandas as pd
 
-        from models.interface import CLASSIFICATION
+        from models.interface import CLASSIFICATION, LANGUAGE
 
-        outputs = self._outputs(self.preprocess.apply(raw))
         index = raw.index if isinstance(raw, pd.DataFrame) else None
+        if self.signature.task == LANGUAGE:
+            return pd.DataFrame(self._next(raw), index=index)
+        outputs = self._outputs(self.preprocess.apply(raw))
         if self.signature.task != CLASSIFICATION:
             names = [f"prediction_{name}" for name in self.preprocess.targets]
             return pd.DataFrame(outputs, index=index, columns=names if len(names) > 1 else ["prediction"])
@@ -193,11 +195,23 @@ class Predictor:
         frame.insert(0, "prediction", [classes[i] for i in outputs.argmax(axis=1)])
         return frame.astype({"prediction": "str"})
 
+    def _next(self, raw: pd.DataFrame | np.ndarray | Sequence[str]) -> dict[str, Any]:
+        """The likeliest character behind each text, of which the end is read where it is long; never an unknown one."""
+        from models.interface import UNKNOWN
+
+        tokens = self.preprocess.apply(raw, end=True)
+        last = (tokens > 0).sum(axis=1) - 1
+        outputs = self._outputs(tokens)[np.arange(len(tokens)), last][:, UNKNOWN + 1 :]
+        likely = np.exp(outputs - outputs.max(axis=1, keepdims=True, initial=-np.inf))
+        likely /= likely.sum(axis=1, keepdims=True)
+        characters = [self.preprocess.characters[i] for i in outputs.argmax(axis=1)]
+        return {"prediction": characters, "probability": likely.max(axis=1, initial=0.0)}
+
     def _outputs(self, inputs: np.ndarray) -> np.ndarray:
-        """float32 [N, *signature.inputs] → float64 [N, signature.outputs]."""
+        """[N, *signature.inputs] → float64 [N, …], as the signature says of outputs."""
         import torch
 
-        outputs = np.empty((len(inputs), self.signature.outputs))
+        outputs = np.empty(self.signature.output_shape(len(inputs)))
         with torch.inference_mode():
             for start in range(0, len(inputs), _ROWS):
                 part = slice(start, start + _ROWS)
@@ -234,39 +248,15 @@ def _program(network: nn.Module, signature: Signature) -> Any:
 
 
 def _write_example(champion: Path, dataset: Dataset) -> None:
-    raw = _raw(dataset.preprocess, dataset.train.inputs[:_EXAMPLES])
+    raw = dataset.preprocess.raw(dataset.train.inputs[:_EXAMPLES])
     predicted = Predictor(champion).predict(raw).to_dict("split", index=False)
     if isinstance(raw, np.ndarray):
         np.save(champion / _EXAMPLE_ARRAY, raw)
         stored = {"inputs": None, "outputs": predicted}
     else:
-        stored = {"inputs": raw.to_dict("split", index=False), "outputs": predicted}
+        cells = raw.astype(object).where(raw.notna(), None)  # JSON has no NaN
+        stored = {"inputs": cells.to_dict("split", index=False), "outputs": predicted}
     (champion / _EXAMPLE).write_text(json.dumps(stored, allow_nan=False))
-
-
-def _raw(preprocess: Preprocess, inputs: np.ndarray) -> pd.DataFrame | np.ndarray:
-    """Preprocessed inputs back in the source's form, up to float32's rounding: a DataFrame for named columns."""
-    import pandas as pd
-
-    from models.interface import IMAGE
-
-    mean, scale = np.array(preprocess.mean), np.array(preprocess.scale)
-    if preprocess.modality == IMAGE:
-        inputs = inputs.transpose(0, 2, 3, 1)
-    if not preprocess.columns:
-        array: np.ndarray = (inputs * scale + mean).astype(np.float32)
-        return array.reshape(len(inputs), *preprocess.shape)
-    columns: dict[str, Any] = {}
-    at = numbers = 0
-    for name in preprocess.columns:
-        known = preprocess.categories.get(name)
-        if known is None:
-            columns[name] = [float(f"{x:.6g}") for x in inputs[:, at] * scale[numbers] + mean[numbers]]
-            numbers += 1
-        else:
-            columns[name] = [known[i] for i in inputs[:, at : at + len(known)].argmax(axis=1)]
-        at += 1 if known is None else len(known)
-    return pd.DataFrame(columns)
 
 
 def _digest(path: Path) -> str:

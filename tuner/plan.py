@@ -41,6 +41,7 @@ _OF_NO_USE = {  # hyperparameter → what it needs
     "flip": ("modality", (IMAGE,), "images"),
     "noise": ("modality", (NUMBERS, IMAGE, SEQUENCE), "numbers"),
 }
+_OUTPUTS = {CLASSIFICATION: "classes", REGRESSION: "targets", LANGUAGE: "tokens"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Plan:
         """For a person, one subject a line; warnings last."""
         rows = ", ".join(f"{count:,} {split}" for split, count in self.rows.items())
         shape = "×".join(map(str, self.inputs))
-        outputs = f"{self.outputs} {'classes' if self.task == CLASSIFICATION else 'targets'}"
+        outputs = f"{self.outputs} {_OUTPUTS[self.task]}"
         least, most = self.parameters
         points = "endlessly many points" if self.size is None else f"{self.size:,} points"
         structures = "continuous structure" if self.structures is None else f"{self.structures:,} structures"
@@ -97,11 +98,7 @@ def load(spec: StudySpec) -> Dataset:
     try:
         return data.load(
             section.source,
-            target=section.target,
-            task=section.task,
-            modality=section.modality,
-            validation=section.validation,
-            test=section.test,
+            **section.model_dump(exclude={"source"}),
             seed=spec.seed,
             folder=spec.folder,
         )
@@ -155,7 +152,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         goal=spec.search.objective.goal,
         sampler=kind,
         pruner=spec.search.pruner.kind,
-        warnings=(*spec.warnings, *(spec.problem(*one) for one in _useless(spec, signature))),
+        warnings=(*spec.warnings, *dataset.notes, *(spec.problem(*one) for one in _useless(spec, signature))),
     )
 
 

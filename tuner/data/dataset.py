@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interface import Signature
+from models.interface import TEXT, Signature
 from tuner.data import sources, splits
 from tuner.data.preprocess import Preprocess
+from tuner.data.raw import Raw
+from tuner.data.splits import Rows
 from tuner.data.tables import Table
 from tuner.errors import DataError
 
@@ -23,8 +25,9 @@ from tuner.errors import DataError
 class Split:
     """Some rows of a data set.
 
-    `inputs` float32 [N, *signature.inputs], normalised; `targets` int64 [N] (classes) or float32
-    [N, T] (numbers in their own unit); `rows` int64 [N], the rows' numbers in the source, from 0.
+    `inputs` float32 [N, *signature.inputs], normalised, or int64 tokens of texts; `targets` int64 [N]
+    (classes), float32 [N, T] (numbers in their own unit) or int64 [N, T] (the next token at each
+    position); `rows` int64 [N], the rows' numbers in the source, from 0.
     """
 
     inputs: np.ndarray
@@ -41,7 +44,7 @@ class Dataset:
 
     `digest` is sha256 over the source's content and meaning, `split_digest` over who is in which
     split, `rows` counts the rows of "train", "validation" and "test", `classes` names the classes
-    (None in a regression).
+    (None in a regression and of texts to be continued), `notes` are for a person to read.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Dataset:
     rows: dict[str, int]
     preprocess: Preprocess
     classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
     _sealed: tuple[Table | np.ndarray, np.ndarray, np.ndarray] = field(repr=False)  # test: raw inputs, targets, rows
 
     def open_test(self) -> Split:
@@ -60,15 +64,18 @@ class Dataset:
         raw, targets, rows = self._sealed
         if not len(rows):
             raise DataError(f"data.test: expected a share above 0 to test on, got 0 for {self.name}")
-        return Split(self.preprocess.apply(raw), targets, rows)
+        return _split(self.preprocess, raw, targets, rows)
 
 
 def load(
     source: str,
     *,
     target: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     task: str | None = None,
     modality: str | None = None,
+    length: int | None = None,
+    size: int | None = None,
     validation: float = 0.2,
     test: float = 0.2,
     seed: int = 0,
@@ -76,16 +83,28 @@ def load(
 ) -> Dataset:
     """Read `source`, split it by `seed` and normalise it by its training rows.
 
-    `source` is `mnist`, `digits`, `breast_cancer`, or a .csv, .parquet or .npz file, relative to
-    `folder`. `target` names the column to predict (several for a regression; in an npz the array,
-    `y` unless named). `task` and `modality` are told from the data unless given. `validation` and
-    `test` are shares of all rows.
+    `source` is the name of a built-in set, or a .csv, .parquet, .npz or .txt file, a folder of pictures,
+    or `file.py:function`, relative to `folder`. `target` names the column to predict (several for a
+    regression; in an npz the array, `y` unless named), `columns` those to predict it from. `task` and
+    `modality` are told from the data unless given. `length` is the characters of a text that are read,
+    `size` the side of pictures in pixels. `validation` and `test` are shares of all rows.
 
     Raises DataError with every problem found, each with its file, row and column.
     """
-    raw = sources.read(source, target=target, task=task, modality=modality, folder=Path(folder))
+    raw = sources.read(
+        source,
+        target=target,
+        columns=columns,
+        task=task,
+        modality=modality,
+        length=length,
+        size=size,
+        folder=Path(folder),
+    )
+    if length is not None and raw.modality != TEXT:
+        raise DataError(f"data.length: expected none for {raw.modality}, got {length}; it is for text")
     labels, classes = raw.targets.values, raw.targets.classes
-    parts = splits.split(
+    rows = splits.split(
         len(labels),
         None if classes is None else labels,
         classes,
@@ -93,20 +112,48 @@ def load(
         test=test,
         seed=seed,
         source=source,
+        groups=raw.groups,
     )
+    return _dataset(raw, rows, length)
+
+
+def _dataset(raw: Raw, parts: Rows, length: int | None) -> Dataset:
+    """Everything fitted on the training rows, and the test rows shut away."""
+    labels, classes = raw.targets.values, raw.targets.classes
     train = raw.take(parts.train)
     preprocess = Preprocess.fit(
-        train, modality=raw.modality, columns=raw.columns, classes=classes, targets=raw.targets.names
+        train,
+        modality=raw.modality,
+        columns=raw.columns,
+        masked=raw.masked,
+        length=length,
+        classes=classes,
+        targets=raw.targets.names,
+    )
+    signature = Signature(
+        task=raw.targets.task,
+        modality=raw.modality,
+        inputs=preprocess.inputs,
+        outputs=raw.targets.outputs or preprocess.vocabulary or 0,
+        vocabulary=preprocess.vocabulary,
+        masked=raw.masked,
     )
     return Dataset(
         name=raw.name,
-        signature=Signature(raw.targets.task, raw.modality, preprocess.inputs, raw.targets.outputs),
-        train=Split(preprocess.apply(train), labels[parts.train], parts.train),
-        validation=Split(preprocess.apply(raw.take(parts.validation)), labels[parts.validation], parts.validation),
+        signature=signature,
+        train=_split(preprocess, train, labels[parts.train], parts.train),
+        validation=_split(preprocess, raw.take(parts.validation), labels[parts.validation], parts.validation),
         digest=raw.digest,
         split_digest=parts.digest,
         rows={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         preprocess=preprocess,
         classes=classes,
+        notes=raw.notes,
         _sealed=(raw.take(parts.test), labels[parts.test], parts.test),
     )
+
+
+def _split(preprocess: Preprocess, raw: Table | np.ndarray, targets: np.ndarray, rows: np.ndarray) -> Split:
+    """Rows ready for training: inputs preprocessed, and targets too where they are text."""
+    text = targets.dtype.kind == "T"
+    return Split(preprocess.apply(raw), preprocess.apply(targets) if text else targets, rows)

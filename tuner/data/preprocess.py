@@ -1,21 +1,23 @@
-"""From raw inputs to what a network eats: chosen columns, one-hot categories, standardised numbers.
+"""From raw inputs to what a network eats: numbers standardised, categories one-hot, texts as tokens.
 
 Fitted on the training rows alone and written to JSON, so that a champion years later treats a new
-file as its training data were treated. Knows columns and images. Must never know targets' values,
+file as its training data were treated. Knows columns, images, sequences and texts. Must never know
 splits or networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.interface import IMAGE, NUMBERS
-from tuner.data.tables import CATEGORY, LARGEST, NUMBER, Table, typed
+from models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT, UNKNOWN
+from tuner.data.tables import CATEGORY, LARGEST, NUMBER, TEXT_DTYPE, Table, typed
 from tuner.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,21 +29,28 @@ _CHUNK = 4_096  # rows standardised at once in float64; keeps a large source fro
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How raw inputs become float32 [N, *inputs].
+    """How raw inputs become float32 [N, *inputs], or int64 tokens [N, T] of texts.
 
-    `shape` is one raw example as the source writes it: (columns,), (H, W) or (H, W, channels).
-    `columns` names a table's or a vector's columns, `categories` the values of the columns that are
-    no numbers. `mean` and `scale` belong to the number columns in order, or to the channels; a scale
-    of 0 marks a constant, which becomes 0. `classes` are the names of the outputs (None in a
-    regression), `targets` the names of the target columns, which a new file need not have.
+    `shape` is one raw example as the source writes it: (columns,), (H, W), (H, W, channels),
+    (T, features) or (T,) characters. `columns` names a table's or a vector's columns, or a text's one;
+    `categories` the values of the columns that are no numbers, the empty text among them where cells
+    were empty, and `empty` the columns of numbers with empty cells, each with a second input that is 1
+    where a cell was empty. `mean` and `scale` belong to the number columns in order, to the channels or
+    to the features; a scale of 0 marks a constant, which becomes 0. `characters` are those of the
+    training texts in order: the first is token 2. `masked` sequences differ in length. `classes` are the
+    names of the outputs (None in a regression), `targets` the names of the target columns, which a new
+    file need not have.
     """
 
     modality: str
     shape: tuple[int, ...]
     columns: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    characters: str = ""
+    masked: bool = False
     classes: tuple[str, ...] | None = None
     targets: tuple[str, ...] = ()
 
@@ -52,105 +61,239 @@ class Preprocess:
         *,
         modality: str,
         columns: Sequence[str] = (),
+        masked: bool = False,
+        length: int | None = None,
         classes: Sequence[str] | None = None,
         targets: Sequence[str] = (),
     ) -> Preprocess:
-        """Learn categories, means and scales from the training rows in `raw`; `columns` name an array's columns."""
-        categories: dict[str, tuple[str, ...]] = {}
+        """Learn categories, means, scales and characters from the training rows in `raw`.
+
+        `columns` name an array's columns. `length` is the most characters of a text that are read, of
+        the longest training text unless given.
+        """
+        learnt: dict[str, Any] = {}
         if isinstance(raw, Table):
             columns = tuple(raw.columns)
-            shape: tuple[int, ...] = (len(columns),)
             categories = {
                 name: tuple(map(str, np.unique(raw.columns[name]))) for name in columns if raw.kinds[name] == CATEGORY
             }
-            groups = [raw.columns[name] for name in columns if name not in categories]
+            numbers = [name for name in columns if name not in categories]
+            empty = tuple(name for name in numbers if raw.empty(name).any())
+            learnt = {"shape": (len(columns),), "categories": categories, "empty": empty}
+            groups: Iterable[np.ndarray] = (raw.columns[name][~raw.empty(name)] for name in numbers)
+        elif modality == TEXT:
+            longest = int(np.strings.str_len(raw).max())
+            codes = _codes(raw.tolist())
+            learnt = {"shape": (length or longest,), "characters": "".join(map(chr, np.unique(codes)))}
+            groups = ()
         elif modality == NUMBERS:
-            shape = (int(np.prod(raw.shape[1:])),)
-            groups = list(raw.reshape(len(raw), -1).T)
+            learnt = {"shape": (int(np.prod(raw.shape[1:])),)}
+            groups = raw.reshape(len(raw), -1).T
         else:
-            shape = tuple(raw.shape[1:])
-            groups = [raw[..., c] for c in range(shape[2])] if len(shape) == 3 else [raw]
+            learnt = {"shape": tuple(raw.shape[1:])}
+            flat = raw.ndim == 3 and modality == IMAGE
+            groups = [raw] if flat else (raw[..., c] for c in range(raw.shape[-1]))
+            if masked:
+                real = ~np.isnan(raw[..., 0])
+                groups = (group[real] for group in groups)
         moments = [_moments(group) for group in groups]
         return cls(
             modality=modality,
-            shape=shape,
             columns=tuple(columns),
-            categories=categories,
             mean=tuple(mean for mean, _ in moments),
             scale=tuple(scale for _, scale in moments),
+            masked=masked,
             classes=None if classes is None else tuple(classes),
             targets=tuple(targets),
+            **learnt,
         )
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """The shape of one example as the network gets it: (features,) or (channels, H, W)."""
+        """The shape of one example as the network gets it: (features,), (channels, H, W), (T, features) or (T,)."""
         if self.modality == IMAGE:
             return (len(self.mean), *self.shape[:2])
-        return (len(self.mean) + sum(map(len, self.categories.values())),)
+        if self.modality == SEQUENCE:
+            return (self.shape[0], self.shape[1] + self.masked)
+        if self.modality == TEXT:
+            return self.shape
+        return (len(self.mean) + len(self.empty) + sum(map(len, self.categories.values())),)
 
-    def apply(self, raw: Table | pd.DataFrame | np.ndarray) -> np.ndarray:
-        """Raw inputs → float32 [N, *inputs].
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens a text may hold, padding and the unknown character among them; None without texts."""
+        return len(self.characters) + UNKNOWN + 1 if self.modality == TEXT else None
+
+    def apply(self, raw: Table | pd.DataFrame | np.ndarray | Sequence[str], *, end: bool = False) -> np.ndarray:
+        """Raw inputs → float32 [N, *inputs], or of texts int64 [N, T]; with `end` the last T characters, not the first.
 
         A table or a DataFrame gives its columns by name, in any order; others are left alone. An array
-        is [N, *shape], or [N, anything of equal size]. A category never seen in training is none of the
-        known ones: zeros in all its columns. Raises DataError for a missing column, a missing value,
-        text among numbers, and an array of another shape.
+        is [N, *shape], or [N, anything of equal size]; sequences of unequal length are padded with NaN
+        behind their ends, and may be shorter or longer than those of training: what is longer is cut, as
+        a longer text is. A category never seen in training is none of the known ones: zeros in all its
+        columns; a number missing where none was missing in training is the mean. Raises DataError for a
+        missing column, text among numbers, and an array of another shape.
         """
-        if isinstance(raw, np.ndarray) and self.categories:
-            names = ", ".join(self.columns)
-            raise DataError(f"expected a table with the columns {names}, got an array; give a DataFrame")
+        if self.modality == TEXT:
+            return self._tokens(self._texts(raw), end)
+        if isinstance(raw, list | tuple):
+            raise DataError(f"expected {self._wanted()}, got a list; give an array or a DataFrame")
         if isinstance(raw, np.ndarray):
+            if self.categories or self.empty:
+                raise DataError(f"expected {self._wanted()}, got an array; give a DataFrame")
             return self._standardise(self._shaped(raw))
-        table = raw if isinstance(raw, Table) else Table.of_frame(raw)
-        if self.modality == IMAGE:
+        table = raw if isinstance(raw, Table) else Table.of_frame(raw)  # type: ignore[arg-type]
+        if self.modality != NUMBERS:
             return self._standardise(self._shaped(typed(table, dict.fromkeys(table.columns, NUMBER)).matrix()))
-        table = typed(table.select(self.columns), self._kinds())
+        return self._encoded(typed(table.select(self.columns), self._kinds(), empty=True))
+
+    def read(self, path: str | Path) -> pd.DataFrame | np.ndarray:
+        """The raw inputs of a new file of the training data's kind, which may lack the target; `apply` takes them.
+
+        A CSV, Parquet or npz file, pictures (a file or a folder), or a text with an example on each line.
+        Raises DataError naming file, row and column for what `apply` could not take.
+        """
+        from tuner.data import arrays, images, sources
+
+        path = Path(path)
+        if self.modality == IMAGE and (path.is_dir() or path.suffix.lower() in images.ENDINGS):
+            return images.read_new(path, self.shape)
+        raw = sources.read_inputs(path)
+        if self.modality == TEXT:
+            return self._frame(self._texts(raw["x"] if isinstance(raw, dict) else raw, str(path)))
+        if isinstance(raw, list):
+            raise DataError(f"{path}: expected {self._wanted()}, got a text")
+        if isinstance(raw, dict):
+            if self.categories or self.empty:
+                raise DataError(f"{path}: expected {self._wanted()}, got an array")
+            x = raw["x"]
+            if self.modality == SEQUENCE:
+                x = arrays.of_steps(str(path), x, raw.get("lengths"))
+            return self._shaped(x, str(path))
+        if self.modality != NUMBERS:
+            inputs = raw.drop(self.targets)
+            return self._shaped(typed(inputs, dict.fromkeys(inputs.columns, NUMBER)).matrix(), str(path))
+        return typed(raw.select(self.columns), self._kinds(), empty=True).frame()
+
+    def raw(self, inputs: np.ndarray) -> pd.DataFrame | np.ndarray:
+        """Preprocessed inputs back in the source's form, up to float32's rounding: a DataFrame for named columns."""
+        if self.modality == TEXT:
+            known = np.array([0, 0xFFFD, *map(ord, self.characters)], "<u4")
+            codes = [known[row[row > 0]].astype("<u4") for row in inputs]
+            return self._frame(np.array([c.tobytes().decode("utf-32-le") for c in codes], TEXT_DTYPE))
+        if self.modality == NUMBERS and self.columns:
+            return self._decoded(inputs)
+        if self.modality == IMAGE:
+            inputs = inputs.transpose(0, 2, 3, 1)
+        real = inputs[..., -1:] > 0 if self.masked else np.True_
+        features = inputs[..., :-1] if self.masked else inputs
+        array = np.where(real, features * np.array(self.scale) + np.array(self.mean), np.nan).astype(np.float32)
+        return array.reshape(len(inputs), *self.shape)
+
+    # --- tables -----------------------------------------------------------------------------------
+
+    def _kinds(self) -> dict[str, str]:
+        return {name: CATEGORY if name in self.categories else NUMBER for name in self.columns}
+
+    def _encoded(self, table: Table) -> np.ndarray:
+        """A typed table's columns side by side: float32 [N, features]."""
         numbers = [name for name in self.columns if name not in self.categories]
         standardised = iter(self._standardise(table.select(numbers).matrix()).T) if numbers else iter(())
         parts: list[np.ndarray] = []
         for name in self.columns:
             known = self.categories.get(name)
-            if known is None:
-                parts.append(next(standardised)[:, None])
-            else:
+            if known is not None:
                 parts.append(table.columns[name][:, None] == np.array(known, dtype=table.columns[name].dtype)[None])
+                continue
+            parts.append(np.nan_to_num(next(standardised))[:, None])  # no number is the mean
+            if name in self.empty:
+                parts.append(table.empty(name)[:, None])
         return np.concatenate(parts, axis=1).astype(np.float32)
 
-    def read(self, path: str | Path) -> pd.DataFrame | np.ndarray:
-        """The raw inputs of a new CSV, Parquet or npz file, which may lack the target; `apply` takes them.
+    def _decoded(self, inputs: np.ndarray) -> pd.DataFrame:
+        """What `_encoded` made, as a table again."""
+        import pandas as pd
 
-        Raises DataError naming file, row and column for what `apply` could not take.
-        """
-        from tuner.data import sources
+        columns: dict[str, Any] = {}
+        at = numbers = 0
+        for name in self.columns:
+            known = self.categories.get(name)
+            if known is not None:
+                columns[name] = [known[i] for i in inputs[:, at : at + len(known)].argmax(axis=1)]
+                at += len(known)
+                continue
+            values = [float(f"{x:.6g}") for x in inputs[:, at] * self.scale[numbers] + self.mean[numbers]]
+            columns[name] = np.where(inputs[:, at + 1] > 0, np.nan, values) if name in self.empty else values
+            at += 2 if name in self.empty else 1
+            numbers += 1
+        return pd.DataFrame(columns)
 
-        raw = sources.read_inputs(Path(path))
-        if isinstance(raw, np.ndarray):
-            if not self.categories:
-                return self._shaped(raw, str(path))
-            raise DataError(f"{path}: expected a table with the columns {', '.join(self.columns)}, got an array")
-        if self.modality == IMAGE:
-            inputs = raw.drop(self.targets)
-            return self._shaped(typed(inputs, dict.fromkeys(inputs.columns, NUMBER)).matrix(), str(path))
-        return typed(raw.select(self.columns), self._kinds()).frame()
+    # --- texts ------------------------------------------------------------------------------------
 
-    def _kinds(self) -> dict[str, str]:
-        return {name: CATEGORY if name in self.categories else NUMBER for name in self.columns}
+    def _texts(self, raw: Table | pd.DataFrame | np.ndarray | Sequence[str], file: str = "the inputs") -> np.ndarray:
+        """The texts of a table's column, a DataFrame's, an array or a list. Raises DataError for anything else."""
+        if isinstance(raw, np.ndarray) and raw.dtype.kind in "UT":
+            return raw.reshape(-1).astype(TEXT_DTYPE)
+        if isinstance(raw, list | tuple) and all(isinstance(text, str) for text in raw):
+            return np.array(raw, TEXT_DTYPE)
+        if isinstance(raw, np.ndarray | list | tuple):
+            raise DataError(f"{file}: expected texts, got {getattr(raw, 'dtype', 'a list of something else')}")
+        table = raw if isinstance(raw, Table) else Table.of_frame(raw)  # type: ignore[arg-type]
+        (column,) = self.columns
+        return typed(table.select([column]), {column: CATEGORY}).columns[column]
+
+    def _tokens(self, texts: np.ndarray, end: bool) -> np.ndarray:
+        """Texts → int64 [N, T]: the first T characters each, or those at the `end`; padding behind shorter ones."""
+        longest = self.shape[0]
+        cut = [text[-longest:] if end else text[:longest] for text in texts.tolist()]
+        known = np.array([ord(character) for character in self.characters], "<u4")
+        codes = _codes(cut)
+        places = np.searchsorted(known, codes).clip(max=max(len(known) - 1, 0))
+        found = known[places] == codes if len(known) else np.zeros(len(codes), bool)
+        tokens = np.zeros((len(cut), longest), np.int64)
+        real = np.arange(longest) < np.array([len(text) for text in cut])[:, None]
+        tokens[real] = np.where(found, places + UNKNOWN + 1, UNKNOWN)
+        return tokens
+
+    def _frame(self, texts: np.ndarray) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({self.columns[0]: texts.tolist()})
+
+    # --- arrays -----------------------------------------------------------------------------------
+
+    def _wanted(self) -> str:
+        """What is to be given, in words."""
+        if self.categories or self.empty:
+            return f"a table with the columns {', '.join(self.columns)}"
+        return f"[N, {', '.join(map(str, self.shape))}] ({' × '.join(map(str, self.shape))} numbers per example)"
 
     def _shaped(self, raw: np.ndarray, file: str = "the inputs") -> np.ndarray:
         """`raw` as [N, *shape], checked to be numbers."""
-        wanted = " × ".join(map(str, self.shape))
         if raw.dtype.kind not in "biuf":
             raise DataError(f"{file}: expected an array of numbers, got {raw.dtype}")
+        if self.masked and raw.ndim in (2, 3) and math.prod(raw.shape[2:]) == self.shape[1]:
+            return self._stretched(raw.reshape(*raw.shape[:2], self.shape[1]), file)
         if raw.ndim < 2 or raw[0:1].size != int(np.prod(self.shape)) * min(len(raw), 1):
-            raise DataError(
-                f"{file}: expected [N, {wanted.replace(' × ', ', ')}] ({wanted} numbers per example), "
-                f"got an array of shape {list(raw.shape)}"
-            )
+            lengths = " of any T" if self.masked else ""
+            raise DataError(f"{file}: expected {self._wanted()}{lengths}, got an array of shape {list(raw.shape)}")
         return raw.reshape(len(raw), *self.shape)
 
+    def _stretched(self, raw: np.ndarray, file: str) -> np.ndarray:
+        """Sequences of any length [N, T', features], cut or padded with NaN to those of training."""
+        gone = np.isnan(raw).all(axis=2)
+        behind = np.logical_and.accumulate(gone[:, ::-1], axis=1)[:, ::-1]
+        torn = np.argwhere(np.isnan(raw).any(axis=2) & ~behind).tolist()
+        if torn:
+            row, step = torn[0]
+            raise DataError(f"{file}: x[{row}, {step}] (row {row + 1}): expected numbers in every step, got NaN")
+        out = np.full((len(raw), *self.shape), np.nan, np.result_type(raw.dtype, np.float32))
+        steps = min(raw.shape[1], self.shape[0])
+        out[:, :steps] = raw[:, :steps]
+        return out
+
     def _standardise(self, raw: np.ndarray) -> np.ndarray:
-        """[N, features] in order, or [N, H, W(, C)] → [N, C, H, W]; float32."""
+        """[N, features] in order, [N, H, W(, C)] → [N, C, H, W], [N, T, features] → [N, T, features(+1)]; float32."""
         scale = np.array(self.scale)
         mean, factor = np.array(self.mean), np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
         image = self.modality == IMAGE
@@ -160,33 +303,29 @@ class Preprocess:
         for start in range(0, len(raw), _CHUNK):
             part = slice(start, start + _CHUNK)
             out[part] = np.clip((raw[part].astype(np.float64) - mean) * factor, -LARGEST, LARGEST)
+        if self.masked:
+            real = ~np.isnan(raw[..., :1])
+            return np.concatenate([np.where(real, out, np.float32(0)), real.astype(np.float32)], axis=2)
         return np.ascontiguousarray(out.transpose(0, 3, 1, 2)) if image else out
+
+    # --- JSON -------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """JSON; `from_dict` gives an equal value back."""
         return {
-            "modality": self.modality,
-            "shape": list(self.shape),
-            "columns": list(self.columns),
-            "categories": {name: list(values) for name, values in self.categories.items()},
-            "mean": list(self.mean),
-            "scale": list(self.scale),
-            "classes": None if self.classes is None else list(self.classes),
-            "targets": list(self.targets),
-        }
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        } | {"categories": {name: list(values) for name, values in self.categories.items()}}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
-        return cls(
-            modality=value["modality"],
-            shape=tuple(value["shape"]),
-            columns=tuple(value["columns"]),
-            categories={name: tuple(values) for name, values in value["categories"].items()},
-            mean=tuple(value["mean"]),
-            scale=tuple(value["scale"]),
-            classes=None if value["classes"] is None else tuple(value["classes"]),
-            targets=tuple(value["targets"]),
-        )
+        """What `to_dict` gave; a file of an older Tuner lacks what it did not know."""
+        tuples = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+        return cls(**tuples | {"categories": {name: tuple(values) for name, values in value["categories"].items()}})
+
+
+def _codes(texts: Sequence[str]) -> np.ndarray:
+    """The code points of all characters of all texts, one after the other: uint32."""
+    return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:

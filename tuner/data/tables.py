@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NUMBER, CATEGORY = "number", "category"
-TEXT = np.dtypes.StringDType()
+TEXT_DTYPE = np.dtypes.StringDType()
 
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 LARGEST = float(np.finfo(np.float32).max)
@@ -64,7 +64,7 @@ class Table:
                 columns[name], kinds[name] = series.to_numpy(np.float64, na_value=np.nan), NUMBER
             else:
                 columns[name] = np.array(
-                    ["" if gone else str(v) for v, gone in zip(series, missing[name], strict=True)], TEXT
+                    ["" if gone else str(v) for v, gone in zip(series, missing[name], strict=True)], TEXT_DTYPE
                 )
         return cls("the inputs", columns, kinds, missing)
 
@@ -90,6 +90,11 @@ class Table:
             None if self.lines is None else self.lines[rows],
             self.positions,
         )
+
+    def empty(self, name: str) -> np.ndarray:
+        """Which cells of a NUMBER (NaN) or CATEGORY (the empty text) column hold nothing: bool [N]."""
+        cells = self.columns[name]
+        return np.isnan(cells) if self.kinds.get(name) == NUMBER else np.asarray(cells == "")
 
     def matrix(self) -> np.ndarray:
         """All columns, which are NUMBER, as float64 [N, columns]."""
@@ -140,7 +145,7 @@ def read_csv(path: Path) -> Table:
             problems += _header_problems(path, header)
             chunks, lines = _chunks(path, records, len(header), problems)
     except UnicodeDecodeError:
-        raise DataError(_not_utf8(path)) from None
+        raise DataError(not_utf8(path)) from None
     if not problems and not lines:
         problems.append(f"{path}: expected a header line and rows below it, got no rows")
     if problems:
@@ -177,7 +182,7 @@ def read_parquet(path: Path) -> Table:
             columns[name] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             kinds[name] = NUMBER
         elif any(told(column.type) for told in texts):
-            columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT)
+            columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT_DTYPE)
             kinds[name] = CATEGORY
         else:
             problems.append(
@@ -189,10 +194,11 @@ def read_parquet(path: Path) -> Table:
     return Table(str(path), columns, kinds, missing, positions=_positions(header))
 
 
-def typed(table: Table, kinds: Mapping[str, str] | None = None) -> Table:
+def typed(table: Table, kinds: Mapping[str, str] | None = None, *, empty: bool = False) -> Table:
     """The table with every column NUMBER or CATEGORY: as `kinds` says, or told from the cells where it is None.
 
-    Raises DataError for cells that are missing or do not fit, the first few of every column.
+    Raises DataError for cells that do not fit, the first few of every column, and for empty ones unless
+    `empty` allows them: they are NaN, or the empty text.
     """
     columns, found, problems = {}, {}, []
     for name, cells in table.columns.items():
@@ -200,10 +206,14 @@ def typed(table: Table, kinds: Mapping[str, str] | None = None) -> Table:
         read = None if known == CATEGORY else _Numbers.of(cells)
         if read is not None and (known == NUMBER or read.mostly):
             found[name], columns[name] = NUMBER, read.values
-            complaints = _number_complaints(table, name, read)
+            complaints = _number_complaints(table, name, read, empty)
         else:
             found[name] = CATEGORY
             columns[name], complaints = _texts(table, name)
+            if empty and kinds is None and (columns[name] == "").all():
+                complaints = [f"{table.file}: column '{name}': expected values, got empty cells alone; remove it"]
+            elif empty:
+                complaints = []
         problems += first(complaints, _SHOWN, f"{table.file}: column '{name}'")
     if problems:
         raise DataError(problems)
@@ -250,11 +260,14 @@ class _Numbers:
         return values, is_text
 
 
-def _number_complaints(table: Table, name: str, read: _Numbers) -> list[str]:
-    """A complaint for each cell that is no finite number."""
+def _number_complaints(table: Table, name: str, read: _Numbers, empty: bool) -> list[str]:
+    """A complaint for each cell that is no finite number; an `empty` one may be allowed."""
     complaints = []
     others = " as in the column's other rows" if read.mostly else ""
-    for row in np.flatnonzero(~(np.abs(read.values) <= LARGEST)).tolist():
+    wrong = ~(np.abs(read.values) <= LARGEST)
+    if empty:
+        wrong &= read.is_text | ~np.isnan(read.values)
+    for row in np.flatnonzero(wrong).tolist():
         if read.is_text[row]:
             got = table.columns[name][row]
             what = f"expected a number{others}, got '{got}'; correct it or remove the row"
@@ -271,7 +284,7 @@ def _texts(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
     cells = table.columns[name]
     if cells.dtype.kind == "f":
         empty = np.isnan(cells)
-        cells = np.array([number_name(value) for value in cells.tolist()], TEXT)
+        cells = np.array([number_name(value) for value in cells.tolist()], TEXT_DTYPE)
     else:
         empty = table.missing.get(name, np.zeros(len(cells), bool)) | (cells == "")
     return cells, [
@@ -320,10 +333,10 @@ def _chunks(
         lines.append(line)
         held.append(fields)
         if len(held) == _CHUNK:
-            chunks.append([np.array(column, TEXT) for column in zip(*held, strict=True)])
+            chunks.append([np.array(column, TEXT_DTYPE) for column in zip(*held, strict=True)])
             held = []
     if held:
-        chunks.append([np.array(column, TEXT) for column in zip(*held, strict=True)])
+        chunks.append([np.array(column, TEXT_DTYPE) for column in zip(*held, strict=True)])
     return chunks, lines
 
 
@@ -354,7 +367,7 @@ def _positions(header: Sequence[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(header, start=1)}
 
 
-def _not_utf8(path: Path) -> str:
+def not_utf8(path: Path) -> str:
     content = path.read_bytes()
     try:
         content.decode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.interface import CLASSIFICATION, REGRESSION
+from models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 from tuner.data.tables import CATEGORY, NUMBER, Table, class_kind, number_name, typed
 from tuner.errors import DataError
 
@@ -19,7 +19,11 @@ _FEW = 20  # whole numbers with at most so many different values, each five time
 
 @dataclass(frozen=True)
 class Targets:
-    """`values` are int64 [N], numbers into `classes`, or float32 [N, T] in their own unit with `classes` None."""
+    """`values` are int64 [N], numbers into `classes`, or float32 [N, T] in their own unit with `classes` None.
+
+    Of texts to be continued they are texts [N], each an input one character on; what they become depends
+    on the characters that training knows, so `outputs` is 0.
+    """
 
     task: str
     values: np.ndarray
@@ -29,6 +33,8 @@ class Targets:
     @property
     def outputs(self) -> int:
         """Classes, or targets."""
+        if self.task == LANGUAGE:
+            return 0
         return self.values.shape[1] if self.classes is None else len(self.classes)
 
 

@@ -101,7 +101,8 @@ class DataSection(_Section):
     """Which data, and how they are split. `source` is a name or a path relative to the study file."""
 
     source: Annotated[str, Field(min_length=1)]
-    """mnist, digits, breast_cancer, or a .csv, .parquet or .npz file relative to the study file"""
+    """a set by name (mnist, digits, wine, …), or relative to the study file a .csv, .parquet, .npz or .txt file,
+    a folder of pictures, or file.py:function"""
     target: Annotated[
         str | list[str] | None,
         _only(
@@ -111,10 +112,23 @@ class DataSection(_Section):
         ),
     ] = None
     """the column to predict, several for a regression; in an npz the array (y unless named)"""
+    columns: Annotated[
+        list[str] | None,
+        _only(
+            "a list of columns' names",
+            lambda v: v is None or (isinstance(v, list) and v and all(isinstance(name, str) and name for name in v)),
+            lambda v: f"; write [{v}]" if isinstance(v, str) else "",
+        ),
+    ] = None
+    """of a table, the columns to predict from; all but the target unless named"""
     modality: Literal[MODALITIES] | None = None  # type: ignore[valid-type] # a tuple of names, spelt once
     """how a network sees an example; told from the data unless named"""
     task: Literal[TASKS] | None = None  # type: ignore[valid-type]
-    """classes or numbers to predict; told from the target unless named"""
+    """classes or numbers to predict, or text to continue; told from the target unless named"""
+    length: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """characters of a text that are read at once: 64 of a text to continue, else those of the longest training text"""
+    size: Annotated[int | None, Field(ge=1, le=4_096)] = None
+    """side in pixels that pictures in folders are brought to, 32 unless named"""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of the rows that trials are compared on"""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2

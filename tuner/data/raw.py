@@ -1,0 +1,55 @@
+"""A source as read: inputs and targets, nothing fitted and nothing split.
+
+Knows arrays and tables. Must never know files, splits or normalisation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuner.data.tables import Table
+from tuner.data.targets import Targets
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A source as read, nothing fitted and nothing split.
+
+    `inputs` are one of: a typed table; vectors [N, features] with `columns` as their names; images
+    [N, H, W(, channels)] of any number type; sequences [N, T, features], the steps behind the end of a
+    shorter one NaN throughout where they are `masked`; texts, numpy's variable-length text [N], with
+    their column's name in `columns`. `groups` [N] are numbers of rows that must not be parted by the
+    split, `origin` is the digest of a program that made the data, `notes` are for a person to read.
+    """
+
+    name: str
+    modality: str
+    inputs: Table | np.ndarray
+    targets: Targets
+    columns: tuple[str, ...] = ()
+    masked: bool = False
+    groups: np.ndarray | None = None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+    def take(self, rows: np.ndarray) -> Table | np.ndarray:
+        """The inputs of these rows."""
+        return self.inputs.take(rows) if isinstance(self.inputs, Table) else self.inputs[rows]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the content and what it means; the file's name, place and format do not matter."""
+        whole = hashlib.sha256()
+        meaning = [self.modality, self.targets.task, self.targets.classes, self.targets.names, self.columns]
+        whole.update(json.dumps([*meaning, self.origin] if self.origin else meaning).encode())
+        tables = isinstance(self.inputs, Table)
+        parts = self.inputs.columns if isinstance(self.inputs, Table) else {"": self.inputs}
+        for name, values in (*parts.items(), ("target", self.targets.values)):
+            text = values.dtype.kind == "T"
+            whole.update(json.dumps([name, tables, values.shape, "text" if text else values.dtype.str]).encode())
+            whole.update(json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values).tobytes())
+        return whole.hexdigest()
