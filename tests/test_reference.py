@@ -76,7 +76,8 @@ def plain(case: zoo.Case, task: Task, row: Row) -> tuple[nn.Module, list[float]]
                 strengths = {
                     f"{name}_K": torch.tensor([getattr(c, name)], dtype=torch.float64) for name in case.training
                 }
-                x = augmentation.augment(x, augmentation.keys(task.seed, epoch, step), **strengths)[0]
+                keys = augmentation.keys(task.seed, epoch, step)
+                x = augmentation.augment(x, keys, masked=task.signature.masked, **strengths)[0]
             number = epoch * steps + step
             for layer, module in enumerate(dropouts):
                 seed = stateless.mix(torch.tensor(derive(row.seed, "dropout"), dtype=torch.int32))

@@ -40,6 +40,9 @@ _OF_NO_USE = {  # hyperparameter → what it needs
     "shift": ("modality", (IMAGE,), "images"),
     "flip": ("modality", (IMAGE,), "images"),
     "noise": ("modality", (NUMBERS, IMAGE, SEQUENCE), "numbers"),
+    "rotation": ("modality", (IMAGE,), "images"),
+    "cutout": ("modality", (IMAGE,), "images"),
+    "time_mask": ("modality", (SEQUENCE,), "sequences"),
 }
 _OUTPUTS = {CLASSIFICATION: "classes", REGRESSION: "targets", LANGUAGE: "tokens"}
 

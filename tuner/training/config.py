@@ -73,3 +73,12 @@ class TrainConfig:
         0.0
     )
     noise: Annotated[float, Setting("deviation of noise added to the normalised inputs", low=0.0, fusible=True)] = 0.0
+    rotation: Annotated[
+        float, Setting("images: largest random turn, in degrees", low=0.0, high=180.0, fusible=True)
+    ] = 0.0
+    cutout: Annotated[
+        float, Setting("images: side of a blanked square, as a share of the image's", low=0.0, high=1.0, fusible=True)
+    ] = 0.0
+    time_mask: Annotated[
+        float, Setting("sequences: share of the steps silenced, one behind the other", low=0.0, high=1.0, fusible=True)
+    ] = 0.0

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import models
 from models import Signature, layers, stateless
-from models.interface import CLASSIFICATION, IMAGE, LANGUAGE
+from models.interface import CLASSIFICATION, LANGUAGE
 from tuner.data import augmentation, batches
 from tuner.training.cohort import Stack
 from tuner.training.config import TrainConfig
@@ -176,9 +176,10 @@ class Training:
             return torch.tensor(values, dtype=torch.float64).to(device=self.device, dtype=self.dtype)
 
         self._terms = self._loss_terms(configs, column)
-        augments = ("shift", "flip", "noise") if self.task.signature.modality == IMAGE else ("noise",)
         self._strengths = {
-            f"{name}_K": column([getattr(c, name) for c in configs]) for name in augments if name in self.task.named
+            f"{name}_K": column([getattr(c, name) for c in configs])
+            for name in augmentation.OF[self.task.signature.modality]
+            if name in self.task.named
         }
         dropouts = [name for name, module in self.stack.base.named_modules() if isinstance(module, layers.Dropout)]
         self._dropouts = [f"{name}.key" if name else "key" for name in dropouts]
@@ -285,7 +286,8 @@ class Training:
             torch.manual_seed(derive(self.rows[0].seed, "step", number))
         shared = not self._strengths
         if not shared:
-            x = augmentation.augment(x, augmentation.keys(self.task.seed, self.epoch, self.step), **self._strengths)
+            keys = augmentation.keys(self.task.seed, self.epoch, self.step)
+            x = augmentation.augment(x, keys, masked=self.task.signature.masked, **self._strengths)
         output = self.stack.forward(x, training=True, shared=shared)
         loss_K = self._loss(output, self._standard.apply(target), **self._terms).mean(1)
         gradient_KP = self.stack.backward(loss_K)
