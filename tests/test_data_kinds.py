@@ -132,8 +132,9 @@ def test_no_character_stands_in_two_splits_of_a_text(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(text, encoding="utf-8")
     dataset = load("t.txt", folder=tmp_path, length=16)
     assert set(dataset.preprocess.characters) <= set(text)
-    raw, _, rows = dataset._sealed
-    sides = [set(dataset.preprocess.characters), set("".join(raw.tolist()))]  # type: ignore[union-attr]
+    raw, _, rows, _ = dataset._sealed
+    assert isinstance(raw.inputs, np.ndarray)
+    sides = [set(dataset.preprocess.characters), set("".join(raw.inputs.tolist()))]
     assert not sides[0] & sides[1]
     assert (dataset.validation.inputs == UNKNOWN).all()  # none was ever seen in training
     used = len(dataset.preprocess.characters) / 5_000

@@ -14,6 +14,7 @@ import torch
 
 import models
 from tuner import champion
+from tuner.data import batches
 from tuner.data.dataset import Dataset
 from tuner.errors import CheckpointCorrupt, StudyChanged, told
 from tuner.executors.worker import arrays, weights_path
@@ -78,7 +79,7 @@ def _finish(
     metrics = dict(best.tested or {})
     if dataset.rows["test"] and best.tested is None:
         test = dataset.open_test()
-        inputs, targets = (torch.as_tensor(part).to(device) for part in (test.inputs, test.targets))
+        inputs, targets = batches.place(test.inputs, device), torch.as_tensor(test.targets).to(device)
         try:
             scores = training.score(weights, inputs, targets)
             metrics = {f"test/{name}": value for name, value in scores.items() if math.isfinite(value)}

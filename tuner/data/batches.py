@@ -6,6 +6,9 @@ batch size, so that trials are compared on the same batches and a cohort gathers
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,3 +29,38 @@ def order(seed: int, batch_size: int, epoch: int, rows: int) -> Tensor:
 def steps(rows: int, batch_size: int) -> int:
     """Batches per epoch. Every row is used once; the last batch holds what is left over."""
     return -(-rows // batch_size)
+
+
+class Mapped:
+    """Inputs mapped from a file, given out on the device as they are asked for: [N, …] as a tensor would be."""
+
+    def __init__(self, values: np.ndarray, device: torch.device) -> None:
+        self.device = device
+        self._values = torch.from_numpy(values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        chosen = rows if isinstance(rows, slice) else rows.cpu()
+        return self._values[chosen].clone().to(self.device)
+
+
+def place(inputs: np.ndarray, device: torch.device) -> Tensor | Mapped:
+    """Inputs on the device, or, where they are mapped from a file, what gives them out."""
+    return Mapped(inputs, device) if isinstance(inputs, np.memmap) else torch.as_tensor(inputs).to(device)
+
+
+def visit(inputs: Tensor | Mapped, order: Tensor, batch_size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(row numbers, inputs) of each batch from number `first` on; a mapped one is read while its forerunner trains."""
+    chosen = [order[start : start + batch_size] for start in range(first * batch_size, len(order), batch_size)]
+    if not isinstance(inputs, Mapped):
+        yield from ((rows, inputs[rows]) for rows in chosen)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(inputs.__getitem__, rows) for rows in chosen[:1]]
+        for rows, following in zip(chosen, [*chosen[1:], None], strict=True):
+            x = coming.pop().result()
+            if following is not None:
+                coming.append(reader.submit(inputs.__getitem__, following))
+            yield rows, x

@@ -6,6 +6,9 @@ for anybody who does not call `open_test`.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from models.interface import TEXT, Signature
-from tuner.data import sources, splits
+from tuner.data import sources, splits, streams
 from tuner.data.preprocess import Preprocess
 from tuner.data.raw import Raw
 from tuner.data.splits import Rows
-from tuner.data.tables import Table
 from tuner.errors import DataError
+
+_CHUNK = 4_096  # rows preprocessed at once where they do not fit into memory
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,14 @@ class Dataset:
     preprocess: Preprocess
     classes: tuple[str, ...] | None
     notes: tuple[str, ...]
-    _sealed: tuple[Table | np.ndarray, np.ndarray, np.ndarray] = field(repr=False)  # test: raw inputs, targets, rows
+    _sealed: tuple[Raw, np.ndarray, np.ndarray, float] = field(repr=False)  # the test rows, raw: see `_dataset`
 
     def open_test(self) -> Split:
         """The test rows, treated as the training rows were. Raises DataError where none were set aside."""
-        raw, targets, rows = self._sealed
+        raw, places, rows, room = self._sealed
         if not len(rows):
             raise DataError(f"data.test: expected a share above 0 to test on, got 0 for {self.name}")
-        return _split(self.preprocess, raw, targets, rows)
+        return _split(self.preprocess, raw, places, rows, room)
 
 
 def load(
@@ -76,6 +80,7 @@ def load(
     modality: str | None = None,
     length: int | None = None,
     size: int | None = None,
+    memory: float | None = None,
     validation: float = 0.2,
     test: float = 0.2,
     seed: int = 0,
@@ -87,7 +92,9 @@ def load(
     or `file.py:function`, relative to `folder`. `target` names the column to predict (several for a
     regression; in an npz the array, `y` unless named), `columns` those to predict it from. `task` and
     `modality` are told from the data unless given. `length` is the characters of a text that are read,
-    `size` the side of pictures in pixels. `validation` and `test` are shares of all rows.
+    `size` the side of pictures in pixels, `memory` the GiB that a Parquet file's or pictures' inputs may
+    take (a quarter of the machine's unless given): more is mapped from a cache on disk. `validation` and
+    `test` are shares of all rows.
 
     Raises DataError with every problem found, each with its file, row and column.
     """
@@ -99,6 +106,7 @@ def load(
         modality=modality,
         length=length,
         size=size,
+        room=streams.room(memory),
         folder=Path(folder),
     )
     if length is not None and raw.modality != TEXT:
@@ -114,15 +122,15 @@ def load(
         source=source,
         groups=raw.groups,
     )
-    return _dataset(raw, rows, length)
+    return _dataset(raw, rows, length, streams.room(memory))
 
 
-def _dataset(raw: Raw, parts: Rows, length: int | None) -> Dataset:
+def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
     """Everything fitted on the training rows, and the test rows shut away."""
-    labels, classes = raw.targets.values, raw.targets.classes
-    train = raw.take(parts.train)
+    classes = raw.targets.classes
     preprocess = Preprocess.fit(
-        train,
+        raw.inputs,
+        parts.train,
         modality=raw.modality,
         columns=raw.columns,
         masked=raw.masked,
@@ -130,6 +138,10 @@ def _dataset(raw: Raw, parts: Rows, length: int | None) -> Dataset:
         classes=classes,
         targets=raw.targets.names,
     )
+    if len(raw) * math.prod(preprocess.inputs) * 4 <= room:
+        sealed = raw.only(parts.test), np.arange(len(parts.test)), parts.test, math.inf
+    else:
+        sealed = raw, parts.test, parts.test, 0.0
     signature = Signature(
         task=raw.targets.task,
         modality=raw.modality,
@@ -141,19 +153,35 @@ def _dataset(raw: Raw, parts: Rows, length: int | None) -> Dataset:
     return Dataset(
         name=raw.name,
         signature=signature,
-        train=_split(preprocess, train, labels[parts.train], parts.train),
-        validation=_split(preprocess, raw.take(parts.validation), labels[parts.validation], parts.validation),
+        train=_split(preprocess, raw, parts.train, parts.train, sealed[3]),
+        validation=_split(preprocess, raw, parts.validation, parts.validation, sealed[3]),
         digest=raw.digest,
         split_digest=parts.digest,
         rows={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         preprocess=preprocess,
         classes=classes,
         notes=raw.notes,
-        _sealed=(raw.take(parts.test), labels[parts.test], parts.test),
+        _sealed=sealed,
     )
 
 
-def _split(preprocess: Preprocess, raw: Table | np.ndarray, targets: np.ndarray, rows: np.ndarray) -> Split:
-    """Rows ready for training: inputs preprocessed, and targets too where they are text."""
-    text = targets.dtype.kind == "T"
-    return Split(preprocess.apply(raw), preprocess.apply(targets) if text else targets, rows)
+def _split(preprocess: Preprocess, raw: Raw, places: np.ndarray, rows: np.ndarray, room: float) -> Split:
+    """The rows of `raw` at `places`, ready for training: inputs preprocessed, and targets too where they are text.
+
+    Where there is no `room` the inputs are written to the cache, a few thousand rows at a time, and mapped.
+    """
+    targets = raw.targets.values[places]
+    if targets.dtype.kind == "T":
+        targets = preprocess.apply(targets)
+    if room or raw.modality == TEXT or not len(places):
+        return Split(preprocess.apply(raw.take(places)), targets, rows)
+
+    def fill(out: np.ndarray) -> None:
+        for start in range(0, len(places), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            out[part] = preprocess.apply(raw.take(places[part]))
+
+    meaning = json.dumps(preprocess.to_dict(), sort_keys=True).encode() + places.astype("<i8").tobytes()
+    key = hashlib.sha256(raw.digest.encode() + meaning).hexdigest()
+    inputs = streams.mapped(key, (len(places), *preprocess.inputs), np.float32, fill)
+    return Split(inputs, targets, rows)

@@ -5,12 +5,14 @@ Knows picture files and Pillow. Must never know splits or normalisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from models.interface import CLASSIFICATION, IMAGE
+from tuner.data import streams
 from tuner.data.raw import Raw
 from tuner.data.tables import first
 from tuner.data.targets import Targets
@@ -21,8 +23,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}  # Pillow's modes without a colour
 
 
-def read_folder(folder: Path, size: int | None) -> Raw:
-    """The pictures of every sub-folder of `folder`, whose names are the classes.
+def read_folder(folder: Path, size: int | None, room: float) -> Raw:
+    """The pictures of every sub-folder of `folder`, whose names are the classes; beyond `room` bytes mapped.
 
     Raises DataError for fewer than two classes, a class without pictures, and files that are no picture.
     """
@@ -45,7 +47,12 @@ def read_folder(folder: Path, size: int | None) -> Raw:
     files = [path for name in classes for path in found[name]]
     labels = np.repeat(np.arange(len(classes)), [len(found[name]) for name in classes])
     side = size or SIZE
-    pixels = read_files(files, (side, side) if _all_grey(files) else (side, side, 3))
+    shape = (side, side) if _all_grey(files) else (side, side, 3)
+    if len(files) * math.prod(shape) <= room:
+        pixels = read_files(files, shape)
+    else:
+        key = streams.identity(files, shape)
+        pixels = streams.mapped(key, (len(files), *shape), np.uint8, lambda out: _read_into(out, files, shape))
     return Raw(folder.name, IMAGE, pixels, Targets(CLASSIFICATION, labels, tuple(classes), ("class",)))
 
 
@@ -65,6 +72,11 @@ def read_files(files: Sequence[Path], shape: Sequence[int]) -> np.ndarray:
     cannot be read.
     """
     pixels = np.empty((len(files), *shape), np.uint8)
+    _read_into(pixels, files, shape)
+    return pixels
+
+
+def _read_into(pixels: np.ndarray, files: Sequence[Path], shape: Sequence[int]) -> None:
     problems = []
     for row, path in enumerate(files):
         try:
@@ -73,7 +85,6 @@ def read_files(files: Sequence[Path], shape: Sequence[int]) -> np.ndarray:
             problems.append(_broken(path, error))
     if problems:
         raise DataError(first(problems, 10, str(files[0].parent)))
-    return pixels
 
 
 def _files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ class Preprocess:
     def fit(
         cls,
         raw: Table | np.ndarray,
+        rows: np.ndarray | None = None,
         *,
         modality: str,
         columns: Sequence[str] = (),
@@ -66,37 +67,36 @@ class Preprocess:
         classes: Sequence[str] | None = None,
         targets: Sequence[str] = (),
     ) -> Preprocess:
-        """Learn categories, means, scales and characters from the training rows in `raw`.
+        """Learn categories, means, scales and characters from the training `rows` of `raw`, or from all.
 
+        No more than a column, or a few thousand rows, is held at once: `raw` may be mapped from a file.
         `columns` name an array's columns. `length` is the most characters of a text that are read, of
         the longest training text unless given.
         """
+        rows = np.arange(len(raw)) if rows is None else rows
         learnt: dict[str, Any] = {}
         if isinstance(raw, Table):
             columns = tuple(raw.columns)
             categories = {
-                name: tuple(map(str, np.unique(raw.columns[name]))) for name in columns if raw.kinds[name] == CATEGORY
+                name: tuple(map(str, np.unique(raw.columns[name][rows])))
+                for name in columns
+                if raw.kinds[name] == CATEGORY
             }
             numbers = [name for name in columns if name not in categories]
-            empty = tuple(name for name in numbers if raw.empty(name).any())
+            empty = tuple(name for name in numbers if np.isnan(raw.columns[name][rows]).any())
             learnt = {"shape": (len(columns),), "categories": categories, "empty": empty}
-            groups: Iterable[np.ndarray] = (raw.columns[name][~raw.empty(name)] for name in numbers)
+            moments = [_moments_of(cells[~np.isnan(cells)]) for cells in (raw.columns[n][rows] for n in numbers)]
         elif modality == TEXT:
-            longest = int(np.strings.str_len(raw).max())
-            codes = _codes(raw.tolist())
+            longest = int(np.strings.str_len(raw[rows]).max())
+            codes = _codes(raw[rows].tolist())
             learnt = {"shape": (length or longest,), "characters": "".join(map(chr, np.unique(codes)))}
-            groups = ()
+            moments = []
         elif modality == NUMBERS:
             learnt = {"shape": (int(np.prod(raw.shape[1:])),)}
-            groups = raw.reshape(len(raw), -1).T
+            moments = [_moments_of(values) for values in raw[rows].reshape(len(rows), -1).T]
         else:
             learnt = {"shape": tuple(raw.shape[1:])}
-            flat = raw.ndim == 3 and modality == IMAGE
-            groups = [raw] if flat else (raw[..., c] for c in range(raw.shape[-1]))
-            if masked:
-                real = ~np.isnan(raw[..., 0])
-                groups = (group[real] for group in groups)
-        moments = [_moments(group) for group in groups]
+            moments = _channel_moments(raw, rows, flat=raw.ndim == 3 and modality == IMAGE, masked=masked)
         return cls(
             modality=modality,
             columns=tuple(columns),
@@ -328,16 +328,33 @@ def _codes(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
 
 
-def _moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation in float64; the deviation of a constant is exactly 0."""
-    low, high = float(values.min()), float(values.max())
+def _channel_moments(raw: np.ndarray, rows: np.ndarray, flat: bool, masked: bool) -> list[tuple[float, float]]:
+    """Moments of each channel or feature of these rows, or of all pixels where there are no channels."""
+
+    def read(part: slice, channel: int) -> np.ndarray:
+        values: np.ndarray = raw[rows[part]] if flat else raw[rows[part]][..., channel]
+        return values[~np.isnan(values)] if masked else values
+
+    return [
+        _moments(len(rows), lambda part, channel=channel: read(part, channel))  # type: ignore[misc]
+        for channel in range(1 if flat else raw.shape[-1])
+    ]
+
+
+def _moments_of(values: np.ndarray) -> tuple[float, float]:
+    return _moments(len(values), lambda part: values[part]) if len(values) else (0.0, 0.0)
+
+
+def _moments(count: int, read: Callable[[slice], np.ndarray]) -> tuple[float, float]:
+    """Mean and standard deviation in float64 of `count` rows; the deviation of a constant is exactly 0."""
+    parts = [slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    bounds = [(float(values.min()), float(values.max()), values.size) for values in map(read, parts)]
+    low, high, size = min(b[0] for b in bounds), max(b[1] for b in bounds), sum(b[2] for b in bounds)
     spread = high - low
     if spread < _SMALLEST:
         return low, 0.0
-    parts = [slice(start, start + _CHUNK) for start in range(0, len(values), _CHUNK)]
-    size = values.size
-    mean = sum(float(_relative(values[part], low, spread).sum()) for part in parts) / size
-    variance = sum(float(np.square(_relative(values[part], low, spread) - mean).sum()) for part in parts) / size
+    mean = sum(float(_relative(read(part), low, spread).sum()) for part in parts) / size
+    variance = sum(float(np.square(_relative(read(part), low, spread) - mean).sum()) for part in parts) / size
     return low + spread * mean, spread * variance**0.5
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tuner.data.tables import Table
 from tuner.data.targets import Targets
+
+_CHUNK = 4_096  # rows hashed at once
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Raw:
     origin: str = ""
     notes: tuple[str, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self.targets.values)
+
+    def only(self, rows: np.ndarray) -> Raw:
+        """These rows alone, copied out of the whole."""
+        targets = replace(self.targets, values=self.targets.values[rows])
+        return replace(self, inputs=self.take(rows), targets=targets, groups=None)
+
     def take(self, rows: np.ndarray) -> Table | np.ndarray:
         """The inputs of these rows."""
         return self.inputs.take(rows) if isinstance(self.inputs, Table) else self.inputs[rows]
@@ -51,5 +61,9 @@ class Raw:
         for name, values in (*parts.items(), ("target", self.targets.values)):
             text = values.dtype.kind == "T"
             whole.update(json.dumps([name, tables, values.shape, "text" if text else values.dtype.str]).encode())
-            whole.update(json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values).tobytes())
+            if text:
+                whole.update(json.dumps(values.tolist()).encode())
+                continue
+            for start in range(0, len(values), _CHUNK):  # what is mapped may not fit into memory
+                whole.update(np.ascontiguousarray(values[start : start + _CHUNK]).tobytes())
         return whole.hexdigest()

@@ -6,6 +6,7 @@ Knows how each kind is told from its name. Must never know splits, normalisation
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import zipfile
 import zlib
@@ -20,8 +21,9 @@ from tuner.data import built_in, functions, images, texts
 from tuner.data import targets as targets_of
 from tuner.data.arrays import of_arrays
 from tuner.data.built_in import BUILT_IN
+from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
-from tuner.data.tables import CATEGORY, NUMBER, Table, read_csv, read_parquet, typed
+from tuner.data.tables import CATEGORY, NUMBER, Table, read_csv, typed
 from tuner.errors import DataError
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
@@ -39,12 +41,14 @@ def read(
     modality: str | None = None,
     length: int | None = None,
     size: int | None = None,
+    room: float = math.inf,
     folder: Path = Path(),
 ) -> Raw:
     """The source of that name, or the file, folder or function of that path (relative to `folder`).
 
     Raises DataError for an unknown source, a file that is missing or does not hold what it should,
-    and for a target, task or modality that the source does not have.
+    and for a target, task or modality that the source does not have. Numbers of a Parquet file and
+    pictures that take more than `room` bytes are mapped from a cache.
     """
     problems = [
         f"data.{name}: expected one of {', '.join(known)}, got '{value}'"
@@ -64,7 +68,7 @@ def read(
     if path.suffix.lower() not in ENDINGS and _is_folder(path):
         _needless(f"the folder {path}", target=target, columns=columns, length=length)
         _only(f"the folder {path}", task, "classification", modality, IMAGE)
-        return images.read_folder(path, size)
+        return images.read_folder(path, size, room)
     path = _file(source, folder, "data.source: ")
     ending = path.suffix.lower()
     _needless(str(path), size=size)
@@ -77,7 +81,7 @@ def read(
     if ending == ".npz":
         _needless(f"the arrays {path}", columns=columns)
         return _npz(path, target, task, modality)
-    return _table(path, target, columns, task, modality)
+    return _table(path, target, columns, task, modality, room)
 
 
 def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
@@ -148,6 +152,7 @@ def _table(
     columns: Sequence[str] | None,
     task: str | None,
     modality: str | None,
+    room: float,
 ) -> Raw:
     if modality not in (None, NUMBERS, TEXT):
         raise DataError(f"data.modality: expected {NUMBERS} or {TEXT} for the table {path}, got '{modality}'")
@@ -155,7 +160,8 @@ def _table(
         raise DataError(f"data.target: expected different columns, got {', '.join(target)}")
     if not target:
         raise DataError(f"data.target: expected the name of the column to predict in {path}, got none")
-    table = TABLES[path.suffix.lower()](path)
+    parquet = path.suffix.lower() == ".parquet"
+    table = read_parquet(path, room) if parquet else read_csv(path)
     names = (target,) if isinstance(target, str) else tuple(target)
     table.select(names)  # a wrong name is the first thing to say
     if both := sorted(set(columns or ()) & set(names)):

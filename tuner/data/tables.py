@@ -1,4 +1,4 @@
-"""Tables of a person's own: CSV and Parquet, read so that every complaint names row and column.
+"""Tables of a person's own: read so that every complaint names row and column; CSV here, Parquet beside.
 
 Knows files, columns and what a cell may hold. Must never know what the table is for: targets,
 splits and normalisation are told elsewhere.
@@ -11,7 +11,6 @@ empty cell, `NA`, `NaN`, `null` and `none` are missing; in a column of text only
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -142,7 +141,7 @@ def read_csv(path: Path) -> Table:
             reader = csv.reader(stream, delimiter=_delimiter(header_line), skipinitialspace=True, strict=True)
             records = _records(path, reader)
             _, header = next(records, (1, []))
-            problems += _header_problems(path, header)
+            problems += header_problems(path, header)
             chunks, lines = _chunks(path, records, len(header), problems)
     except UnicodeDecodeError:
         raise DataError(not_utf8(path)) from None
@@ -151,47 +150,7 @@ def read_csv(path: Path) -> Table:
     if problems:
         raise DataError(first(problems, 20))
     columns = {name: np.concatenate([chunk[i] for chunk in chunks]) for i, name in enumerate(header)}
-    return Table(str(path), columns, lines=np.array(lines), positions=_positions(header))
-
-
-def read_parquet(path: Path) -> Table:
-    """A Parquet file's columns: integers, floats and decimals are numbers; text, dictionaries and booleans categories.
-
-    A pandas index is left out. Raises DataError for a file that is no Parquet, columns of other
-    types, two columns of one name, and no rows.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        source = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from None
-    header = [name for name in source.column_names if not re.fullmatch(r"__index_level_\d+__", name)]
-    problems = _header_problems(path, header)
-    if not problems and source.num_rows == 0:
-        problems.append(f"{path}: expected rows, got none")
-    columns, kinds, missing = {}, {}, {}
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
-    for name in [] if problems else header:
-        column = source.column(name).combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        missing[name] = column.is_null().to_numpy(zero_copy_only=False)
-        if any(told(column.type) for told in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
-            columns[name] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            kinds[name] = NUMBER
-        elif any(told(column.type) for told in texts):
-            columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT_DTYPE)
-            kinds[name] = CATEGORY
-        else:
-            problems.append(
-                f"{path}: column '{name}': expected numbers, text or booleans, got {column.type}; "
-                "turn it into numbers or remove it"
-            )
-    if problems:
-        raise DataError(problems)
-    return Table(str(path), columns, kinds, missing, positions=_positions(header))
+    return Table(str(path), columns, lines=np.array(lines), positions=positions_of(header))
 
 
 def typed(table: Table, kinds: Mapping[str, str] | None = None, *, empty: bool = False) -> Table:
@@ -344,7 +303,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)  # the first of them on a tie
 
 
-def _header_problems(path: Path, header: Sequence[str]) -> list[str]:
+def header_problems(path: Path, header: Sequence[str]) -> list[str]:
     """Complaints about columns without a name, or of one name."""
     if not header:
         return [f"{path}: expected a table with a header line, got an empty file"]
@@ -363,7 +322,7 @@ def _header_problems(path: Path, header: Sequence[str]) -> list[str]:
     return problems
 
 
-def _positions(header: Sequence[str]) -> dict[str, int]:
+def positions_of(header: Sequence[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(header, start=1)}
 
 

@@ -16,6 +16,7 @@ import torch
 
 import models
 from tuner import data
+from tuner.data import batches
 from tuner.errors import DataError, told
 from tuner.executors.protocol import (
     Alive,
@@ -64,11 +65,13 @@ class _MachineError(Exception):
 def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
     """A data set's training and validation rows on the device."""
 
-    def put(values: object) -> torch.Tensor:
-        return torch.as_tensor(values).to(device)
-
     train, validation = dataset.train, dataset.validation
-    return Arrays(put(train.inputs), put(train.targets), put(validation.inputs), put(validation.targets))
+    return Arrays(
+        batches.place(train.inputs, device),
+        torch.as_tensor(train.targets).to(device),
+        batches.place(validation.inputs, device),
+        torch.as_tensor(validation.targets).to(device),
+    )
 
 
 def checkpoint_path(folder: Path, cohort: int) -> Path:

@@ -278,7 +278,7 @@ class StudySpec(StudyFile):
     def canonical(self) -> dict[str, Any]:
         """`to_json` without what never changes a number: two studies with equal ones give equal results."""
         body = self.to_json()
-        del body["tracking"], body["run"]["workers"], body["run"]["executor"]
+        del body["tracking"], body["run"]["workers"], body["run"]["executor"], body["data"]["memory"]
         return body
 
     @property

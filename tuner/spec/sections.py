@@ -129,6 +129,8 @@ class DataSection(_Section):
     """characters of a text that are read at once: 64 of a text to continue, else those of the longest training text"""
     size: Annotated[int | None, Field(ge=1, le=4_096)] = None
     """side in pixels that pictures in folders are brought to, 32 unless named"""
+    memory: Annotated[float | None, Field(ge=0)] = None
+    """GiB that inputs from Parquet or pictures may take in memory, a quarter of it unless named; more is mapped"""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of the rows that trials are compared on"""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2

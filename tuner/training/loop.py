@@ -67,11 +67,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Arrays:
-    """The rows to learn from and to validate on, on the training device; targets in their own unit."""
+    """The rows to learn from and to validate on, on the training device or given out there; targets in their unit."""
 
-    train_inputs: Tensor
+    train_inputs: Tensor | batches.Mapped
     train_targets: Tensor
-    inputs: Tensor
+    inputs: Tensor | batches.Mapped
     targets: Tensor
 
 
@@ -152,7 +152,7 @@ class Training:
                 place.copy_(weights[name])
         return self._standard.wrap(network.cpu()).eval()
 
-    def score(self, weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def score(self, weights: dict[str, Tensor], inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, float]:
         """Metrics of the first row with these weights on these examples."""
         self.stack.put(weights)
         return {name: float(value[0]) for name, value in self.evaluate(inputs, targets).items()}
@@ -263,9 +263,8 @@ class Training:
         config, data = self.rows[0].config, self.arrays
         order = batches.order(self.task.seed, config.batch_size, self.epoch, len(data.train_inputs)).to(self.device)
         self.optimizer.begin_epoch(self.epoch, self.steps)
-        while self.step < self.steps:
-            chosen = order[self.step * config.batch_size : (self.step + 1) * config.batch_size]
-            loss_K = self._step(data.train_inputs[chosen], data.train_targets[chosen])
+        for chosen, x in batches.visit(data.train_inputs, order, config.batch_size, self.step):
+            loss_K = self._step(x, data.train_targets[chosen])
             self.loss_sum += loss_K.double() * len(chosen)
             here = self.epoch * self.steps + self.step
             fresh = ~torch.isfinite(loss_K) & (self.diverged_at < 0)
@@ -295,7 +294,7 @@ class Training:
         return loss_K.detach()
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, Tensor]:
         """Metrics of every row in the stack on these examples, [K] each, on the CPU."""
         signature = self.task.signature
         found = account(signature.task, len(self.stack), signature.outputs, self.device)

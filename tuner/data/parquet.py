@@ -1,0 +1,100 @@
+"""Parquet files as tables: columns of numbers read piece by piece, mapped from a cache where they are large.
+
+Knows pyarrow's types. Must never know what a table is for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuner.data import streams
+from tuner.data.tables import CATEGORY, NUMBER, TEXT_DTYPE, Table, header_problems, positions_of
+from tuner.errors import DataError
+
+_CHUNK = 16_384  # rows held at a time, all columns of numbers
+
+
+def read_parquet(path: Path, room: float = math.inf) -> Table:
+    """A Parquet file's columns: integers, floats and decimals are numbers; text, dictionaries and booleans categories.
+
+    A pandas index is left out. Numbers that take more than `room` bytes are mapped from a cache. Raises
+    DataError for a file that is no Parquet, columns of other types, two columns of one name, and no rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        source = pq.ParquetFile(path)
+        schema, rows = source.schema_arrow, source.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_no_parquet(path, error)) from None
+    header = [name for name in schema.names if not re.fullmatch(r"__index_level_\d+__", name)]
+    problems = header_problems(path, header)
+    if not problems and rows == 0:
+        problems.append(f"{path}: expected rows, got none")
+    kinds = {} if problems else {name: _arrow_kind(schema.field(name).type) for name in header}
+    problems += [
+        f"{path}: column '{name}': expected numbers, text or booleans, got {schema.field(name).type}; "
+        "turn it into numbers or remove it"
+        for name, kind in kinds.items()
+        if kind is None
+    ]
+    if problems:
+        raise DataError(problems)
+    numbers = [name for name, kind in kinds.items() if kind == NUMBER]
+    texts = [name for name in header if name not in numbers]
+    shape = (len(numbers), rows)
+    try:
+        if math.prod(shape) * 8 <= room:
+            matrix = np.empty(shape)
+            _read_numbers(source, numbers, matrix)
+        else:
+            key = streams.identity([path], numbers)
+            matrix = streams.mapped(key, shape, np.float64, lambda out: _read_numbers(source, numbers, out))
+        table = source.read(columns=texts)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_no_parquet(path, error)) from None
+    columns, missing = dict(zip(numbers, matrix, strict=True)), {}
+    for name in texts:
+        column = table.column(name).combine_chunks()
+        missing[name] = column.is_null().to_numpy(zero_copy_only=False)
+        columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT_DTYPE)
+    ordered = {name: columns[name] for name in header}
+    told = {name: kind for name, kind in kinds.items() if kind is not None}
+    return Table(str(path), ordered, told, missing, positions=positions_of(header))
+
+
+def _arrow_kind(type: Any) -> str | None:
+    """NUMBER, CATEGORY, or None for a type that is neither."""
+    import pyarrow.types as told
+
+    if told.is_dictionary(type):
+        type = type.value_type
+    if told.is_integer(type) or told.is_floating(type) or told.is_decimal(type):
+        return NUMBER
+    texts = told.is_string(type) or told.is_large_string(type) or told.is_boolean(type) or told.is_null(type)
+    return CATEGORY if texts else None
+
+
+def _read_numbers(source: Any, names: Sequence[str], out: np.ndarray) -> None:
+    """These columns, some thousand rows at a time, into the rows of `out`; what is null is NaN."""
+    import pyarrow as pa
+
+    start = 0
+    for batch in source.iter_batches(batch_size=_CHUNK, columns=list(names)) if names else ():
+        for row, name in zip(out, names, strict=True):
+            column = batch.column(batch.schema.get_field_index(name))
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            row[start : start + len(column)] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        start += len(batch)
+
+
+def _no_parquet(path: Path, error: Exception) -> str:
+    return f"{path}: expected a Parquet file, got one that cannot be read: {error}"

@@ -1,0 +1,66 @@
+"""Arrays larger than memory: written once to a cache, then mapped from it instead of read.
+
+Knows files of numbers. Must never know what the numbers mean. A mapped array is read page by page as
+rows are asked for, and its pages are given back when memory is short: that is the bounded buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tuner.errors import DataError
+
+_SHARE = 0.25  # of the machine's memory that a data set's inputs may take in one process
+
+
+def room(gibibytes: float | None) -> float:
+    """Bytes that inputs may take in memory: as named, or a quarter of the machine's."""
+    import psutil  # type: ignore[import-untyped]
+
+    return psutil.virtual_memory().total * _SHARE if gibibytes is None else gibibytes * 2**30
+
+
+def cache() -> Path:
+    """Where mapped arrays lie, each under a name that says what is in it; any may be deleted between two studies."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuner" / "arrays"
+
+
+def identity(files: Iterable[Path], *more: object) -> str:
+    """A key for what is read from these files: it changes with their places, sizes and times."""
+    found = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return hashlib.sha256(json.dumps([found, more]).encode()).hexdigest()
+
+
+def mapped(key: str, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The array of that key, mapped from the cache, where `fill` writes it unless it is there already.
+
+    Processes that write the same one at once do no harm: each writes its own, and the last stays.
+    Raises DataError where the disk has no room.
+    """
+    path = cache() / f"{key}.npy"
+    draft = path.with_suffix(f".{os.getpid()}.new")
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            out = np.lib.format.open_memmap(draft, "w+", dtype, shape)
+            fill(out)
+            out.flush()
+            draft.replace(path)
+        found: np.ndarray = np.load(path, mmap_mode="c")  # writable as torch wants it, and never written
+    except OSError as error:
+        size = np.prod(shape) * np.dtype(dtype).itemsize / 2**30
+        raise DataError(
+            f"{path.parent}: expected room for {size:.3g} GiB of data that do not fit into memory, got: "
+            f"{error.strerror or error}; set XDG_CACHE_HOME to a larger disk, or data.memory to more GiB"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return found
