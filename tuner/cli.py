@@ -203,7 +203,12 @@ def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
 @app.command(rich_help_panel=USE)
 def predict(
     study: StudyName,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="New rows: CSV, Parquet or .npz.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="New rows: a file or folder like the data of the study.", show_default=False
+        ),
+    ],
     home: Home = DEFAULT_HOME,
     output: Format = Output.CSV,
 ) -> None:
