@@ -1,6 +1,6 @@
 """What there is to choose from: search spaces, networks, data, samplers and pruners, each with its line of help.
 
-Reads the registries that the rest of Tuner uses (`search_spaces`, `models.FAMILIES`, `tuner.data.sources.BUILT_IN`,
+Reads the registries that the rest of Tuner uses (`search_spaces`, `models.FAMILIES`, `tuner.data.built_in.BUILT_IN`,
 the sections of the study file) and says nothing that does not stand there, so that an addition appears by itself.
 It must never know how anything of it works.
 """
@@ -21,7 +21,7 @@ from models.interface import Hyperparameter, hyperparameters
 from search_spaces import Choice, Float, Int
 from search_spaces.document import describe, suggest
 from tuner import data
-from tuner.data import sources
+from tuner.data.built_in import BUILT_IN
 from tuner.errors import InputError
 from tuner.spec.sections import SearchSection
 
@@ -191,7 +191,7 @@ def _key(name: str, field: Any) -> Row:
 KINDS: dict[str, Catalogue] = {
     "models": Catalogue("model", lambda: models.FAMILIES, _model, _hyperparameters),
     "spaces": Catalogue("space", _spaces, _space, _parameters),
-    "datasets": Catalogue("dataset", lambda: sources.BUILT_IN, _dataset, _described),
+    "datasets": Catalogue("dataset", lambda: BUILT_IN, _dataset, _described),
     "samplers": Catalogue("sampler", _alternatives("sampler"), _section, _keys),
     "pruners": Catalogue("pruner", _alternatives("pruner"), _section, _keys),
 }

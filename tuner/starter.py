@@ -23,6 +23,7 @@ from search_spaces import Choice, Int
 from search_spaces.document import parse, parse_value
 from tuner import data, plan
 from tuner.data import Dataset, sources
+from tuner.data.built_in import BUILT_IN
 from tuner.data.tables import Table
 from tuner.errors import DataError, InputError, SpecError, TunerError
 from tuner.spec import StudySpec
@@ -109,7 +110,7 @@ def _source(answer: str) -> str:
 
 def _columns(source: str) -> list[str]:
     """Those of a table, one of which is to be predicted; none where a source knows that itself, or cannot be read."""
-    if source in sources.BUILT_IN:
+    if source in BUILT_IN:
         return []
     try:
         inputs = sources.read_inputs(Path(source).expanduser())
@@ -271,7 +272,7 @@ def _subject(wish: Wish, dataset: Dataset) -> str:
 def _relative(source: str, folder: Path) -> str:
     """A path as seen from the study's folder; a name as it is."""
     path, colon, rest = source.partition(":")
-    if source in sources.BUILT_IN or not Path(path).expanduser().exists() or Path(path).expanduser().is_absolute():
+    if source in BUILT_IN or not Path(path).expanduser().exists() or Path(path).expanduser().is_absolute():
         return source
     return os.path.relpath(path, folder) + colon + rest
 

@@ -22,7 +22,7 @@ _SHARE = 0.25  # of the machine's memory that a data set's inputs may take in on
 
 def room(gibibytes: float | None) -> float:
     """Bytes that inputs may take in memory: as named, or a quarter of the machine's."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return psutil.virtual_memory().total * _SHARE if gibibytes is None else gibibytes * 2**30
 
