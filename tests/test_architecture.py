@@ -19,7 +19,8 @@ MAY_BE_LONGER: frozenset[str] = frozenset()  # "tuner/x.py" or "tuner/x.py:funct
 
 # A library, and the only modules that may import it.
 GATES = {
-    "optuna": {"tuner.search"},
+    "optuna": {"tuner.search", "tuner.search.memory", "tuner.search.pruners", "tuner.search.samplers"},
+    "cmaes": {"tuner.search.samplers"},
     "mlflow": {"tuner.tracking.tracker", "tuner.tracking.store"},
     "sqlalchemy": {"tuner.ledger"},
     "sqlite3": {"tuner.ledger"},

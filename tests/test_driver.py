@@ -116,7 +116,7 @@ class FakeSearch:
     def __init__(self, verdicts: Mapping[int, set[int]] | None = None) -> None:
         self.verdicts = verdicts or {}
         self.observed: list[list[tuple[int, int, float | None]]] = []
-        self.told: list[tuple[int, State, float | None]] = []
+        self.told: list[tuple[int, State, Sequence[float] | None]] = []
 
     def window(self, remaining: int) -> int:
         return remaining
@@ -131,8 +131,8 @@ class FakeSearch:
     def replay(self, number: int, epoch: int, value: float | None) -> None:
         self.observed.append([(number, epoch, value)])
 
-    def tell(self, number: int, state: State, value: float | None) -> None:
-        self.told.append((number, state, value))
+    def tell(self, number: int, state: State, values: Sequence[float] | None) -> None:
+        self.told.append((number, state, values))
 
 
 class Silent:
@@ -180,7 +180,7 @@ class Stage:
         def split(cohort: int, parts: Sequence[int]) -> None:
             self.splits.append((cohort, list(parts)))
 
-        terms = Terms(self.trials, METRIC, True, self.group, self.work, split)
+        terms = Terms(self.trials, [(METRIC, True)], self.group, self.work, split)
         driver = Driver(terms, self.ledger, history, self.search, self.executor, self.progress, dict)
         assert driver.run(lambda: False)
         assert self.facts() == facts(history), "the driver's history is the ledger's"
@@ -215,7 +215,7 @@ def test_a_study_without_a_pruner(ledger: Ledger) -> None:
     assert states(history) == [State.COMPLETE] * 5
     assert stage.executor.attempts == [(0, 1, [0, 1]), (1, 1, [2, 3]), (2, 1, [4])]
     assert stage.executor.answers == []
-    assert search.told == [(n, State.COMPLETE, score(0.01 * (n + 1), EPOCHS)) for n in range(5)]
+    assert search.told == [(n, State.COMPLETE, (score(0.01 * (n + 1), EPOCHS),)) for n in range(5)]
     assert len(stage.kinds(Kind.REPORTED)) == 5 * EPOCHS
 
 
@@ -229,7 +229,7 @@ def test_a_verdict_counts_only_where_the_report_waits(ledger: Ledger) -> None:
     assert stage.executor.answers == [(0, Answer(frozenset({1})))]
     assert search.told == [
         (1, State.PRUNED, None),
-        *((n, State.COMPLETE, score(0.01 * (n + 1), EPOCHS)) for n in (0, 2, 3)),
+        *((n, State.COMPLETE, (score(0.01 * (n + 1), EPOCHS),)) for n in (0, 2, 3)),
     ]
 
 
@@ -296,7 +296,7 @@ def test_a_report_repeated_after_a_resume_changes_nothing(ledger: Ledger) -> Non
     assert stage.kinds(Kind.REPORTED) == [(0, 1), (1, 1), (2, 1), (0, 2), (2, 2)]
     assert stage.kinds(Kind.PRUNED) == [(1, None)]
     assert len(search.observed) == 2
-    assert search.told == [(1, State.PRUNED, None), (0, State.COMPLETE, 0.5), (2, State.COMPLETE, 0.6)]
+    assert search.told == [(1, State.PRUNED, None), (0, State.COMPLETE, (0.5,)), (2, State.COMPLETE, (0.6,))]
     assert history.trials[0].seconds == 1.0
 
 
@@ -448,8 +448,9 @@ def searching(history: History, trials: int, pruner: Mapping[str, Any] = ASHA) -
     spec: Any = SimpleNamespace(
         space=SPACE,
         search=options,
-        maximize=True,
+        objectives=[(METRIC, True)],
         metric=METRIC,
+        epochs=EPOCHS,
         seed=3,
         is_structural={"width"}.__contains__,
         run=SimpleNamespace(cohort="auto"),

@@ -140,3 +140,31 @@ def test_a_study_is_under_way_until_it_ends_or_is_interrupted(last: Kind, under_
         Event(Kind.TESTED, {"metrics": {}}, trial=0),
     ]
     assert not mirror_of(numbered(iter(tested))).under_way
+
+
+@given(st.permutations(range(6)), st.lists(st.tuples(st.sampled_from([0.1, 0.2]), st.integers(1, 3)), min_size=6))
+def test_of_several_objectives_each_has_its_curve_and_the_front_is_tagged_and_told(
+    order: list[int], values: list[tuple[float, int]]
+) -> None:
+    body = dict(created(6).body)
+    objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]
+    body["spec"] = {**body["spec"], "search": {**body["spec"]["search"], "objective": objective}}
+    events = [Event(Kind.CREATED, body)]
+    events += [Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": n}, trial=n) for n in range(6)]
+    for n in order:
+        metrics = {"val/accuracy": values[n][0], "parameters": values[n][1]}
+        events.append(Event(Kind.REPORTED, {"metrics": metrics, "seconds": 1.0}, trial=n, epoch=1))
+        events.append(Event(Kind.FINISHED, {}, trial=n))
+    mirror = mirror_of(numbered(iter(events)))
+    front = mirror.history.front(*mirror.history.objectives)
+    assert {n for n in range(6) if mirror.pareto(n) == {"tuner.pareto": "true"}} == {trial.number for trial in front}
+    assert mirror.tags(0, alive=False).items() >= mirror.pareto(0).items()
+    best = mirror.history.best(*mirror.history.objectives[0], *mirror.history.objectives[1:])
+    assert mirror.best is best
+    ends = {point.key: point.value for point in mirror.curve}
+    first = values[:6]
+    assert ends == {"best/val/accuracy": max(a for a, _ in first), "best/parameters": min(size for _, size in first)}
+    assert len(mirror.curve) == 12
+    note = mirror.note(alive=False)
+    assert "Maximize `val/accuracy`, minimize `parameters` of" in note
+    assert all(f"\n| {trial.number} | " in note for trial in front)

@@ -114,11 +114,11 @@ def test_the_best_trial_is_a_completed_one_with_its_test_values_and_the_lowest_n
     events += [Event(Kind.PRUNED, {"epoch": 1}, trial=0), finished(3), finished(2), finished(1)]
     history = History.of(events)
     best = results.best_json(history)
-    assert best is not None
+    assert isinstance(best, dict)
     assert (best["number"], best["metrics"]) == (2, {"val/loss": 1.0, "val/accuracy": 0.9})
     history.apply(Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.89}}, trial=2))
     best = results.best_json(history)
-    assert best is not None
+    assert isinstance(best, dict)
     assert best["metrics"] == {"val/loss": 1.0, "val/accuracy": 0.9, "test/accuracy": 0.89}
     assert all("test/accuracy" not in trial["metrics"] for trial in results.as_json(history)["trials"])
 
@@ -206,3 +206,59 @@ def test_a_study_without_trials_has_empty_frames_of_the_same_types(golden: Histo
 def test_json_needs_no_pandas() -> None:
     code = "import sys, tuner.ledger, tuner.results; sys.exit('pandas' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- several objectives ----------------------------------------------------------------------------
+
+TWO = (("val/accuracy", True), ("parameters", False))
+
+
+def weighed(*trials: tuple[float, int | None]) -> History:
+    """Complete trials of two epochs, the first with that accuracy and the second with less, and with that size."""
+    objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]
+    spec = {"study": "digits", "search": {"objective": objective}}
+    events = [Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "t", "id": "i", "data": {}})]
+    for number, (accuracy, size) in enumerate(trials):
+        known = {} if size is None else {"parameters": size}
+        events += [asked(number), reported(number, 1, val_accuracy=accuracy, **known)]
+        events += [reported(number, 2, val_accuracy=accuracy - 1.0, **known), finished(number)]
+    return History.of(events)
+
+
+def test_of_several_objectives_the_front_is_told_the_winner_at_its_head() -> None:
+    history = weighed((0.9, 100), (0.95, 300), (0.9, 200), (0.95, 400), (0.99, None), (0.5, 100))
+    document = results.as_json(history)
+    assert document["objectives"] == [
+        {"metric": "val/accuracy", "goal": "maximize"},
+        {"metric": "parameters", "goal": "minimize"},
+    ]
+    assert [trial["pareto"] for trial in document["trials"]] == [True, True, False, False, False, False]
+    best = results.best_json(history)
+    assert isinstance(best, list)
+    assert [(one["number"], one["metrics"]) for one in best] == [
+        (1, {"val/accuracy": 0.95, "parameters": 300}),
+        (0, {"val/accuracy": 0.9, "parameters": 100}),
+    ]
+    assert list(results.frame(document["trials"])["pareto"]) == [True, True] + [False] * 4
+
+
+def test_of_one_objective_nothing_is_marked(golden: History) -> None:
+    assert all("pareto" not in trial for trial in results.as_json(golden)["trials"])
+    assert "pareto" not in results.trials(golden)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.integers(1, 3)), min_size=1, max_size=8))
+def test_the_front_is_what_no_other_trial_beats_and_holds_the_winner(trials: list[tuple[float, int]]) -> None:
+    history = weighed(*trials)
+    beaten = {
+        one
+        for one, (accuracy, size) in enumerate(trials)
+        for other in trials
+        if other[0] >= accuracy and other[1] <= size and other != (accuracy, size)
+    }
+    front = [trial.number for trial in history.front(*TWO)]
+    assert front == [number for number in range(len(trials)) if number not in beaten]
+    winner = results.leader(history)
+    assert winner is not None
+    assert winner.number in front
+    assert trials[winner.number][0] == max(accuracy for accuracy, _ in trials)

@@ -156,18 +156,20 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     ),
     "unknown sampler": (
         [("  trials: 8", "  trials: 8\n  sampler: {kind: tpee}")],
-        ["14:13: search.sampler.kind: expected tpe, random or grid, got the text 'tpee'; did you mean 'tpe'?"],
+        [
+            "14:13: search.sampler.kind: expected tpe, random, grid, qmc, gp, cmaes or nsga2, got the text 'tpee'; did you mean 'tpe'?"
+        ],
     ),
     "a sampler without a kind": (
         [("  trials: 8", "  trials: 8\n  sampler: {startup: 3}")],
         [
-            "14:3: search.sampler: expected a mapping with a kind (tpe, random or grid), got one without; add `kind: tpe`"
+            "14:3: search.sampler: expected a mapping with a kind (tpe, random, grid, qmc, gp, cmaes or nsga2), got one without; add `kind: tpe`"
         ],
     ),
     "an option of another sampler": (
         [("  trials: 8", "  trials: 8\n  sampler: {kind: random, startup: 3}")],
         [
-            "14:27: search.sampler.startup: expected one of kind, got the unknown key 'startup'; 'startup' belongs to kind tpe"
+            "14:27: search.sampler.startup: expected one of kind, got the unknown key 'startup'; 'startup' belongs to kind tpe or gp"
         ],
     ),
     "low above high": (
@@ -306,11 +308,14 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         [
             (
                 "{metric: val/accuracy, goal: maximize}",
-                "[{metric: val/accuracy, goal: maximize}, {metric: val/loss, goal: minimize}]",
+                "[{metric: parameters, goal: minimize}, {metric: val/los, goal: minimum}, {metric: val/f1}]",
             )
         ],
         [
-            "12:3: search.objective: expected a mapping, got a list; write `objective: {metric: val/accuracy, goal: maximize}`"
+            "12:16: search.objective[0].metric: expected a metric that training changes first, got parameters; put val/loss before it",
+            "12:54: search.objective[1].metric: expected one of val/loss",
+            "12:71: search.objective[1].goal: expected maximize or minimize, got the text 'minimum'",
+            "12:87: search.objective[2].goal: expected a value, got nothing; add `goal: maximize`",
         ],
     ),
     "a name with ../": (
@@ -684,7 +689,7 @@ def test_an_override_is_put_over_the_file_and_kept_with_its_text(tmp_path: Path)
         ("search.space.widht.low=1", "--set search.space.widht.low=1: search.space.widht"),
         (
             "search.sampler={kind: gird}",
-            "--set search.sampler={kind: gird}: search.sampler.kind: expected tpe, random or grid",
+            "--set search.sampler={kind: gird}: search.sampler.kind: expected tpe, random, grid, qmc, gp, cmaes or nsga2",
         ),
     ],
 )

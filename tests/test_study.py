@@ -641,3 +641,23 @@ def test_what_is_no_study_is_told_as_python_tells_it() -> None:
     with pytest.raises(TypeError, match="takes a study file's path or a StudySpec, got dict"):
         tuner.launch({"study": "x"})
     assert {"launch", "StudySpec"} <= set(dir(tuner))
+
+
+def test_several_objectives_end_in_a_front_whose_most_accurate_trial_is_the_champion(tmp_path: Path) -> None:
+    objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]
+    search = {"objective": objective, "sampler": {"kind": "nsga2", "population": 4}, "trials": 10}
+    study, _ = launch(tmp_path, studies.study(search=search, train={"epochs": 2}))
+    front = study.best
+    assert isinstance(front, list)
+    sizes = {8: 30 * 8 + 8 + 16, 16: 30 * 16 + 16 + 32, 24: 30 * 24 + 24 + 48}  # input layer and norm
+    for trial in study.history.trials.values():
+        counts = {metrics["parameters"] for metrics in trial.reports.values()}
+        width = int(trial.params["width"])
+        hidden = width * width + width + 2 * width
+        assert counts == {sizes[width] + hidden + 2 * width + 2}
+    champion = json.loads((study.folder / "champion" / "card.json").read_text())["trial"]
+    assert champion["number"] == front[0]["number"]
+    assert "test/accuracy" in front[0]["metrics"]
+    assert front[0]["metrics"]["val/accuracy"] == max(study.trials["val/accuracy"])
+    again, _ = launch(tmp_path, studies.study(search=search, train={"epochs": 2}), "again")
+    assert studies.facts(again.history) == studies.facts(study.history)

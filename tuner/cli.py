@@ -155,17 +155,17 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
 
 @app.command(rich_help_panel=LOOK)
 def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
-    """Print the best completed trial."""
+    """Print the best completed trial; of several objectives, the Pareto front."""
     from tuner.results import best_json
 
     history, _ = _history(study, home)
     found = best_json(history)
     if found is None:
         raise StudyMissing(f"study {study} has no completed trial yet; `tuner status {study}` tells how far it is")
-    if output is Output.TABLE:
+    if output is Output.TABLE and not isinstance(found, list):
         print_pairs(_row(found))
     else:
-        print_rows([_row(found)], output, found)
+        print_rows([_row(trial) for trial in (found if isinstance(found, list) else [found])], output, found)
 
 
 @app.command(rich_help_panel=RUN)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuner.errors import TunerError
@@ -32,11 +32,11 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
-from tuner.history import History, TrialHistory
+from tuner.history import History
 from tuner.ledger import Ledger
 from tuner.progress import Now, Progress
 from tuner.search import Search
-from tuner.trial import Cohort, Event, Kind, State, Trial
+from tuner.trial import Cohort, Event, Kind, Objective, Params, State, Trial
 
 LOSSES = 3  # of workers under one cohort, before it is halved or its last trial given up
 STOP_SECONDS = 8.0  # for workers to save after the first signal; then they are ended
@@ -48,11 +48,11 @@ class Terms:
     """What the driver needs to know of the spec: how trials become work, and how many there may be."""
 
     trials: int
-    metric: str
-    maximize: bool
+    objectives: Sequence[Objective]
     group: Callable[[Sequence[Trial], int], list[Cohort]]  # trials of a window, number of the first cohort
     work: Callable[[Cohort, int], Work]  # cohort, attempt
     split: Callable[[int, Sequence[int]], None]  # carry a cohort's checkpoint over to these cohorts
+    known: Callable[[Params], Mapping[str, float]] = lambda _: {}  # metrics of a trial that no training changes
 
 
 class Driver:
@@ -186,14 +186,19 @@ class Driver:
         fresh = [
             number for number in message.metrics if epoch not in trials[number].reports and not trials[number].ended
         ]
-        values = [(number, epoch, message.metrics[number].get(self._terms.metric)) for number in sorted(fresh)]
+        values = [
+            (number, epoch, message.metrics[number].get(self._terms.objectives[0][0])) for number in sorted(fresh)
+        ]
         stop = self._search.observe(values) if values else set()
         if not message.waits:
             stop = set()  # the last epoch of a trial, say: what is done cannot be stopped
         events = [
             Event(
                 Kind.REPORTED,
-                {"metrics": dict(message.metrics[number]), "seconds": message.seconds},
+                {
+                    "metrics": {**message.metrics[number], **self._terms.known(trials[number].params)},
+                    "seconds": message.seconds,
+                },
                 trial=number,
                 epoch=epoch,
             )
@@ -217,10 +222,7 @@ class Driver:
             return
         body = {"epochs": message.epochs, "best_epoch": message.best_epoch}
         self._store([Event(Kind.FINISHED, body, trial=message.trial)])
-        self._search.tell(message.trial, State.COMPLETE, self._value(trial))
-
-    def _value(self, trial: TrialHistory) -> float | None:
-        return trial.best_value(self._terms.metric, self._terms.maximize)
+        self._search.tell(message.trial, State.COMPLETE, trial.values(self._terms.objectives))
 
     def _trouble(self, message: Trouble) -> None:
         """Too little memory: the same trials in two cohorts of half the size. Any other error ends them."""

@@ -5,11 +5,11 @@ Study loop, results, tracking and status all read a `History`; none of them keep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner.trial import TERMINAL, Cohort, Event, Kind, Params, State, Trial
+from tuner.trial import TERMINAL, Cohort, Event, Kind, Objective, Params, State, Trial
 
 _STATES = {Kind.PRUNED: State.PRUNED, Kind.FINISHED: State.COMPLETE, Kind.FAILED: State.FAILED}
 
@@ -51,6 +51,17 @@ class TrialHistory:
         """The value at `best_epoch`."""
         epoch = self.best_epoch(metric, maximize)
         return None if epoch is None else self.reports[epoch][metric]
+
+    def values(self, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+        """The value of each objective at the best epoch of the first, None where one is missing."""
+        epoch = self.best_epoch(*objectives[0])
+        found = {} if epoch is None else self.reports[epoch]
+        return tuple(found[metric] for metric, _ in objectives) if all(m in found for m, _ in objectives) else None
+
+    def merit(self, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+        """The same, of a complete trial, with signs under which more is better; tuples compare the first first."""
+        values = self.values(objectives) if self.state is State.COMPLETE else None
+        return values and tuple(v if up else -v for v, (_, up) in zip(values, objectives, strict=True))
 
 
 @dataclass(slots=True)
@@ -143,11 +154,34 @@ class History:
     def count(self, state: State) -> int:
         return sum(trial.state is state for trial in self.trials.values())
 
-    def best(self, metric: str, maximize: bool) -> TrialHistory | None:
-        """The completed trial with the best value of `metric`; the lowest number wins a tie."""
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the study is about, the metric that decides which epoch counts first."""
+        written = self.spec["search"]["objective"]
+        several = written if isinstance(written, list) else [written]
+        return tuple((one["metric"], one["goal"] == "maximize") for one in several)
+
+    def best(self, metric: str, maximize: bool, *others: Objective) -> TrialHistory | None:
+        """The completed trial with the best value of `metric`; the others decide a tie, then the lowest number."""
+        objectives = ((metric, maximize), *others)
         done = [
-            (value if maximize else -value, -trial.number)
-            for trial in self.trials.values()
-            if trial.state is State.COMPLETE and (value := trial.best_value(metric, maximize)) is not None
+            (merit, -trial.number) for trial in self.trials.values() if (merit := trial.merit(objectives)) is not None
         ]
         return self.trials[-max(done)[1]] if done else None
+
+    def front(self, *objectives: Objective) -> list[TrialHistory]:
+        """The Pareto front, by number: the completed trials that no other beats in one and equals in all objectives.
+
+        `best` is one of them. From the best down, a trial can be beaten by those before it alone.
+        """
+        ranked = [(merit, trial) for trial in self.trials.values() if (merit := trial.merit(objectives)) is not None]
+        front: list[tuple[tuple[float, ...], TrialHistory]] = []
+        for merit, trial in sorted(ranked, key=lambda one: one[0], reverse=True):
+            if not any(dominates(better, merit) for better, _ in front):
+                front.append((merit, trial))
+        return sorted((trial for _, trial in front), key=lambda trial: trial.number)
+
+
+def dominates(merit: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the first is nowhere worse than the second, and somewhere better."""
+    return merit != other and all(one >= two for one, two in zip(merit, other, strict=True))

@@ -25,7 +25,7 @@ from tuner import data
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError, told
 from tuner.spec import StudySpec
-from tuner.spec.checks import metrics_of, nearest_metric
+from tuner.spec.checks import PARAMETERS, metrics_of, nearest_metric
 from tuner.spec.rules import listed
 from tuner.training.losses import FOR_NUMBERS
 from tuner.trial import Params, Value
@@ -67,13 +67,17 @@ class Plan:
     parameters: tuple[int, int]
     metric: str
     goal: str
+    objectives: tuple[str, ...]
     sampler: str
     pruner: str
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
-        return {**asdict(self), **{name: list(getattr(self, name)) for name in ("inputs", "parameters", "warnings")}}
+        return {
+            **asdict(self),
+            **{name: list(getattr(self, name)) for name in ("inputs", "objectives", "parameters", "warnings")},
+        }
 
     def lines(self) -> list[str]:
         """For a person, one subject a line; warnings last."""
@@ -85,7 +89,7 @@ class Plan:
         structures = "continuous structure" if self.structures is None else f"{self.structures:,} structures"
         pruner = "none stopped early" if self.pruner == "none" else f"stopped early by {self.pruner}"
         return [
-            f"study     {self.study}: {self.metric}, {self.goal}d",
+            f"study     {self.study}: {'; '.join(self.objectives)}",
             f"data      {self.source}: {self.modality} of {shape}, {outputs}; {rows} rows",
             f"network   {self.family}: {least:,} parameters" + (f" to {most:,}" if most != least else ""),
             f"space     {self.hyperparameters} hyperparameters, {points}, {structures}",
@@ -149,14 +153,19 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         size=size,
         structures=structures(spec),
         trials=min(spec.search.trials, size) if kind == "grid" and size is not None else spec.search.trials,
-        epochs=_epochs(spec),
+        epochs=spec.epochs,
         parameters=parameters,
         metric=spec.metric,
-        goal=spec.search.objective.goal,
+        goal=_goal(spec.maximize),
+        objectives=tuple(f"{metric}, {_goal(maximize)}d" for metric, maximize in spec.objectives),
         sampler=kind,
         pruner=spec.search.pruner.kind,
         warnings=(*spec.warnings, *dataset.notes, *(spec.problem(*one) for one in _useless(spec, signature))),
     )
+
+
+def _goal(maximize: bool) -> str:
+    return "maximize" if maximize else "minimize"
 
 
 def structures(spec: StudySpec) -> int | None:
@@ -177,11 +186,6 @@ def structures(spec: StudySpec) -> int | None:
     return len({tuple((name, value) for name, value in point.items() if name in structural) for point in part.grid()})
 
 
-def _epochs(spec: StudySpec) -> int:
-    searched = spec.space.parameters.get("epochs")
-    return int(searched.high_value if searched is not None else spec.training({})["epochs"] or 0)
-
-
 def _place(spec: StudySpec, name: str, section: str) -> Keys:
     """Where a hyperparameter is written: searched, else fixed."""
     return ("search", "space", name) if name in spec.space.parameters else (section, name)
@@ -197,9 +201,11 @@ def _values(spec: StudySpec, name: str) -> list[Value | None]:
 
 def _objective(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
     known = metrics_of(signature.task)
-    if spec.metric not in known:
-        message = f"expected a metric of {signature.task} ({', '.join(known)}), got {describe(spec.metric)}"
-        yield ("search", "objective", "metric"), message + nearest_metric(spec.metric, known)
+    for index, (metric, _) in enumerate(spec.objectives):
+        if metric not in (*known, PARAMETERS):
+            message = f"expected a metric of {signature.task} ({', '.join(known)}), got {describe(metric)}"
+            place: Keys = (index,) if isinstance(spec.search.objective, list) else ()
+            yield ("search", "objective", *place, "metric"), message + nearest_metric(metric, known)
 
 
 def _loss(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
@@ -276,14 +282,14 @@ def _corners(spec: StudySpec, signature: Signature) -> tuple[tuple[int, int], li
     at their smallest, so that a message can name the value that does not work.
     """
     try:
-        smallest = _build(spec, signature, _corner(spec, False, {}))
+        smallest = size_of(spec, signature, _corner(spec, False, {}))
     except _UnfitError as error:
         return (0, 0), [(_culprit(spec, error), f"expected a network that runs at {error}")]
     problems = [problem for name in spec.space.parameters for problem in _unfit_values(spec, signature, name)]
     if problems:
         return (0, 0), problems
     try:
-        largest = _build(spec, signature, _corner(spec, True, {}))
+        largest = size_of(spec, signature, _corner(spec, True, {}))
     except _UnfitError as error:
         return (0, 0), [(("search", "space"), f"expected a network that runs at {error}")]
     return (min(smallest, largest), max(smallest, largest)), []
@@ -301,7 +307,7 @@ def _unfit_values(spec: StudySpec, signature: Signature, name: str) -> Iterator[
         if params.get(name) != value:  # its parents' own conditions exclude one another here
             continue
         try:
-            _build(spec, signature, params)
+            size_of(spec, signature, params)
         except _UnfitError as error:
             unfit[index] = error.reason
     if isinstance(parameter, Choice):
@@ -350,7 +356,7 @@ class _UnfitError(Exception):
         super().__init__(f"{values}, got: {reason}")
 
 
-def _build(spec: StudySpec, signature: Signature, params: Params) -> int:
+def size_of(spec: StudySpec, signature: Signature, params: Params) -> int:
     """Build, run two examples through, and count the parameters. Raises _UnfitError.
 
     Shapes alone on the meta device; for real where the network is small, which saves the second that

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO, TypedDict
 
 from tuner.history import History, TrialHistory
-from tuner.output import printable
-from tuner.results import objective
-from tuner.trial import TERMINAL, Event, Kind, State
+from tuner.output import cell, printable
+from tuner.results import leader, objectives
+from tuner.trial import TERMINAL, Event, Kind, Objective, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,18 +139,18 @@ class _Leader:
         self.trial: TrialHistory | None = None
 
     def note(self, history: History, fresh: Sequence[Event]) -> None:
-        metric, maximize = objective(history)
         if not self._known:
             self._known = True
-            self.trial = history.best(metric, maximize)
+            self.trial = leader(history)
             return
+        wanted = objectives(history)
         for event in fresh:
             if event.kind is not Kind.FINISHED or event.trial is None:
                 continue
             challenger = history.trials[event.trial]
-            value = challenger.best_value(metric, maximize)
-            held = self.trial.best_value(metric, maximize) if self.trial else None
-            if value is not None and (held is None or (value > held if maximize else value < held)):
+            merit = challenger.merit(wanted)
+            held = self.trial.merit(wanted) if self.trial else None
+            if merit is not None and (held is None or merit > held):
                 self.trial = challenger
 
 
@@ -161,22 +161,23 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def score(trial: TrialHistory, metric: str, maximize: bool) -> str:
-    """`val/accuracy 0.9712 at epoch 9`, or that it was never measured."""
-    epoch = trial.best_epoch(metric, maximize)
-    return f"no {metric}" if epoch is None else f"{metric} {trial.reports[epoch][metric]:.6g} at epoch {epoch}"
+def score(trial: TrialHistory, wanted: Sequence[Objective]) -> str:
+    """`val/accuracy 0.9712 at epoch 9, parameters 4810`, or that it was never measured."""
+    epoch, (first, *others) = trial.best_epoch(*wanted[0]), (metric for metric, _ in wanted)
+    found = {} if epoch is None else trial.reports[epoch]
+    told = [f"{first} {cell(found[first])} at epoch {epoch}" if found else f"no {first}"]
+    return ", ".join([*told, *(f"{metric} {cell(found[metric])}" for metric in others if metric in found)])
 
 
 def describe(event: Event, history: History) -> str | None:
     """The plain line of an event worth knowing; None for the others, and for what the study loop tells in full."""
-    metric, maximize = objective(history)
-    body = event.body
+    wanted, body = objectives(history), event.body
     if event.trial is not None:
         trial = history.trials[event.trial]
         if event.kind is Kind.FINISHED:
-            return f"trial {trial.number} complete: {score(trial, metric, maximize)}"
+            return f"trial {trial.number} complete: {score(trial, wanted)}"
         if event.kind is Kind.PRUNED:
-            return f"trial {trial.number} stopped after epoch {trial.epochs}: {score(trial, metric, maximize)}"
+            return f"trial {trial.number} stopped after epoch {trial.epochs}: {score(trial, wanted)}"
         if event.kind is Kind.FAILED:
             return f"trial {trial.number} failed: {trial.message}"
         if event.kind is Kind.TESTED:
@@ -246,10 +247,9 @@ class PlainProgress:
             self.message(f"[{self._ended}/{total}] {', '.join(self._pulse(history, total))}")
 
     def _pulse(self, history: History, total: int) -> Iterator[str]:
-        metric, maximize = objective(history)
         yield f"{history.count(State.RUNNING)} running"
         if self._leader.trial is not None:
-            yield f"best trial {self._leader.trial.number}: {score(self._leader.trial, metric, maximize)}"
+            yield f"best trial {self._leader.trial.number}: {score(self._leader.trial, objectives(history))}"
         if speed := self._pace.steps_per_second():
             yield f"{speed:,.0f} trial-steps/s"
         if (left := self._pace.seconds_left(history, total)) is not None:
@@ -320,7 +320,7 @@ class TerminalProgress:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        metric, maximize = objective(history)
+        wanted = objectives(history)
         total = _total(history, now)
         counts = Counter(trial.state for trial in history.trials.values())
         ended = counts[State.COMPLETE] + counts[State.PRUNED] + counts[State.FAILED]
@@ -341,17 +341,18 @@ class TerminalProgress:
             f"{speed:,.0f} trial-steps/s" if speed else "starting",
             *([f"{now['workers']} workers"] if now.get("workers") else []),
         )
-        lines: list[RenderableType] = [head, facts, _best(history, self._leader.trial, metric, maximize)]
+        lines: list[RenderableType] = [head, facts, _best(history, self._leader.trial, wanted)]
         tracking = now.get("tracking")
         if tracking and tracking.get("error"):
             lines.append(f"MLflow: {tracking.get('waiting', 0):,} points waiting ({printable(str(tracking['error']))})")
-        return Group(*lines, *_cohort_rows(history, metric, maximize))
+        return Group(*lines, *_cohort_rows(history, *wanted[0]))
 
 
-def _best(history: History, leader: TrialHistory | None, metric: str, maximize: bool) -> str:
+def _best(history: History, leader: TrialHistory | None, wanted: Sequence[Objective]) -> str:
     """The best completed trial; before there is one, the best of those in training."""
     if leader is not None:
-        return f"best so far: trial {leader.number}, {score(leader, metric, maximize)}"
+        return f"best so far: trial {leader.number}, {score(leader, wanted)}"
+    metric, maximize = wanted[0]
     running = [
         (value if maximize else -value, -trial.number)
         for trial in history.trials.values()
@@ -360,7 +361,7 @@ def _best(history: History, leader: TrialHistory | None, metric: str, maximize: 
     if not running:
         return "no best yet"
     trial = history.trials[-max(running)[1]]
-    return f"best so far: trial {trial.number}, {score(trial, metric, maximize)}, still in training"
+    return f"best so far: trial {trial.number}, {score(trial, wanted)}, still in training"
 
 
 def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[RenderableType]:

@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.errors import StudyMissing
 from tuner.history import History, TrialHistory
-from tuner.trial import State
+from tuner.trial import Objective, State
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def objective(history: History) -> tuple[str, bool]:
-    """The metric that the study is about, and whether more of it is better.
+def objectives(history: History) -> tuple[Objective, ...]:
+    """The metrics that the study is about, and of each whether more of it is better.
 
-    Raises StudyMissing where the driver died before it had written what the study is.
+    The first decides which epoch of a trial counts, and which trial is the winner. Raises StudyMissing where the
+    driver died before it had written what the study is.
     """
     if not history.spec:
         raise StudyMissing("the study was never begun; launch it again")
-    wanted = history.spec["search"]["objective"]
-    return wanted["metric"], wanted["goal"] == "maximize"
+    return history.objectives
+
+
+def leader(history: History) -> TrialHistory | None:
+    """The best completed trial on the first objective; the others decide a tie, so that it is on the Pareto front."""
+    first, *others = objectives(history)
+    return history.best(*first, *others)
 
 
 def as_json(history: History, *, driven: bool = False) -> dict[str, Any]:
@@ -36,28 +42,38 @@ def as_json(history: History, *, driven: bool = False) -> dict[str, Any]:
     A trial is {"number", "state", "params", "metrics", "last", "epochs", "seconds", "seed", "message"}: `params` the
     searched hyperparameters that are active, `metrics` the values at the objective's best epoch (what the sampler is
     told; empty where the objective never was finite), `last` those of the last epoch reported, `epochs` how many
-    were reported, `seconds` the training time. Values that are not finite are absent.
+    were reported, `seconds` the training time. Values that are not finite are absent. Of several objectives the first
+    decides the epoch, and each trial has `pareto`, whether it is on the Pareto front.
     """
-    metric, maximize = objective(history)
+    wanted = objectives(history)
+    front = {trial.number for trial in history.front(*wanted)} if len(wanted) > 1 else set()
     return {
         "study": history.spec["study"],
         "state": history.completed or ("running" if driven else "interrupted"),
-        "objectives": [{"metric": metric, "goal": "maximize" if maximize else "minimize"}],
-        "trials": [_trial(trial, metric, maximize, driven) for trial in _in_order(history)],
+        "objectives": [{"metric": metric, "goal": "maximize" if up else "minimize"} for metric, up in wanted],
+        "trials": [_trial(trial, wanted, driven, trial.number in front) for trial in _in_order(history)],
     }
 
 
-def best_json(history: History) -> dict[str, Any] | None:
+def best_json(history: History) -> dict[str, Any] | list[dict[str, Any]] | None:
     """The best completed trial, as in `as_json`, with its `test/…` values, once there are any, among its metrics.
 
-    None where no trial has completed with a finite objective.
+    None where no trial has completed with a finite objective. Of several objectives a list: the Pareto front, the best
+    of the first objective, which is the winner, at its head.
     """
-    metric, maximize = objective(history)
-    best = history.best(metric, maximize)
+    wanted = objectives(history)
+    best = leader(history)
     if best is None:
         return None
-    found = _trial(best, metric, maximize, driven=False)
-    return found | {"metrics": found["metrics"] | (best.tested or {})}
+    if len(wanted) == 1:
+        return _tested(best, wanted)
+    front = sorted(history.front(*wanted), key=lambda trial: trial.merit(wanted) or (), reverse=True)
+    return [_tested(trial, wanted) for trial in front]
+
+
+def _tested(trial: TrialHistory, wanted: Sequence[Objective]) -> dict[str, Any]:
+    found = _trial(trial, wanted, driven=False, pareto=True)
+    return found | {"metrics": found["metrics"] | (trial.tested or {})}
 
 
 def trials(history: History, *, driven: bool = False) -> pd.DataFrame:
@@ -69,8 +85,8 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Trials as `as_json` and `best_json` give them, one row each.
 
     Columns: number, state, `params.<name>` for every hyperparameter, every metric by its own name (the values at the
-    objective's best epoch), epochs, seconds, seed, message. What a trial has not is missing (NaN or NA); whole
-    numbers stay whole numbers beside missing ones.
+    objective's best epoch), pareto where there are several objectives, epochs, seconds, seed, message. What a trial has
+    not is missing (NaN or NA); whole numbers stay whole numbers beside missing ones.
     """
     import pandas as pd
 
@@ -82,6 +98,8 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         columns[f"params.{name}"] = _series([row["params"].get(name) for row in rows])
     for name in _names(row["metrics"] for row in rows):
         columns[name] = pd.Series([row["metrics"].get(name) for row in rows], dtype="float64")
+    if rows and "pareto" in rows[0]:
+        columns["pareto"] = pd.Series([row["pareto"] for row in rows], dtype="bool")
     columns["epochs"] = pd.Series([row["epochs"] for row in rows], dtype="int64")
     columns["seconds"] = pd.Series([row["seconds"] for row in rows], dtype="float64")
     columns["seed"] = pd.Series([row["seed"] for row in rows], dtype="int64")
@@ -107,11 +125,12 @@ def _in_order(history: History) -> list[TrialHistory]:
     return [history.trials[number] for number in sorted(history.trials)]
 
 
-def _trial(trial: TrialHistory, metric: str, maximize: bool, driven: bool) -> dict[str, Any]:
-    best = trial.best_epoch(metric, maximize)
+def _trial(trial: TrialHistory, wanted: Sequence[Objective], driven: bool, pareto: bool) -> dict[str, Any]:
+    best = trial.best_epoch(*wanted[0])
     return {
         "number": trial.number,
         "state": str(State.WAITING if trial.state is State.RUNNING and not driven else trial.state),
+        **({"pareto": pareto} if len(wanted) > 1 else {}),
         "params": dict(trial.params),
         "metrics": {} if best is None else dict(trial.reports[best]),
         "last": dict(trial.reports[trial.epochs]) if trial.reports else {},

@@ -33,6 +33,7 @@ from tuner.history import History
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
+from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.tracking.writer import Writer
 from tuner.trial import Event, Kind, State, Trial
@@ -63,8 +64,10 @@ class Study:
         return results.curves(self.history)
 
     @property
-    def best(self) -> dict[str, Any] | None:
-        """The best completed trial, with its test metrics; None where no trial completed."""
+    def best(self) -> dict[str, Any] | list[dict[str, Any]] | None:
+        """The best completed trial, with its test metrics; None where no trial completed.
+
+        Of several objectives the Pareto front, the winner at its head."""
         return results.best_json(self.history)
 
 
@@ -224,7 +227,8 @@ def _drive(
     count = workers or _workers(spec, device, limit)
     grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, progress.message)
     with contextlib.closing(LocalExecutor([grouping.setup(number) for number in range(count)])) as executor:
-        terms = Terms(limit, spec.metric, spec.maximize, grouping.group, grouping.work, grouping.split)
+        known = Sizes(spec, dataset.signature)
+        terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
 
         def tick() -> Now:
             return Now(trials=limit, workers=count, tracking=writer.said)
@@ -244,9 +248,10 @@ def _search(spec: StudySpec, history: History) -> Search:
         spec.space,
         sampler=spec.search.sampler.model_dump(),
         pruner=spec.search.pruner.model_dump(),
-        maximize=spec.maximize,
+        maximize=[maximize for _, maximize in spec.objectives],
         seed=spec.seed,
         trials=spec.search.trials,
+        epochs=spec.epochs,
         start_with=spec.search.start_with,
         alone=spec.run.cohort == 1,
     )
@@ -255,8 +260,8 @@ def _search(spec: StudySpec, history: History) -> Search:
         for epoch, metrics in sorted(trial.reports.items()):
             search.replay(trial.number, epoch, metrics.get(spec.metric))
         if trial.ended:
-            value = trial.best_value(spec.metric, spec.maximize) if trial.state is State.COMPLETE else None
-            search.tell(trial.number, trial.state, value)
+            values = trial.values(spec.objectives) if trial.state is State.COMPLETE else None
+            search.tell(trial.number, trial.state, values)
     return search
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from tuner.history import History
 from tuner.output import cell
 from tuner.progress import score
-from tuner.results import objective
+from tuner.results import leader, objectives
 from tuner.trial import State
 
 
@@ -21,8 +21,9 @@ def standing(
 ) -> dict[str, str | int | float | None]:
     """One study in one row; `full` adds who drives it and when it began."""
     # A driver that died before its first event leaves a ledger without a spec: listed, never a reason to fail.
-    metric, maximize = objective(history) if history.spec else (None, False)
-    leader = history.best(metric, maximize) if metric else None
+    wanted = objectives(history) if history.spec else ()
+    best = leader(history) if wanted else None
+    values = best.values(wanted) if best else None
     row: dict[str, str | int | float | None] = {
         "study": name,
         "state": history.completed or ("running" if holder else "interrupted"),
@@ -31,9 +32,9 @@ def standing(
         "pruned": history.count(State.PRUNED),
         "failed": history.count(State.FAILED),
         "running": history.count(State.RUNNING) if holder else 0,
-        "objective": metric,
-        "best": leader.best_value(metric, maximize) if leader and metric else None,
-        "best_trial": leader.number if leader else None,
+        "objective": wanted[0][0] if wanted else None,
+        "best": values[0] if values else None,
+        "best_trial": best.number if best else None,
         "updated": _moment(history.updated_at),
     }
     if full:
@@ -50,19 +51,22 @@ def ending(
     `program` and `where` are what they can paste: the command as they call it, and its --home if there was one.
     `tracked` is how far MLflow has followed, None where nobody waited for it.
     """
-    metric, maximize = objective(history)
+    wanted = objectives(history)
     counts = ", ".join(
         f"{history.count(state)} {word}"
         for state, word in ((State.COMPLETE, "complete"), (State.PRUNED, "stopped early"), (State.FAILED, "failed"))
     )
     lines = [f"study {name} {state}: {len(history.trials)} trials ({counts})"]
-    if (leader := history.best(metric, maximize)) is not None:
-        lines.append(f"best trial {leader.number}: {score(leader, metric, maximize)}")
-        width = max(map(len, leader.params), default=0)
-        lines += [f"  {key:<{width}}  {cell(value)}" for key, value in leader.params.items()]
-        if leader.tested:
-            tested = ", ".join(f"{key} {cell(value)}" for key, value in leader.tested.items())
+    if (best := leader(history)) is not None:
+        lines.append(f"best trial {best.number}: {score(best, wanted)}")
+        width = max(map(len, best.params), default=0)
+        lines += [f"  {key:<{width}}  {cell(value)}" for key, value in best.params.items()]
+        if best.tested:
+            tested = ", ".join(f"{key} {cell(value)}" for key, value in best.tested.items())
             lines.append(f"on the test split: {tested}")
+        if len(wanted) > 1:
+            front = ", ".join(str(trial.number) for trial in history.front(*wanted))
+            lines.append(f"Pareto front: trials {front}; {program} best {name}{where}")
     if state == "interrupted":
         lines.append("interrupted; the same command goes on where it stopped")
     lines += [f"every trial: {program} results {name}{where}", f"dashboard:   {program} ui {name}{where}"]

@@ -14,6 +14,7 @@ from typing import Any
 
 Value = bool | int | float | str
 Params = Mapping[str, Value]
+Objective = tuple[str, bool]  # a metric, and whether more of it is better
 
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # what a name keeps to, so that it can become a folder
 

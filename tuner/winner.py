@@ -22,6 +22,7 @@ from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger
 from tuner.progress import Now, Progress
+from tuner.results import leader
 from tuner.spec import StudySpec
 from tuner.training import checkpoint
 from tuner.training.loop import Finished, Training
@@ -30,7 +31,7 @@ from tuner.trial import Event, Kind, Trial
 
 def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
     """Test and export the best trial, once, and close the study; "failed" where no trial completed."""
-    best = history.best(spec.metric, spec.maximize)
+    best = leader(history)
     if best is None:
         message = f"none of {len(history.trials)} trials completed"
         events = [Event(Kind.COMPLETED, {"state": "failed", "message": message})]

@@ -27,7 +27,7 @@ from tuner.spec.mistakes import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.schema import schema
 from tuner.spec.sections import StudyFile
-from tuner.trial import Params, Value
+from tuner.trial import Objective, Params, Value
 
 __all__ = ["StudySpec", "schema"]
 
@@ -221,12 +221,26 @@ class StudySpec(StudyFile):
         return self._warnings
 
     @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the study is about; the first decides which epoch of a trial counts, and the winner."""
+        written = self.search.objective
+        several = written if isinstance(written, list) else [written]
+        return tuple((one.metric, one.goal == "maximize") for one in several)
+
+    @property
     def metric(self) -> str:
-        return self.search.objective.metric
+        """The first objective."""
+        return self.objectives[0][0]
 
     @property
     def maximize(self) -> bool:
-        return self.search.objective.goal == "maximize"
+        return self.objectives[0][1]
+
+    @property
+    def epochs(self) -> int:
+        """Those of the longest trial."""
+        searched = self._space.parameters.get("epochs")
+        return int(searched.high_value if searched is not None else self.training({})["epochs"] or 0)
 
     def problem(self, path: Keys, message: str) -> str:
         """A printable problem at a place in the study file."""

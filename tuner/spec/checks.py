@@ -25,7 +25,10 @@ from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
-_SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character"}
+PARAMETERS = "parameters"  # the metric that is a network's size, known before any training
+_STOPPING = ("median", "asha", "hyperband", "patient")
+_SLOW_GP = 500  # trials, from which on a Gaussian process takes thousands of seconds, and TPE a hundred
+_SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character", PARAMETERS}
 
 TRAINING: Mapping[str, Hyperparameter] = hyperparameters(TrainConfig)
 
@@ -74,6 +77,7 @@ def examine(data: Mapping[str, Any], folder: Path) -> Findings:
     _searched(found, _parameters(found.space, search.get("space")), model, train)
     if found.space is not None:
         found.problems += _sampler(found.space, search)
+        found.warnings += _slow(search)
         found.problems += _start_with(found.space, search)
     _objective(found, data, search)
     _pruner(found, search, train)
@@ -220,9 +224,20 @@ def _searched(found: Findings, parameters: _Parameters, model: Mapping[str, Any]
 
 
 def _sampler(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """What a sampler needs of the space, and what it cannot do."""
+    kind, path = _mapping(search, "sampler").get("kind"), ("search", "sampler", "kind")
+    if kind == "grid":
+        yield from _grid(space)
+    numbers = [one for one in space.parameters.values() if not isinstance(one, Choice) and one.count != 1]
+    if kind == "cmaes" and not any(one.when is None for one in numbers):
+        got = "only numbers that not every trial has" if numbers else "only choices"
+        yield path, f"expected a float or int that every trial has under sampler cmaes, got {got}; use tpe or nsga2"
+    if kind == "cmaes" and len(_objectives(search)) > 1:
+        yield path, "expected a sampler for several objectives, got cmaes; use tpe, nsga2 or gp"
+
+
+def _grid(space: SearchSpace) -> Iterator[tuple[Keys, str]]:
     """A grid needs a finite space, and one that a study can end."""
-    if _mapping(search, "sampler").get("kind") != "grid":
-        return
     endless = [name for name, parameter in space.parameters.items() if parameter.count is None]
     for name in endless:
         message = "expected finitely many values under sampler grid, got a continuous range; add a step or use choices"
@@ -233,6 +248,24 @@ def _sampler(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Ke
             f"expected a grid of at most {MOST_GRID:,} points, got {size:,}; use sampler random or tpe, or larger steps"
         )
         yield ("search", "sampler", "kind"), message
+
+
+def _slow(search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Samplers that do little for a study of this length."""
+    sampler, trials = _mapping(search, "sampler"), search.get("trials")
+    kind = sampler.get("kind")
+    if not isinstance(trials, int) or not isinstance(kind, str):
+        return
+    if kind == "gp" and trials > _SLOW_GP:
+        message = f"gp takes thousands of seconds to choose {trials:,} trials, tpe some 100; use tpe beyond {_SLOW_GP}"
+        yield ("search", "sampler", "kind"), message
+    first = {"gp": ("startup", 10), "nsga2": ("population", 16)}.get(kind)
+    least = first and sampler.get(*first)
+    if first and isinstance(least, int) and least >= trials:
+        message = (
+            f"nothing is learnt: the first {least:,} trials are random, and there are {trials:,}; lower {first[0]}"
+        )
+        yield ("search", "sampler", first[0] if first[0] in sampler else "kind"), message
 
 
 def _start_with(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
@@ -248,20 +281,37 @@ def _start_with(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple
                 yield ("search", "start_with", index, *inner), message
 
 
+def _objectives(search: Mapping[str, Any]) -> list[tuple[Keys, Mapping[str, Any]]]:
+    """Every objective that is a mapping, and where it stands."""
+    written = search.get("objective")
+    path: Keys = ("search", "objective")
+    several = written if isinstance(written, list) else [written]
+    places: list[Keys] = [(*path, index) for index in range(len(several))] if isinstance(written, list) else [path]
+    return [(place, one) for place, one in zip(places, several, strict=True) if isinstance(one, Mapping)]
+
+
 def _objective(found: Findings, data: Mapping[str, Any], search: Mapping[str, Any]) -> None:
-    objective = _mapping(search, "objective")
-    metric, goal = objective.get("metric"), objective.get("goal")
     task = _mapping(data, "data").get("task")
     known = metrics_of(task if task in TASKS else None)
-    path: Keys = ("search", "objective", "metric")
-    if isinstance(metric, str) and metric not in known:
-        message = f"expected one of {', '.join(known)}, got {describe(metric)}"
-        found.problems.append((path, message + nearest_metric(metric, known)))
-    elif isinstance(metric, str) and goal in ("maximize", "minimize"):
-        usual = "minimize" if metric.partition("/")[2] in _SMALLER_IS_BETTER else "maximize"
-        if goal != usual:
-            message = f"{goal} looks for the worst {metric}; {usual} looks for the best"
-            found.warnings.append((("search", "objective", "goal"), message))
+    objectives = _objectives(search)
+    for index, (path, objective) in enumerate(objectives):
+        metric, goal = objective.get("metric"), objective.get("goal")
+        place: Keys = (*path, "metric")
+        if not isinstance(metric, str):
+            continue
+        if metric == PARAMETERS and index == 0:
+            message = f"expected a metric that training changes first, got {PARAMETERS}; put {known[0]} before it"
+            found.problems.append((place, message))
+        elif metric not in (*known, PARAMETERS):
+            message = f"expected one of {', '.join(known)}, got {describe(metric)}"
+            found.problems.append((place, message + nearest_metric(metric, (*known, PARAMETERS))))
+        elif metric in [one.get("metric") for _, one in objectives[:index]]:
+            found.problems.append((place, f"expected each metric once, got {metric} again; remove one"))
+        elif goal in ("maximize", "minimize"):
+            usual = "minimize" if metric.rpartition("/")[2] in _SMALLER_IS_BETTER else "maximize"
+            if goal != usual:
+                message = f"{goal} looks for the worst {metric}; {usual} looks for the best"
+                found.warnings.append(((*path, "goal"), message))
 
 
 def nearest_metric(metric: str, known: Iterable[str]) -> str:
@@ -269,7 +319,7 @@ def nearest_metric(metric: str, known: Iterable[str]) -> str:
 
     So `accuracy`, `val_acuracy` and `test/accuracy` find it, and `val/auc` does not find `val/mae`.
     """
-    own = {name.partition("/")[2]: name for name in reversed(tuple(known))}
+    own = {name.rpartition("/")[2]: name for name in reversed(tuple(known))}
     near = suggest(metric.rpartition("/")[2], own)
     return next((f"; did you mean '{name}'?" for key, name in own.items() if f"'{key}'" in near), "")
 
@@ -296,12 +346,22 @@ def _unread(space: SearchSpace, train: Mapping[str, Any]) -> Iterator[tuple[Keys
 
 
 def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]) -> None:
-    """A pruner that comes too late to stop anything is no mistake, but worth a word."""
-    least = _mapping(search, "pruner").get("min_epochs", 1)
+    """One objective alone is fit to stop by; and a pruner that comes too late to stop anything is worth a word."""
+    path: Keys = ("search", "pruner")
+    pruner = _mapping(search, "pruner")
     epochs = train.get("epochs", TRAINING["epochs"].default)
     if found.space is not None and "epochs" in found.space.parameters:
         epochs = found.space.parameters["epochs"].high_value
-    kind = _mapping(search, "pruner").get("kind")
-    if kind in ("median", "asha") and isinstance(least, int) and isinstance(epochs, int) and least >= epochs:
-        message = f"nothing is stopped before epoch {least} and trials end at epoch {epochs}; lower min_epochs"
-        found.warnings.append((("search", "pruner", "min_epochs"), message))
+    if pruner.get("kind", "none") != "none" and len(_objectives(search)) > 1:
+        message = f"expected none under several objectives, got {describe(pruner['kind'])}"
+        found.problems.append(((*path, "kind"), f"{message}: what is behind in one may be the best in another"))
+    while True:
+        kind = pruner.get("kind")
+        key, room = ("patience", 2) if kind == "patient" else ("min_epochs", 0)
+        least = pruner.get(key, 1)
+        if kind in _STOPPING and isinstance(least, int) and isinstance(epochs, int) and least + room >= epochs:
+            message = f"nothing is stopped before epoch {least + room} and trials end at epoch {epochs}; lower {key}"
+            found.warnings.append(((*path, key), message))
+        if not isinstance(pruner.get("pruner"), Mapping):
+            return
+        pruner, path = pruner["pruner"], (*path, "pruner")

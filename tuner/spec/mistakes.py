@@ -17,11 +17,17 @@ from search_spaces.document import Keys, describe, shorten, suggest
 from tuner.spec.rules import bounds, listed, remedy
 from tuner.spec.sections import (
     Asha,
+    Cmaes,
     DataSection,
+    Gp,
     Grid,
+    Hyperband,
     Median,
     NoPruner,
+    Nsga2,
     Objective,
+    Patient,
+    Qmc,
     Random,
     RunSection,
     SearchSection,
@@ -31,23 +37,30 @@ from tuner.spec.sections import (
 )
 from tuner.training.config import TrainConfig
 
+_SAMPLERS: dict[str, type[BaseModel]] = {
+    "tpe": Tpe,
+    "random": Random,
+    "grid": Grid,
+    "qmc": Qmc,
+    "gp": Gp,
+    "cmaes": Cmaes,
+    "nsga2": Nsga2,
+}
+_RULES: dict[str, type[BaseModel]] = {"median": Median, "asha": Asha, "hyperband": Hyperband}
+_PRUNERS: dict[str, type[BaseModel]] = {"none": NoPruner, **_RULES, "patient": Patient}
+_UNIONS: dict[Keys, dict[str, type[BaseModel]]] = {  # the innermost first
+    ("search", "pruner", "pruner"): _RULES,
+    ("search", "sampler"): _SAMPLERS,
+    ("search", "pruner"): _PRUNERS,
+}
 _SECTIONS: dict[Keys, type[BaseModel]] = {
     (): StudyFile,
     ("data",): DataSection,
     ("search",): SearchSection,
     ("search", "objective"): Objective,
-    ("search", "sampler", "tpe"): Tpe,
-    ("search", "sampler", "random"): Random,
-    ("search", "sampler", "grid"): Grid,
-    ("search", "pruner", "none"): NoPruner,
-    ("search", "pruner", "median"): Median,
-    ("search", "pruner", "asha"): Asha,
+    **{(*path, kind): section for path, kinds in _UNIONS.items() for kind, section in kinds.items()},
     ("run",): RunSection,
     ("tracking",): TrackingSection,
-}
-_UNIONS: dict[Keys, tuple[str, ...]] = {
-    ("search", "sampler"): ("tpe", "random", "grid"),
-    ("search", "pruner"): ("none", "median", "asha"),
 }
 _HOMES: tuple[Keys, ...] = (*(home for home in _SECTIONS if home and len(home) < 3), ("train",))
 _WRITTEN: dict[Keys, str] = {  # how each is written, for whoever left it out or wrote something else
@@ -63,6 +76,8 @@ _WRITTEN: dict[Keys, str] = {  # how each is written, for whoever left it out or
     ("search", "objective", "goal"): "goal: maximize",
     ("search", "sampler"): "sampler: {kind: tpe}",
     ("search", "pruner"): "pruner: {kind: asha}",
+    ("search", "pruner", "patience"): "patience: 3",
+    ("search", "pruner", "pruner"): "pruner: {kind: asha}",
     ("search", "trials"): "trials: 64",
     ("search", "start_with"): "start_with: [{learning_rate: 0.01}]",
     ("run",): "run: {workers: auto}",
@@ -96,48 +111,64 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 
 def _told(details: ErrorDetails) -> tuple[Keys, str]:
-    location = tuple(details["loc"])
-    path = location
-    for union, kinds in _UNIONS.items():
-        if path[:2] == union and len(path) > 2 and path[2] in kinds:
-            path = (*union, *path[3:])
+    path, home = _placed(tuple(details["loc"]))
     kind, value = details["type"], details["input"]
     if kind == "told":
         return path, details["msg"]
     if kind == "missing":
-        return path, f"expected a value, got nothing; add `{_WRITTEN.get(path, f'{path[-1]}: …')}`"
+        return path, f"expected a value, got nothing; add `{_WRITTEN.get(_plain(path), f'{path[-1]}: …')}`"
     if kind == "extra_forbidden":
-        return path, _unknown(location, path)
+        return path, _unknown(home, path)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _unknown_kind(path, value)
     if path[:2] == ("search", "space"):  # a union of two types: pydantic tells of both
         return ("search", "space"), f"expected a space's name or a mapping, got {describe(value)}; write `space: mlp`"
     if kind == "literal_error":
-        return path, _choice(path, value)
+        return path, _choice(home, value)
     if kind in _WANTED:
         expected, wanted = _WANTED[kind]
         hint = _mended(path, value) if wanted in (dict, list) or value is None else remedy(value, wanted)
         return path, f"expected {expected}, got {describe(value)}{hint}"
-    bound = _bounds(location)
+    if kind == "too_short":
+        return path, f"expected at least one, got an empty list{_mended(path, value)}"
+    bound = _bounds(home)
     return path, f"expected {bound or details['msg']}, got {describe(value)}"
 
 
+def _placed(location: Keys) -> tuple[Keys, Keys]:
+    """Where a mistake is in the file, and its key's place among `_SECTIONS`: with kinds, without positions in lists."""
+    path: Keys = ()
+    home: Keys = ()
+    for part in location:
+        if path in _UNIONS and home == path and part in _UNIONS[path]:
+            home = (*path, part)
+        elif path != ("search", "objective") or part not in ("one", "several"):  # pydantic's names for the two forms
+            path = (*path, part)
+            home = path if path in _UNIONS else home if isinstance(part, int) else (*home, part)
+    return path, home
+
+
+def _plain(path: Keys) -> Keys:
+    return tuple(key for key in path if isinstance(key, str))
+
+
 def _mended(path: Keys, value: object) -> str:
+    path = _plain(path)
     if isinstance(value, str) and value in _UNIONS.get(path, ()):
         return f"; write `{path[-1]}: {{kind: {value}}}`"
     return f"; write `{_WRITTEN[path]}`" if path in _WRITTEN else remedy(value, None)
 
 
-def _fields(location: Keys) -> list[str]:
-    if location == ("train",):
+def _fields(home: Keys) -> list[str]:
+    if home == ("train",):
         return [one.name for one in fields(TrainConfig)]
-    section = _SECTIONS.get(location)
+    section = _SECTIONS.get(home)
     return list(section.model_fields) if section is not None else []
 
 
-def _unknown(location: Keys, path: Keys) -> str:
-    known, key = _fields(location[:-1]), path[-1]
-    union = _UNIONS.get(path[:-1], ())
+def _unknown(home: Keys, path: Keys) -> str:
+    known, key = _fields(home[:-1]), path[-1]
+    union = _UNIONS.get(path[:-1], {})
     if union:
         kinds = [kind for kind in union if key in _fields((*path[:-1], kind))]
         hint = f"; '{key}' belongs to kind {listed(kinds)}" if kinds else suggest(key, known)
@@ -152,19 +183,22 @@ def _unknown_kind(path: Keys, value: object) -> tuple[Keys, str]:
     if not isinstance(value, dict):
         return path, f"expected a mapping, got {describe(value)}{_mended(path, value)}"
     if "kind" not in value:
-        return path, f"expected a mapping with a kind ({listed(kinds)}), got one without; add `kind: {kinds[0]}`"
+        return (
+            path,
+            f"expected a mapping with a kind ({listed(kinds)}), got one without; add `kind: {next(iter(kinds))}`",
+        )
     kind = value["kind"]
     return (*path, "kind"), f"expected {listed(kinds)}, got {describe(kind)}{suggest(kind, kinds)}"
 
 
-def _choice(path: Keys, value: object) -> str:
-    if path == ("version",):
+def _choice(home: Keys, value: object) -> str:
+    if home == ("version",):
         return f"expected 1, got {describe(value)}; this Tuner reads no other, a newer one may"
-    section = _SECTIONS[path[:-1]]
-    annotation = section.model_fields[str(path[-1])].annotation
+    section = _SECTIONS[home[:-1]]
+    annotation = section.model_fields[str(home[-1])].annotation
     choices = [choice for choice in _literals(annotation) if choice is not None]
     hint = suggest(value, map(str, choices)) if isinstance(value, str) else remedy(value, None)
-    if path == ("run", "device") and isinstance(value, str) and "gpu" in value.lower():
+    if home == ("run", "device") and isinstance(value, str) and "gpu" in value.lower():
         hint = "; write cuda"
     return f"expected {listed(choices)}, got {describe(value)}{hint}"
 
@@ -177,10 +211,10 @@ def _literals(annotation: Any) -> Iterator[Any]:
             yield from _literals(one)
 
 
-def _bounds(location: Keys) -> str:
+def _bounds(home: Keys) -> str:
     """`an integer from 1 to 64`, read from the field itself: both bounds are told, not only the broken one."""
-    section = _SECTIONS.get(location[:-1])
-    field = section.model_fields.get(str(location[-1])) if section is not None else None
+    section = _SECTIONS.get(home[:-1])
+    field = section.model_fields.get(str(home[-1])) if section is not None else None
     if field is None:
         return ""
     text = bounds(*(_limit(field, name) for name in ("ge", "le", "gt", "lt")))

@@ -15,7 +15,7 @@ import models
 import search_spaces
 from models.interface import Hyperparameter, hyperparameters
 from search_spaces import Parameter
-from tuner.spec.checks import TRAINING, metrics_of
+from tuner.spec.checks import PARAMETERS, TRAINING, metrics_of
 from tuner.spec.sections import StudyFile
 
 _JSON: dict[type, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -52,7 +52,7 @@ def schema() -> dict[str, Any]:
             },
         ],
     }
-    sections["Objective"]["properties"]["metric"]["enum"] = list(metrics_of(None))
+    sections["Objective"]["properties"]["metric"]["enum"] = [*metrics_of(None), PARAMETERS]
     search["start_with"]["items"]["additionalProperties"] = _SCALAR
     whole["properties"]["model"] = {
         "description": "the network's family, and its hyperparameters that are not searched",

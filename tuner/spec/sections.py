@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WrapValidator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from models.interface import MODALITIES, TASKS
@@ -138,7 +138,7 @@ class DataSection(_Section):
 
 
 class Objective(_Section):
-    """What the search makes as large or as small as it can."""
+    """What the search makes as large or as small as it can; of several the first decides which epoch counts."""
 
     metric: str
     """val/loss, val/accuracy, val/f1 for classes; val/loss, val/rmse, val/mae, val/r2 for numbers; train/loss"""
@@ -167,6 +167,38 @@ class Grid(_Section):
 
     kind: Literal["grid"]
     """grid takes every point of a finite space"""
+
+
+class Qmc(_Section):
+    """A scrambled Sobol sequence: covers the space more evenly than chance."""
+
+    kind: Literal["qmc"]
+    """qmc covers the space more evenly than chance"""
+
+
+class Gp(_Section):
+    """A Gaussian process over what every trial has; the rest, and the first `startup` trials, are random."""
+
+    kind: Literal["gp"]
+    """gp learns most from few trials, and takes seconds for each of many"""
+    startup: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 10
+    """trials drawn at random before it learns"""
+
+
+class Cmaes(_Section):
+    """Covariance matrix adaptation over the numbers that every trial has; the rest is random. Hansen 2016."""
+
+    kind: Literal["cmaes"]
+    """cmaes moves a cloud of numbers towards the best"""
+
+
+class Nsga2(_Section):
+    """A genetic algorithm for one objective or several: parents cross and mutate. Deb et al. 2002."""
+
+    kind: Literal["nsga2"]
+    """nsga2 crosses the best trials of the generations before"""
+    population: Annotated[int, Field(ge=2, le=10_000)] = 16
+    """trials in a generation"""
 
 
 class NoPruner(_Section):
@@ -198,16 +230,47 @@ class Asha(_Section):
     """one in so many goes on"""
 
 
+class Hyperband(_Section):
+    """Successive halving from several first rungs, a share of the trials each. Li et al. 2018."""
+
+    kind: Literal["hyperband"]
+    """hyperband is asha from several first rungs, so that late bloomers have their chance"""
+    min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """the first rung of the first bracket; the next bracket's is `reduction` times as late"""
+    reduction: Annotated[int, Field(ge=2, le=100_000)] = 3
+    """one in so many goes on"""
+
+
+class Patient(_Section):
+    """Stops a trial, or lets `pruner` stop it, only where it has not improved for `patience` epochs and one."""
+
+    kind: Literal["patient"]
+    """patient waits for a trial to improve"""
+    patience: Annotated[int, Field(ge=0, le=100_000)]
+    """epochs without an improvement that are forgiven"""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """how much worse than the best before is still forgiven"""
+    pruner: Annotated[Median | Asha | Hyperband, Field(discriminator="kind")] | None = None
+    """who decides then; nobody: the trial is stopped"""
+
+
+def _how_many(value: Any) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
 class SearchSection(_Section):
     """What is searched, for what, how, and how often."""
 
     space: str | dict[str, Any]
     """a space of ours by name, a YAML file, or parameters by name; `include: cnn` takes one in and overrides parts"""
-    objective: Objective
-    """what the search makes as large or as small as it can"""
-    sampler: Annotated[Tpe | Random | Grid, Field(discriminator="kind")] = Tpe()
+    objective: Annotated[
+        Annotated[Objective, Tag("one")] | Annotated[list[Objective], Field(min_length=1), Tag("several")],
+        Discriminator(_how_many),
+    ]
+    """what the search makes as large or as small as it can; several as a list, the first deciding which epoch counts"""
+    sampler: Annotated[Tpe | Random | Grid | Qmc | Gp | Cmaes | Nsga2, Field(discriminator="kind")] = Tpe()
     """who chooses the next trial"""
-    pruner: Annotated[NoPruner | Median | Asha, Field(discriminator="kind")] = NoPruner()
+    pruner: Annotated[NoPruner | Median | Asha | Hyperband | Patient, Field(discriminator="kind")] = NoPruner()
     """who stops trials early"""
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
     """how many trials in all; `--trials` extends a finished study"""

@@ -94,6 +94,7 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
         with Ledger.open(study_folder(home, study), read_only=True) as ledger:
             history = ledger.history()
         objective = history.spec.get("search", {}).get("objective")
+        objective = objective[0] if isinstance(objective, list) else objective
         store = EMBEDDED if history.tracking == OFF else history.tracking
     uri, artifacts = uri_of(store, home)
     if artifacts is None:

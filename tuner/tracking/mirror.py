@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tuner.history import History, TrialHistory
+from tuner.history import History, TrialHistory, dominates
 from tuner.trial import TERMINAL, Event, Kind, State, Value
 
 # MLflow's names for how a run stands. A pruned trial ended before its time, as a killed one does.
@@ -43,7 +43,9 @@ class Mirror:
     digests: dict[int, str] = field(default_factory=dict)  # trial → digest of the spec under which it was asked
     tests: dict[int, Event] = field(default_factory=dict)  # by trial, the first test of each
     best: TrialHistory | None = None
+    front: list[TrialHistory] = field(default_factory=list)  # of several objectives, as `History.front` finds it
     curve: list[Point] = field(default_factory=list)  # see `_lengthen`
+    _held: dict[str, float] = field(default_factory=dict)  # the best of each objective on the curve
     _next: int = 0
     _latest: float = 0.0
 
@@ -70,14 +72,6 @@ class Mirror:
     @property
     def study(self) -> str:
         return str(self.history.spec["study"])
-
-    @property
-    def metric(self) -> str:
-        return str(self.history.spec["search"]["objective"]["metric"])
-
-    @property
-    def maximize(self) -> bool:
-        return bool(self.history.spec["search"]["objective"]["goal"] == "maximize")
 
     def params(self, number: int) -> dict[str, str]:
         """Every hyperparameter of a trial, the fixed ones too."""
@@ -106,34 +100,38 @@ class Mirror:
         ]
 
     def _consider(self, trial: TrialHistory) -> None:
-        """Keep the best completed trial, the lowest number on a tie, as `History.best` finds it."""
-        value = self._value(trial)
-        if value is None:
+        """Keep the best completed trial, the lowest number on a tie, as `History.best` finds it; and the front."""
+        wanted = self.history.objectives
+        merit = trial.merit(wanted)
+        if merit is None:
             return
-        held = None if self.best is None else self._value(self.best)
-        tie = value == held and self.best is not None and trial.number < self.best.number
-        if held is None or self._beats(value, held) or tie:
+        if self.best is None or (merit, -trial.number) > (self.best.merit(wanted), -self.best.number):
             self.best = trial
+        others = [(one, one.merit(wanted) or merit) for one in self.front]
+        if len(wanted) > 1 and not any(dominates(other, merit) for _, other in others):
+            self.front = [one for one, other in others if not dominates(merit, other)] + [trial]
 
     def _lengthen(self) -> None:
-        """The curve of the best value among trials 0 … n, step = n, as far as all up to n have ended.
+        """The curve of each objective's best value among trials 0 … n, step = n, as far as all up to n have ended.
 
         So it rises (or falls) only, ends at the best trial's value, and does not depend on who was faster.
         """
+        wanted = self.history.objectives
         while (trial := self.history.trials.get(self._next)) is not None and trial.ended_at is not None:
             self._latest = max(self._latest, trial.ended_at)
-            value, held = self._value(trial), self.curve[-1].value if self.curve else None
-            if value is not None and (held is None or self._beats(value, held)):
-                held = value
-            if held is not None:
-                self.curve.append(Point(f"best/{self.metric}", held, milliseconds(self._latest), self._next))
+            values = trial.values(wanted) if trial.state is State.COMPLETE else None
+            for (metric, maximize), value in zip(wanted, values or (), strict=bool(values)):
+                held = self._held.get(metric, value)
+                self._held[metric] = max(held, value) if maximize else min(held, value)
+            moment = milliseconds(self._latest)
+            self.curve += [Point(f"best/{name}", value, moment, self._next) for name, value in self._held.items()]
             self._next += 1
 
-    def _value(self, trial: TrialHistory) -> float | None:
-        return trial.best_value(self.metric, self.maximize) if trial.state is State.COMPLETE else None
-
-    def _beats(self, value: float, other: float) -> bool:
-        return value > other if self.maximize else value < other
+    def pareto(self, number: int) -> dict[str, str]:
+        """Of several objectives, the tag that tells whether a completed trial is on the front now."""
+        trial = self.history.trials[number]
+        several = len(self.history.objectives) > 1 and trial.state is State.COMPLETE
+        return {"tuner.pareto": "true" if trial in self.front else "false"} if several else {}
 
     def status(self, number: int, alive: bool) -> str:
         """MLflow's status of a trial's run; `alive` tells that somebody drives the study now."""
@@ -166,7 +164,7 @@ class Mirror:
             found["tuner.message"] = _one_line(trial.message)
         if trial.tested:
             found["tuner.test"] = _scores(trial.tested)
-        return found
+        return found | self.pareto(number)
 
     def study_tags(self, alive: bool) -> dict[str, str]:
         """The parent run's tags, the note that MLflow shows as its description among them."""
@@ -198,22 +196,29 @@ class Mirror:
         counts = ", ".join(f"{history.count(state)} {state.lower()}" for state in _STATUS)
         ended = sum(history.count(state) for state in _STATUS)
         state = history.completed or ("running" if alive else "interrupted; `tuner launch` goes on with it")
-        goal = search["objective"]["goal"].capitalize()
+        goals = ", ".join(f"{'maximize' if up else 'minimize'} `{name}`" for name, up in history.objectives)
         rows = ", ".join(f"{count:,} {split}" for split, count in data.get("rows", {}).items())
+        goals = goals[0].upper() + goals[1:]
         lines = [
             f"Study **{self.study}**: {state}. {ended} of {search['trials']} trials ended: {counts}.",
             "",
-            f"{goal} `{self.metric}` of {_code(spec['model']['family'])} on {_code(data['name'])} (rows: {rows}).",
+            f"{goals} of {_code(spec['model']['family'])} on {_code(data['name'])} (rows: {rows}).",
             f"Sampler {search['sampler']['kind']}, pruner {search['pruner']['kind']}, seed {spec['seed']}.",
         ]
         return "\n".join(lines if self.best is None else [*lines, "", *self._praise(self.best)])
 
     def _praise(self, best: TrialHistory) -> Iterator[str]:
-        epoch = best.best_epoch(self.metric, self.maximize)
-        score = _number(best.best_value(self.metric, self.maximize))
-        yield f"Best: **trial {best.number}**, {self.metric} {score} at epoch {epoch}."
+        wanted = self.history.objectives
+        (first, score), *others = zip((name for name, _ in wanted), best.values(wanted) or (), strict=True)
+        also = "".join(f", {name} {_number(value)}" for name, value in others)
+        yield f"Best: **trial {best.number}**, {first} {_number(score)} at epoch {best.best_epoch(*wanted[0])}{also}."
         if best.tested:
             yield f"On the test split: {_scores(best.tested)}."
+        if self.front:
+            yield from ("", "The Pareto front:", "", f"| trial | {' | '.join(name for name, _ in wanted)} |")
+            yield "|---" * (len(wanted) + 1) + "|"
+            for trial in sorted(self.front, key=lambda trial: trial.number):
+                yield f"| {trial.number} | {' | '.join(map(_number, trial.values(wanted) or ()))} |"
         yield from ("", "| hyperparameter | value |", "|---|---|")
         yield from (f"| {name} | {_code(_number(value))} |" for name, value in best.params.items())
 

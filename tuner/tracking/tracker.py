@@ -243,7 +243,7 @@ class Tracker:
 
     def _settle_trial(self, client: MlflowClient, number: int, child: _Written, alive: bool) -> None:
         status = self._mirror.status(number, alive)
-        if child.status != status:
+        if child.status != status or not self._mirror.pareto(number).items() <= child.tags.items():
             _log(client, child, (), self._mirror.tags(number, alive))
         _settle(client, child, status, self._mirror.ended(number))
 
