@@ -15,7 +15,8 @@ import torch
 from models import Signature
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
-from tuner.plan import Plan, count, load, plan, structures
+from tuner.plan import Plan, load, plan, structures
+from tuner.sizes import count
 from tuner.spec import StudySpec
 
 SPACE = """\

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import models
-from tuner import plan as planning
+from tuner import sizes
 from tuner.data.dataset import Dataset
 from tuner.executors.protocol import Setup, Work
 from tuner.executors.worker import checkpoint_path
@@ -100,7 +100,7 @@ class Grouping:
         key = json.dumps(network, sort_keys=True)
         if key not in self._parameters:
             with torch.device("meta"):
-                self._parameters[key] = planning.count(self._build(network))
+                self._parameters[key] = sizes.count(self._build(network))
         return self._parameters[key]
 
     def setup(self, number: int) -> Setup:

@@ -259,6 +259,10 @@ class StudySpec(StudyFile):
         """The rule of a hyperparameter of the network or of training. Raises KeyError for any other name."""
         return self._network[name] if name in self._network else TRAINING[name]
 
+    def place(self, name: str, section: str) -> Keys:
+        """Where a hyperparameter is written: among what is searched, else in its own section."""
+        return ("search", "space", name) if name in self.space.parameters else (section, name)
+
     def is_structural(self, name: str) -> bool:
         """Whether rows of one cohort must agree on it."""
         return not self.hyperparameter(name).rule.fusible
