@@ -17,7 +17,8 @@ from models.layers import BatchNorm
 from models.recurrent import CELLS, LSTM, Recurrent
 from models.sequences import LayerNorm, Patches, Readout, last_steps
 from tests import zoo
-from tuner.training.cohort import Stack, fuses
+from tuner.training.cohort import Stack
+from tuner.training.fusing import fuses
 
 torch.set_num_threads(1)
 TIME, BATCH, FEATURES, WIDTH = 7, 4, 5, 6

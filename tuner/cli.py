@@ -155,7 +155,7 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
 
 @app.command(rich_help_panel=LOOK)
 def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
-    """Print the best completed trial; of several objectives, the Pareto front."""
+    """Print the best completed trial, or the Pareto front."""
     from tuner.results import best_json
 
     history, _ = _history(study, home)
