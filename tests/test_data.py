@@ -619,3 +619,37 @@ def test_new_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     for attempt, expected in cases:
         with pytest.raises(DataError, match=expected):
             attempt()
+
+
+def test_an_npz_that_lies_about_its_size_or_its_header_is_broken(tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    def member(header: str) -> bytes:
+        text = header.encode() + b" " * (-(len(header) + 11) % 64) + b"\n"
+        return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+    for header in ("{'descr': '<f8', 'fortran_order': False, 'shape': (2000000000000, 1), }", "(" * 300):
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr("x.npy", member(header))
+            archive.writestr("y.npy", member("{'descr': '<i8', 'fortran_order': False, 'shape': (0,), }"))
+        (tmp_path / "lies.npz").write_bytes(content.getvalue())
+        with pytest.raises(DataError, match=r"expected an npz file of arrays .* got one that is broken"):
+            load(str(tmp_path / "lies.npz"))
+
+
+def test_labels_that_numbers_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    rows = [f"{n},{2**53 + n % 3}" for n in range(60)]
+    (tmp_path / "ids.csv").write_text("a,id\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=r"target 'id': expected labels up to 9,007,199,254,740,992"):
+        load(str(tmp_path / "ids.csv"), target="id", task="classification")
+
+
+def test_new_rows_with_categories_never_seen_are_told(tmp_path: Path) -> None:
+    rows = [f"{n},{bool(n % 2)},{'ab'[n % 2]}" for n in range(60)]
+    (tmp_path / "t.csv").write_text("n,member,y\n" + "\n".join(rows) + "\n")
+    preprocess = load(str(tmp_path / "t.csv"), target="y").preprocess
+    (tmp_path / "new.csv").write_text("n,member\n1,True\n2,yes\n3,no\n")
+    told = "2 of 3 rows hold what training never saw, such as 'yes'; they are taken for none of 'False', 'True'"
+    assert preprocess.strangers(preprocess.read(tmp_path / "new.csv")) == [f"column 'member': {told}"]

@@ -219,7 +219,10 @@ def predict(
     folder = study_folder(home, study)
     Ledger.open(folder, read_only=True).close()  # says, with a suggestion, that there is no such study
     predictor = Predictor.load(folder)
-    frame = predictor.predict(predictor.read(file))
+    raw = predictor.read(file)
+    for line in predictor.preprocess.strangers(raw):
+        typer.echo(f"{file}: {line}", err=True)
+    frame = predictor.predict(raw)
     rows: list[dict[str, Any]] = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
     print_rows(rows, output, rows)
 

@@ -190,6 +190,22 @@ class Preprocess:
         array = np.where(real, features * np.array(self.scale) + np.array(self.mean), np.nan).astype(np.float32)
         return array.reshape(len(inputs), *self.shape)
 
+    def strangers(self, raw: pd.DataFrame | np.ndarray) -> list[str]:
+        """A line for each column of new inputs that holds categories which training never saw."""
+        lines: list[str] = []
+        if isinstance(raw, np.ndarray):
+            return lines
+        for name, known in self.categories.items():
+            cells = raw[name].fillna("").astype("str")
+            new = cells[~cells.isin(known)]
+            if len(new):
+                seen = ", ".join(map(repr, known[:5])) + (", …" if len(known) > 5 else "")
+                lines.append(
+                    f"column '{name}': {len(new)} of {len(cells)} rows hold what training never saw, such as "
+                    f"{new.iloc[0]!r}; they are taken for none of {seen}"
+                )
+        return lines
+
     # --- tables -----------------------------------------------------------------------------------
 
     def _kinds(self) -> dict[str, str]:

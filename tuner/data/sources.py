@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,6 +30,16 @@ from tuner.errors import DataError
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
 TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet}
 ENDINGS = (*TABLES, ".npz", ".txt")
+_BROKEN = (  # what numpy raises for a file that lies about itself
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _FUNCTION = re.compile(r"(.+\.py):(\w+)")
 
 
@@ -261,7 +272,7 @@ def _arrays(path: Path, names: Sequence[str], more: Sequence[str] = ()) -> dict[
         there = archive.files if isinstance(archive, np.lib.npyio.NpzFile) else []
         with contextlib.closing(archive) if there else contextlib.nullcontext():
             arrays = {name: archive[name] for name in (*names, *more) if name in there}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except _BROKEN:
         raise DataError(
             f"{path}: expected an npz file of arrays of numbers or text, got one that is broken, of another kind, "
             "or holds Python objects, which are never loaded; write it with numpy.savez(file, x=…, y=…)"

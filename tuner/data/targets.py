@@ -14,6 +14,7 @@ from models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 from tuner.data.tables import CATEGORY, NUMBER, Table, class_kind, number_name, typed
 from tuner.errors import DataError
 
+_EXACT = 2**53  # the largest whole number up to which float64 tells all of them apart
 _FEW = 20  # whole numbers with at most so many different values, each five times on average, are classes
 
 
@@ -66,6 +67,12 @@ def of_numbers(values: np.ndarray, task: str | None, names: tuple[str, ...], whe
         different = np.unique(column)
         whole = bool((different == np.floor(different)).all())
         if task == CLASSIFICATION or (whole and len(different) <= max(2, min(_FEW, len(column) // 5))):
+            if np.abs(different).max() > _EXACT:
+                largest = different[np.abs(different).argmax()]
+                raise DataError(
+                    f"{where}: target '{names[0]}': expected labels up to {_EXACT:,}, where numbers begin to run "
+                    f"together, got {largest:.0f}; put a letter before them, so that they are text"
+                )
             return _classes(column[:, 0], names, where)
     elif task == CLASSIFICATION:
         raise DataError(f"{where}: expected one label per row for a classification, got {column.shape[1]} columns")
