@@ -49,7 +49,9 @@ def worker(
         rates = {n: rate for n, rate in rates.items() if n not in failed}
         metrics = {n: {METRIC: score(rate, epoch)} for n, rate in rates.items()}
         waits = epoch in rungs and bool(metrics)
-        answer = yield Report(cohort, attempt, epoch, metrics, failed, 0.5, waits)
+        answer = yield Report(
+            cohort, attempt, epoch, metrics, failed, 0.5, frozenset(metrics) if waits else frozenset()
+        )
         assert (answer is not None) == waits
         rates = {n: rate for n, rate in rates.items() if answer is None or n not in answer.stop}
         if epoch == epochs:
@@ -259,7 +261,7 @@ def test_all_reports_of_a_cohort_are_observed_and_stored_before_the_answer(ledge
 
 def test_a_flush_is_answered_after_what_was_said_is_stored(ledger: Ledger) -> None:
     def life(work: Work) -> Life:
-        yield Report(0, 1, 1, {0: {METRIC: 0.5}}, {}, 0.1, waits=False)
+        yield Report(0, 1, 1, {0: {METRIC: 0.5}}, {}, 0.1, frozenset())
         assert (yield Flush(0, 1)) == Answer()
         yield Ended(0, 1, 0, 1, 1)
         yield Done(0, 1)
@@ -278,12 +280,12 @@ def test_a_report_repeated_after_a_resume_changes_nothing(ledger: Ledger) -> Non
         first = work.attempt == 1
         yield Started(0, work.attempt, 0, 0)
         metrics = {n: {METRIC: 0.1 * (n + 1) if first else 0.9} for n in range(3)}
-        answer = yield Report(0, work.attempt, 1, metrics, {}, 0.5, waits=True)
+        answer = yield Report(0, work.attempt, 1, metrics, {}, 0.5, frozenset(metrics))
         assert answer == Answer(frozenset({1}))
         if first:
             yield Lost(0, 1, "worker 0 died")
             return
-        yield Report(0, 2, 2, {0: {METRIC: 0.5}, 2: {METRIC: 0.6}}, {}, 0.5, waits=False)
+        yield Report(0, 2, 2, {0: {METRIC: 0.5}, 2: {METRIC: 0.6}}, {}, 0.5, frozenset())
         yield Ended(0, 2, 0, 2, 2)
         yield Ended(0, 2, 2, 2, 2)
         yield Done(0, 2)
@@ -390,7 +392,7 @@ def test_the_last_words_of_an_attempt_that_was_given_up_are_ignored(ledger: Ledg
             yield Lost(0, 1, "worker 0 died")
             return
         yield Started(0, 1, 0, 3)
-        yield Report(0, 1, 1, {0: {METRIC: 0.99}}, {1: "stale"}, 9.0, waits=True)
+        yield Report(0, 1, 1, {0: {METRIC: 0.99}}, {1: "stale"}, 9.0, frozenset({0: {METRIC: 0.99}}))
         yield Flush(0, 1)
         yield Ended(0, 1, 0, 1, 1)
         yield Trouble(0, 1, memory=False, message="stale")

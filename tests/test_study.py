@@ -308,6 +308,22 @@ def test_a_trial_that_reached_its_last_epoch_is_complete_whatever_the_pruner_thi
         assert (trial.epochs == 9) == (trial.state is State.COMPLETE), trial
 
 
+def test_trials_of_different_length_share_cohorts_and_are_judged_by_their_own_end(tmp_path: Path) -> None:
+    space = {**studies.SMALL["search"]["space"], "epochs": {"type": "int", "low": 2, "high": 9}}
+    del space["batch_size"], space["width"]
+    pruner = {"kind": "asha", "min_epochs": 1, "reduction": 3}
+    content = studies.study(search={"trials": 12, "pruner": pruner, "space": space})
+    del content["train"]
+    study, _ = launch(tmp_path, content)
+    mixed = [{t.params["epochs"] for t in cohort.trials} for cohort in study.history.cohorts.values()]
+    assert max(map(len, mixed)) > 1
+    states = set()
+    for trial in study.history.trials.values():
+        states.add(trial.state)
+        assert (trial.epochs == trial.params["epochs"]) == (trial.state is State.COMPLETE), trial
+    assert states == {State.COMPLETE, State.PRUNED}
+
+
 def test_an_edited_network_under_an_old_name_is_refused(tmp_path: Path) -> None:
     content = studies.study(search={"trials": 2}, train={"epochs": 2})
     content["model"] = {"family": "mynet.py:Net"}

@@ -117,6 +117,26 @@ def test_how_many_train_together(parameters: int, device: str, expected: int) ->
     assert cost.largest(parameters, device) == expected
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_rows_of_different_length_train_side_by_side(case: zoo.Case) -> None:
+    """Each with the numbers and the weights that it has alone beside its ghost, schedules over its own epochs."""
+    rows = [zoo.row(case, n, epochs=1 + n, schedule="cosine", learning_rate=0.01) for n in range(5)]
+    reports, ends = heard(Training(zoo.task(case, rows), zoo.arrays(case.signature)))
+    for row in rows:
+        alone, end = heard(Training(zoo.task(case, [row]), zoo.arrays(case.signature)))
+        assert alone[row.number] == reports[row.number]
+        assert len(reports[row.number]) == ends[row.number].epochs == row.config.epochs
+        assert all(map(torch.equal, end[row.number].weights.values(), ends[row.number].weights.values()))
+
+
+def test_what_has_no_epoch_left_is_not_asked_about() -> None:
+    case = next(case for case in zoo.CASES if case.name == "mlp")
+    rows = [zoo.row(case, n, epochs=2 + n, learning_rate=0.01) for n in range(3)]
+    events = Training(zoo.task(case, rows, rungs=frozenset({2, 3})), zoo.arrays(case.signature)).run()
+    asked = {event.epoch: event.undecided for event in events if isinstance(event, Epoch)}
+    assert asked == {1: set(), 2: {1, 2}, 3: {2}, 4: set()}
+
+
 def golden_task() -> zoo.Task:
     """Written out, so that the table of tests may change: three rows of three rules, with batch norm and dropout."""
     settings = {

@@ -190,8 +190,7 @@ class Driver:
             (number, epoch, message.metrics[number].get(self._terms.objectives[0][0])) for number in sorted(fresh)
         ]
         stop = self._search.observe(values) if values else set()
-        if not message.waits:
-            stop = set()  # the last epoch of a trial, say: what is done cannot be stopped
+        stop &= message.undecided  # what has trained its last epoch cannot be stopped
         events = [
             Event(
                 Kind.REPORTED,

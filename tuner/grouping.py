@@ -152,7 +152,7 @@ class Grouping:
             metric=spec.metric,
             maximize=spec.maximize,
             named=self._named,
-            rungs=frozenset(self._rungs(rows[0].config.epochs)),
+            rungs=frozenset(self._rungs(max(row.config.epochs for row in rows))),
             folder=str(spec.folder),
         )
 

@@ -74,7 +74,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Report:
-    """One epoch of a cohort; where it `waits`, an `Answer` decides who goes on."""
+    """One epoch of a cohort; of its `undecided` trials, where there are any, an `Answer` decides who goes on."""
 
     cohort: int
     attempt: int
@@ -82,7 +82,11 @@ class Report:
     metrics: Mapping[int, Mapping[str, float]]
     failed: Mapping[int, str]
     seconds: float
-    waits: bool
+    undecided: frozenset[int]
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.undecided)
 
 
 @dataclass(frozen=True)

@@ -151,10 +151,10 @@ class Worker:
                 self._spoke = time.monotonic()
                 self.channel.send(
                     Report(
-                        task.cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds, event.waits
+                        task.cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds, event.undecided
                     )
                 )  # fmt: skip
-                if event.waits:
+                if event.undecided:
                     answer = set(self._expect_answer().stop)
                     rung = flushed = True
             else:

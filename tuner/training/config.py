@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "cosine", "step")
 class TrainConfig:
     """Everything about training that a study file's `train:` section or a search space may set."""
 
-    epochs: Annotated[int, Setting("passes over the training rows", low=1, high=100_000)] = 10
+    epochs: Annotated[int, Setting("passes over the training rows", low=1, high=100_000, fusible=True)] = 10
     batch_size: Annotated[int, Setting("training rows per step", low=1, high=1_000_000)] = 64
     loss: Annotated[str, Setting("auto is cross_entropy for classes and text, mse for numbers", choices=LOSSES)] = (
         "auto"

@@ -80,14 +80,15 @@ class Epoch:
     """One epoch of the whole cohort. `metrics` by trial number; answer with the set of trials to stop.
 
     `failed` are the rows that diverged in it, with a message; they have left the stack. `seconds` is a
-    row's share of the time. `waits` tells that the answer decides; otherwise it may be None.
+    row's share of the time. `undecided` are the rows whose fate the answer decides: at a rung, those that have
+    epochs left; where there are none the answer may be None.
     """
 
     epoch: int
     metrics: dict[int, dict[str, float]]
     failed: dict[int, str]
     seconds: float
-    waits: bool
+    undecided: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Training:
     # --- the loop ---------------------------------------------------------------------------------
 
     def run(self) -> Generator[Step | Epoch | Finished, Answer, None]:
-        """Train until no row is left. Answer an `Epoch` that waits with the numbers to stop."""
+        """Train until no row is left. Answer an `Epoch` with those of its `undecided` rows that stop."""
         while self.rows:
             yield Step(self.epoch, self.step)
             clock = time.perf_counter()
@@ -234,11 +235,9 @@ class Training:
             self.epoch += 1
             metrics, failed = self._measure()
             seconds = (time.perf_counter() - clock) / count
-            waits = self.epoch in self.task.rungs and bool(metrics)
-            stopped = (yield Epoch(self.epoch, metrics, failed, seconds, waits)) or set()
-            ended = [
-                row for row in self.rows if row.number in metrics and row.number not in stopped and self._ends(row)
-            ]
+            ended = [row for row in self.rows if row.number in metrics and self._ends(row)]
+            undecided = frozenset(metrics) - {row.number for row in ended} if self.epoch in self.task.rungs else ()
+            stopped = (yield Epoch(self.epoch, metrics, failed, seconds, frozenset(undecided))) or set()
             for row in ended:
                 index = self.rows.index(row)
                 weights = self.stack.weights(self.best, index)
