@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +90,12 @@ def _saliency(network: nn.Module, x: Tensor, output: int | None) -> Tensor:
     """|gradient · input| of what the network reads: the vectors of its steps where it makes such, else x itself."""
     seen: list[Tensor] = []
 
-    def watch(module: nn.Module, arguments: object, made: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:  # noqa: ARG001
-        seen.append(made[0].detach().requires_grad_())
-        return seen[0], made[1]
+    def watch(module: nn.Module, arguments: object, made: Any) -> Any:  # noqa: ARG001
+        seen.append((made[0] if isinstance(made, tuple) else made).detach().requires_grad_())
+        return (seen[0], made[1]) if isinstance(made, tuple) else seen[0]
 
-    vectors = next((module for module in network.modules() if isinstance(module, Vectors)), None)
+    looked_up = (Vectors,) if x.is_floating_point() else (Vectors, nn.Embedding)  # the latter in a person's own network
+    vectors = next((module for module in network.modules() if isinstance(module, looked_up)), None)
     watched = None if vectors is None else vectors.register_forward_hook(watch)
     if vectors is None:
         x = x.detach().requires_grad_()

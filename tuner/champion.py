@@ -15,21 +15,23 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from tuner import __version__
-from tuner.errors import CheckpointCorrupt, StudyMissing, TunerError, first_line
+from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyMissing, TunerError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
+    from torch import Tensor, nn
 
     from models.interface import Signature
     from tuner.data.dataset import Dataset
+    from tuner.data.preprocess import Preprocess
 
 FORMAT = 1  # of the folder; raised when an older Tuner could no longer read what is written
 FOLDER = "champion"
@@ -66,6 +68,11 @@ def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[st
     draft.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def looks(folder: Path, trial: int) -> Path:
+    """Where the study in `folder` keeps what is shown of a winner: files for people, which its run in MLflow gets."""
+    return folder / "looks" / f"{trial:06d}"
 
 
 def refuse(folder: Path, reason: str) -> None:
@@ -125,8 +132,6 @@ class Predictor:
         Raises CheckpointCorrupt where the network's file is not the one that the card describes, and TunerError for
         a folder that a newer Tuner wrote.
         """
-        import torch
-
         from models.interface import Signature
         from tuner.data.preprocess import Preprocess
 
@@ -150,7 +155,18 @@ class Predictor:
             )
         self.signature = Signature.from_dict(parts[0])
         self.preprocess = Preprocess.from_dict(parts[1])
-        self._network = torch.export.load(champion / _NETWORK).module()
+        self._place = champion
+
+    @cached_property
+    def _network(self) -> Callable[[Tensor], Tensor]:
+        """Loaded when it is first needed: a recurrent network, unrolled over its steps, takes seconds."""
+        import torch
+
+        return torch.export.load(self._place / _NETWORK).module()
+
+    def use(self, network: Callable[[Tensor], Tensor]) -> None:
+        """Answer with the champion's own network as a plain module, which is ready at once."""
+        self._network = network
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -184,7 +200,7 @@ class Predictor:
         index = raw.index if isinstance(raw, pd.DataFrame) else None
         if self.signature.task == LANGUAGE:
             return pd.DataFrame(self._next(raw), index=index)
-        outputs = self._outputs(self.preprocess.apply(raw))
+        outputs = self.outputs(self.preprocess.apply(raw))
         if self.signature.task != CLASSIFICATION:
             names = [f"prediction_{name}" for name in self.preprocess.targets]
             return pd.DataFrame(outputs, index=index, columns=names if len(names) > 1 else ["prediction"])
@@ -195,19 +211,34 @@ class Predictor:
         frame.insert(0, "prediction", [classes[i] for i in outputs.argmax(axis=1)])
         return frame.astype({"prediction": "str"})
 
+    def generate(self, prompt: str, length: int, temperature: float = 1.0, seed: int = 0) -> str:
+        """The `length` characters that follow `prompt`, as `tuner.generation.continued` draws them.
+
+        Equal arguments give equal text. Raises InputError where the network does not continue text.
+        """
+        from models.interface import LANGUAGE
+        from tuner.generation import continued
+
+        if self.signature.task != LANGUAGE:
+            raise InputError(
+                f"study {self.card['study']}: expected one that continues text (its data a .txt file, or docs-text), "
+                f"got one of {self.signature.modality} for {self.signature.task}; `tuner predict` uses its champion"
+            )
+        return continued(self._network, self.preprocess, prompt, length, temperature, seed)
+
     def _next(self, raw: pd.DataFrame | np.ndarray | Sequence[str]) -> dict[str, Any]:
         """The likeliest character behind each text, of which the end is read where it is long; never an unknown one."""
         from models.interface import UNKNOWN
 
-        tokens = self.preprocess.apply(raw, end=True)
+        tokens = endings(self.preprocess, raw)
         last = (tokens > 0).sum(axis=1) - 1
-        outputs = self._outputs(tokens)[np.arange(len(tokens)), last][:, UNKNOWN + 1 :]
+        outputs = self.outputs(tokens)[np.arange(len(tokens)), last][:, UNKNOWN + 1 :]
         likely = np.exp(outputs - outputs.max(axis=1, keepdims=True, initial=-np.inf))
         likely /= likely.sum(axis=1, keepdims=True)
         characters = [self.preprocess.characters[i] for i in outputs.argmax(axis=1)]
         return {"prediction": characters, "probability": likely.max(axis=1, initial=0.0)}
 
-    def _outputs(self, inputs: np.ndarray) -> np.ndarray:
+    def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """[N, *signature.inputs] → float64 [N, …], as the signature says of outputs."""
         import torch
 
@@ -217,6 +248,14 @@ class Predictor:
                 part = slice(start, start + _ROWS)
                 outputs[part] = self._network(torch.from_numpy(inputs[part])).double().numpy()
         return outputs
+
+
+def endings(preprocess: Preprocess, raw: pd.DataFrame | np.ndarray | Sequence[str]) -> np.ndarray:
+    """The tokens of texts to be continued, the last ones of a long text. Raises DataError for texts of nothing."""
+    tokens = preprocess.apply(raw, end=True)
+    if empty := np.flatnonzero(~(tokens > 0).any(axis=1)).tolist():
+        raise DataError(f"row {empty[0] + 1}: expected at least one character to go on from, got an empty text")
+    return tokens
 
 
 def _load_pyfunc(data_path: str) -> Predictor:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner import aids
+from tuner import aids, looks
 from tuner.arguments import (
     DEFAULT_HOME,
     AnyStudy,
@@ -225,6 +225,10 @@ def predict(
     frame = predictor.predict(raw)
     rows: list[dict[str, Any]] = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
     print_rows(rows, output, rows)
+
+
+app.command(rich_help_panel=USE)(looks.generate)
+app.command(rich_help_panel=USE)(looks.attend)
 
 
 @app.command(rich_help_panel=CHOOSE)

@@ -76,6 +76,7 @@ class History:
     data: Mapping[str, Any] = field(default_factory=dict)
     tracking: str = "embedded"  # where MLflow is, as the last launch had it
     machine: Mapping[str, str] = field(default_factory=dict)  # device and versions of the last launch
+    folder: str = ""  # of the study file, from which it names its data and networks
     network: str | None = None  # digest of the file that a person's own network comes from
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     cohorts: dict[int, Cohort] = field(default_factory=dict)
@@ -104,7 +105,7 @@ class History:
             self.completed = ""
             if event.kind is Kind.CREATED:
                 self.study_id, self.data, self.created_at = body["id"], body["data"], event.time
-                self.network = body.get("network")
+                self.network, self.folder = body.get("network"), body.get("folder", "")
         elif event.kind is Kind.GROUPED and event.cohort is not None:
             members = tuple(
                 Trial(number, self.trials[number].params, self.trials[number].seed) for number in body["trials"]

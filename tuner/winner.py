@@ -1,4 +1,4 @@
-"""The winner: the best trial's kept weights, tested once and exported, and the study closed.
+"""The winner: the best trial's kept weights, tested once, exported and shown at work, and the study closed.
 
 Knows the spec, data, training, ledger and history. Must never know the sampler, workers or trackers.
 """
@@ -13,11 +13,14 @@ from typing import Any
 import torch
 
 import models
-from tuner import champion
+from models.interface import LANGUAGE
+from tuner import champion, drawing
+from tuner.attention import validated
 from tuner.data import batches
 from tuner.data.dataset import Dataset
 from tuner.errors import CheckpointCorrupt, StudyChanged, told
 from tuner.executors.worker import arrays, weights_path
+from tuner.generation import continued
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger
@@ -27,6 +30,10 @@ from tuner.spec import StudySpec
 from tuner.training import checkpoint
 from tuner.training.loop import Finished, Training
 from tuner.trial import Event, Kind, Trial
+
+_SHOWN = 8  # rows of validation
+_PROMPT, _SAMPLE = 16, 500  # characters of a sample of text: those of a validation row, and those that follow
+_TEMPERATURE = 0.8  # a little surer than what it learnt, as a reader of a short sample would have it
 
 
 def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
@@ -89,10 +96,30 @@ def _finish(
     epoch = best.best_epoch(spec.metric, spec.maximize)
     kept = {} if epoch is None else best.reports[epoch]
     facts: dict[str, Any] = {"number": best.number, "params": dict(best.params), "seed": best.seed}
+    network = training.finished(weights)
     try:
-        champion.export(folder, training.finished(weights), dataset, {**facts, "metrics": {**kept, **metrics}})
+        champion.export(folder, network, dataset, {**facts, "metrics": {**kept, **metrics}})
     except champion.ExportError as error:
         kept_at = weights_path(folder, best.number)
         champion.refuse(folder, f"{error}; its weights are in {kept_at}")
         progress.message(f"the winner's network cannot be exported, only its weights are kept ({kept_at}): {error}")
+    _show(spec, dataset, network, champion.looks(folder, best.number), progress)
     return metrics
+
+
+def _show(spec: StudySpec, dataset: Dataset, network: torch.nn.Module, place: Path, progress: Progress) -> None:
+    """Write what mattered to the winner in a few rows of validation, and a sample of its text, for its run in MLflow.
+
+    What goes wrong here is told, and stops no study.
+    """
+    try:
+        look = validated(network, dataset, _SHOWN)
+        ending = drawing.PICTURE if look.modality in drawing.PICTURES else drawing.PAGE
+        drawing.write(look, f"{spec.study}: rows of validation", place / f"attended{ending}")
+        if dataset.signature.task == LANGUAGE:
+            row = dataset.preprocess.raw(dataset.validation.inputs[:1])
+            prompt = str(row.iloc[0, 0])[:_PROMPT]  # type: ignore[union-attr]
+            sample = continued(network, dataset.preprocess, prompt, _SAMPLE, _TEMPERATURE, spec.seed)
+            (place / "sample.txt").write_text(f"{prompt}{sample}\n", encoding="utf-8")
+    except Exception as error:  # noqa: BLE001 - a person's network, a full disk: the winner is crowned all the same
+        progress.message(f"what mattered to the winner is not shown: {told(error)}")

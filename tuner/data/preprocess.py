@@ -120,6 +120,14 @@ class Preprocess:
         return (len(self.mean) + len(self.empty) + sum(map(len, self.categories.values())),)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Of numbers, the column that each input comes from: several inputs may come from one."""
+        if not self.columns:
+            return tuple(map(str, range(len(self.mean))))
+        inputs = {name: len(self.categories.get(name, (name,))) + (name in self.empty) for name in self.columns}
+        return tuple(name for name, count in inputs.items() for _ in range(count))
+
+    @property
     def vocabulary(self) -> int | None:
         """How many tokens a text may hold, padding and the unknown character among them; None without texts."""
         return len(self.characters) + UNKNOWN + 1 if self.modality == TEXT else None
@@ -235,7 +243,8 @@ class Preprocess:
         for name in self.columns:
             known = self.categories.get(name)
             if known is not None:
-                columns[name] = [known[i] for i in inputs[:, at : at + len(known)].argmax(axis=1)]
+                hot = inputs[:, at : at + len(known)]
+                columns[name] = [known[row.argmax()] if row.any() else "" for row in hot]
                 at += len(known)
                 continue
             values = [float(f"{x:.6g}") for x in inputs[:, at] * self.scale[numbers] + self.mean[numbers]]

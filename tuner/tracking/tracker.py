@@ -255,6 +255,9 @@ class Tracker:
             client.log_text(self._parent.id, mirror.history.text, "study.yaml")
             dataset = Dataset(**mirror.dataset())
             client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        for event in events:
+            if event.kind is Kind.TESTED and event.trial is not None:
+                self._show(client, event.trial)
         if Kind.TESTED in kinds:
             self._crown(client)
         tests = mirror.test_points() if Kind.TESTED in kinds else []
@@ -264,13 +267,19 @@ class Tracker:
             _log(client, self._parent, (), {_CURSOR: str(events[-1].seq)})
         self._curve = len(mirror.curve)
 
+    def _show(self, client: MlflowClient, number: int) -> None:
+        """Log what the study's folder shows of a winner to its run; a file that is there is written over."""
+        place, run = champion.looks(self.folder, number), self._children.get(number)
+        if place.is_dir() and run is not None:
+            client.log_artifacts(run.id, str(place), "looks")
+
     def _crown(self, client: MlflowClient) -> None:
         """Log and register the champion in the study's folder, unless that is done, or somebody took it away."""
         from mlflow.entities import LoggedModelOutput
 
         place = self.folder / champion.FOLDER
-        if not place.exists():
-            return
+        if not (place / champion.CARD).exists():
+            return  # lost, or refused: a network that cannot be exported
         card = json.loads((place / champion.CARD).read_text())
         run = self._children.get(card["trial"]["number"])
         if run is None:

@@ -1,0 +1,121 @@
+"""The verbs that look at a study's winner: text in its own words, and what mattered to it in an example.
+
+As the command line does with its own, it reads arguments, calls one function for each verb and prints what it
+returns; nothing heavy is imported until a verb needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tuner.arguments import DEFAULT_HOME, Home, StudyName
+from tuner.output import Output, print_lines, print_rows, printable
+
+MOST = 20  # examples of a file that are shown to a person; programs and folders get all
+
+
+def generate(
+    study: StudyName,
+    *,
+    prompt: Annotated[str, typer.Option(help="What to go on from.", show_default=False)],
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest; 1: as it learnt; more: wilder.")] = 1.0,
+    length: Annotated[int, typer.Option(min=0, help="Characters to write.")] = 500,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Continue a text with a study's champion.
+
+    Prints what follows the prompt, and nothing else, on stdout. Equal arguments give equal text."""
+    from tuner.attention import Best
+    from tuner.champion import Predictor
+    from tuner.errors import StudyMissing
+    from tuner.generation import strangers
+
+    folder = _folder(study, home)
+    predictor = Predictor.load(folder)
+    with contextlib.suppress(StudyMissing), contextlib.redirect_stdout(sys.stderr):
+        best = Best.of(folder)
+        if best.number == predictor.card["trial"]["number"]:
+            predictor.use(best.network)
+    text = predictor.generate(prompt, length, temperature, seed)
+    if unknown := strangers(predictor.preprocess, prompt):
+        said = " ".join(repr(character) for character in unknown)
+        typer.echo(f"--prompt: training never saw {said}; read as unknown", err=True)
+    lines = text.split("\n") if sys.stdout.isatty() else None  # a terminal must not be moved by what a network writes
+    print_lines([text] if lines is None else map(printable, lines))
+
+
+def attend(
+    study: StudyName,
+    example: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|INDEX",
+            help="New examples, or the number of a test row (of a validation row, without a test split).",
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PLACE|table|json|csv",
+            help="A .png or .html file or a folder to write to, or what stdout gets.",
+        ),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show which parts of an input mattered to the best trial.
+
+    Images and sequences become a picture, STUDY-attended.png unless told; text is marked, columns are ranked."""
+    form = Output(output) if output in list(Output) else None
+    folder = _folder(study, home)
+    with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
+        from tuner.attention import Best
+
+        best = Best.of(folder)
+        if re.fullmatch(r"-?\d+", example):
+            look, where = best.row(int(example))
+        else:
+            everything = form in (Output.JSON, Output.CSV) or (output is not None and not Path(output).suffix)
+            look, where = best.file(folder, Path(example), None if everything else MOST + 1), example
+    if not re.fullmatch(r"-?\d+", example) and not everything and len(look.examples) > MOST:
+        look = type(look)(look.modality, look.method, look.examples[:MOST])
+        typer.echo(f"{example}: the first {MOST} examples are shown; -o json, csv or a folder has them all", err=True)
+    title = f"trial {best.number} of {study}, {where}"
+    typer.echo(f"{title}: by {look.method}", err=True)
+    _show(look, study, title, {"study": study, "trial": best.number, "examples_of": where}, output, form)
+
+
+def _show(look: Any, study: str, title: str, about: dict[str, Any], output: str | None, form: Output | None) -> None:
+    from tuner.drawing import PICTURES, marked, write
+
+    if form is None and output is None and look.modality in PICTURES:
+        output = f"{study}-attended.png"
+    if form is None and output is not None:
+        files = write(look, title, Path(output))
+        typer.echo(f"wrote {files[0] if len(files) == 1 else f'{len(files)} files to {output}'}", err=True)
+    elif form is None and look.modality == "text" and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        print_lines(map(marked, look.examples))
+    else:
+        if form in (None, Output.TABLE):
+            print_lines(f"row {one.row}: {printable(one.verdict)}" for one in look.examples)
+        print_rows(look.rows(), form or Output.TABLE, about | look.to_dict())
+
+
+def _folder(study: str, home: Path) -> Path:
+    """The study's folder. Raises StudyMissing, with a suggestion, where there is no such study."""
+    from tuner.ledger import Ledger, study_folder
+
+    folder = study_folder(home, study)
+    Ledger.open(folder, read_only=True).close()
+    return folder
