@@ -146,6 +146,7 @@ def steps() -> Iterator[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("place")
 def test_every_command_and_script_shown_runs_in_the_order_shown() -> None:
     ran = []

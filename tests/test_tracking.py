@@ -22,6 +22,7 @@ import pytest
 
 from tests.stores import Store, drain
 from tests.stories import DATA, Story
+from tuner import champion as champion_of
 from tuner.errors import TunerError
 from tuner.ledger import Ledger
 from tuner.progress import PlainProgress
@@ -835,6 +836,30 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     store.sync(story)
     assert_champion(store.uri, story)
     assert len(store.client.search_model_versions("name = 'crowned'")) == 2
+
+
+def test_what_is_shown_of_a_winner_is_in_its_own_run_however_often_it_is_written(store: Store, tmp_path: Path) -> None:
+    def shown(number: int) -> dict[str, str]:
+        run = store.children("shown")[number].info.run_id
+        files = store.client.list_artifacts(run, "looks")
+        return {file.path: Path(store.client.download_artifacts(run, file.path)).read_text() for file in files}
+
+    story = Story(tmp_path, "shown").whole()
+    for number, text in ((3, "It was"), (0, "the best")):
+        place = champion_of.looks(story.folder, number)
+        place.mkdir(parents=True)
+        (place / "sample.txt").write_text(text)
+    champion_of.refuse(story.folder, "torch.export refuses it")  # no champion, and what is shown arrives all the same
+    story.test(3, accuracy=0.9)
+    store.sync(story)
+    assert (shown(3), shown(0)) == ({"looks/sample.txt": "It was"}, {})
+    story.extend(5)
+    story.test(0, accuracy=0.95)
+    story.complete()
+    store.sync(story)
+    store.client.set_tag(store.parent("shown").info.run_id, "tuner.cursor", "0")
+    store.sync(story)
+    assert (shown(3), shown(0)) == ({"looks/sample.txt": "It was"}, {"looks/sample.txt": "the best"})
 
 
 @pytest.mark.slow

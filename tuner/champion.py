@@ -148,21 +148,21 @@ class Predictor:
                 f"{champion}: written in format {self.card['format']}, this Tuner reads up to {FORMAT}; "
                 "install a newer Tuner"
             )
-        if (found := _digest(champion / _NETWORK)) != parts[2]:
+        self._content = (champion / _NETWORK).read_bytes()
+        if (found := hashlib.sha256(self._content).hexdigest()) != parts[2]:
             raise CheckpointCorrupt(
                 f"{champion / _NETWORK}: expected sha256 {parts[2][:12]}…, got {found[:12]}…; the file is "
                 f"damaged: remove {champion} and launch the study again, which writes it anew"
             )
         self.signature = Signature.from_dict(parts[0])
         self.preprocess = Preprocess.from_dict(parts[1])
-        self._place = champion
 
     @cached_property
     def _network(self) -> Callable[[Tensor], Tensor]:
-        """Loaded when it is first needed: a recurrent network, unrolled over its steps, takes seconds."""
+        """Made when it is first needed: a recurrent network, unrolled over its steps, takes seconds."""
         import torch
 
-        return torch.export.load(self._place / _NETWORK).module()
+        return torch.export.load(io.BytesIO(self._content)).module()
 
     def use(self, network: Callable[[Tensor], Tensor]) -> None:
         """Answer with the champion's own network as a plain module, which is ready at once."""
