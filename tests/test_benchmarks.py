@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tuner import data
@@ -29,6 +31,14 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
     import harness  # type: ignore[import-not-found]
 
     return harness
+
+
+@pytest.fixture
+def trigram(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    import trigram  # type: ignore[import-not-found]
+
+    return trigram
 
 
 def result(study: Any, label: str, seconds: float, *runs: tuple[int, int, float], trials: int = 64) -> Any:
@@ -98,6 +108,54 @@ def test_a_run_that_takes_too_long_is_ended(harness: Any, tmp_path: Path) -> Non
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(harness.RunFailed, match="more than 1 s"):
         harness.seconds(command, tmp_path, harness.environment(), 1)
+
+
+def test_counted_letters_are_smoothed_by_witten_and_bells_rule_on_the_study_s_own_windows(
+    trigram: Any, tmp_path: Path
+) -> None:
+    """Beside the rule as its recursion says it, one character at a time."""
+    draw = np.random.default_rng(0)
+    (tmp_path / "own.txt").write_text("".join(draw.choice(list("abc "), 400)) + "".join(draw.choice(list("xyz "), 60)))
+    dataset = data.load("own.txt", folder=tmp_path, length=8)
+
+    def windows(split: data.Split) -> list[list[int]]:
+        return np.concatenate((split.inputs[:, :1], split.targets), 1).tolist()
+
+    def chance(token: int, before: tuple[int, ...]) -> float:
+        size = len(before)
+        followers = [
+            w[i] for w in windows(dataset.train) for i in range(max(1, size), 9) if tuple(w[i - size : i]) == before
+        ]
+        shorter = (
+            chance(token, before[1:]) if before else 1 / (dataset.signature.outputs - 1)
+        )  # no padding is asked for
+        if not followers:
+            return shorter
+        kinds = len(set(followers))
+        return (followers.count(token) + kinds * shorter) / (len(followers) + kinds)
+
+    found = trigram.bits_per_character(dataset)
+    for most, name in enumerate(("unigram", "bigram", "trigram")):
+        bits = [
+            -math.log2(chance(w[i], tuple(w[max(0, i - most) : i])))
+            for w in windows(dataset.validation)
+            for i in range(1, 9)
+        ]
+        assert found[name] == pytest.approx(sum(bits) / len(bits), rel=1e-12)
+
+
+def test_the_yardstick_prints_one_table_and_refuses_what_is_no_text(tmp_path: Path) -> None:
+    script = [sys.executable, str(FOLDER / "trigram.py")]
+    said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()]
+    assert head == ["model", "val/bits_per_character"]
+    assert [name for name, _ in body] == ["unigram", "bigram", "trigram"]
+    bits = [float(value) for _, value in body]
+    assert 5.5 > bits[0] > bits[1] > bits[2] > 2.0
+    other = FOLDER.parent / "examples" / "diabetes.yaml"
+    refused = subprocess.run([*script, str(other)], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "expected text to continue" in refused.stderr
 
 
 def launch(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
