@@ -26,7 +26,7 @@ class RNN(nn.Module):
         width: Annotated[int, Setting("units per layer and direction", low=1, high=65_536)] = 64,
         depth: Annotated[int, Setting("recurrent layers", low=1, high=64)] = 1,
         bidirectional: Annotated[bool, Setting("each layer also reads backwards, at twice the width")] = False,
-        readout: ReadoutName = "mean",
+        readout: ReadoutName = "last",
         embedding: Embedded = 32,
         norm: StepNorm = "none",
         dropout: DropoutRate = 0.0,
