@@ -99,8 +99,8 @@ def test_a_model_tells_its_hyperparameters_with_defaults_ranges_and_help(tuner: 
 
 
 def test_a_space_tells_its_parameters_those_that_it_includes_too(tuner: Run) -> None:
-    rows = {row["parameter"]: row for row in json.loads(tuner("spaces", "cnn", "-o", "json")[1])}
-    assert set(rows) == set(search_spaces.load("cnn").parameters)
+    rows = {row["parameter"]: row for row in json.loads(tuner("spaces", "mlp", "-o", "json")[1])}
+    assert set(rows) == set(search_spaces.load("mlp").parameters)
     assert rows["momentum"]["when"] == "optimizer: sgd, rmsprop"
     assert (rows["learning_rate"]["range"], rows["learning_rate"]["log"]) == ("0.0001 to 0.1", True)
 

@@ -392,11 +392,11 @@ def test_a_condition_written_beside_its_parent_is_never_narrowed_in_silence() ->
 
 def test_removing_a_parent_is_told_where_it_is_removed() -> None:
     with pytest.raises(SpaceError) as caught:
-        build({"include": "cnn", "optimizer": None}, Path())
+        build({"include": "mlp", "optimizer": None}, Path())
     assert [path for path, _ in caught.value.problems] == [("optimizer",)]
     assert "write `momentum: null` too" in caught.value.problems[0][1]
     assert caught.value.foreign == ()
-    assert "momentum" not in build({"include": "cnn", "optimizer": None, "momentum": None}, Path()).parameters
+    assert "momentum" not in build({"include": "mlp", "optimizer": None, "momentum": None}, Path()).parameters
 
 
 def test_a_mistake_in_an_included_file_is_told_with_that_files_line_and_column(tmp_path: Path) -> None:
