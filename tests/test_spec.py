@@ -1005,6 +1005,37 @@ def test_the_schema_refuses_what_one_key_shows_to_be_wrong(case: str, tmp_path: 
     assert not jsonschema.Draft202012Validator(schema()).is_valid(data)
 
 
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("run", {"workers": 0}),
+        ("run", {"cohort": 5_000}),
+        ("search", {"sampler": {"startup": 3}}),
+        ("search", {"pruner": {}}),
+        ("search", {"space": {}}),
+        ("search", {"space": ""}),
+    ],
+)
+def test_the_schema_refuses_what_the_checks_refuse(section: str, value: dict[str, Any], tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    whole = parse(STUDY, "study").data
+    checker = jsonschema.Draft202012Validator(schema())
+    assert checker.is_valid(whole)
+    whole[section] = {**whole.get(section, {}), **value}
+    assert not checker.is_valid(whole)
+    with pytest.raises(SpecError):
+        StudySpec(**whole)
+
+
+def test_the_schema_offers_what_there_is_by_name() -> None:
+    made = schema()
+    assert "syllables" in made["$defs"]["DataSection"]["properties"]["source"]["anyOf"][0]["enum"]
+    space = made["$defs"]["SearchSection"]["properties"]["space"]
+    assert {"mlp", "transformer"} <= set(space["anyOf"][0]["enum"])
+    helps = space["anyOf"][-1]["properties"]["width"]["description"]
+    assert "units per hidden layer" in helps and "channels" in helps
+
+
 # --- anything at all ---
 
 GOOD = [STUDY, *(path.read_text() for path in EXAMPLES)]

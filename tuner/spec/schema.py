@@ -15,8 +15,9 @@ import models
 import search_spaces
 from models.interface import Hyperparameter, hyperparameters
 from search_spaces import Parameter
+from tuner.data.built_in import BUILT_IN
 from tuner.spec.checks import PARAMETERS, TRAINING, metrics_of
-from tuner.spec.sections import StudyFile
+from tuner.spec.sections import MOST_COHORT, MOST_WORKERS, StudyFile
 
 _JSON: dict[type, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
 _BOUNDS = {"low": "minimum", "high": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}
@@ -34,24 +35,18 @@ def schema() -> dict[str, Any]:
             "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]},
         }
         sections[kind]["required"] = sorted({*sections[kind].get("required", ()), "type"})
-    known = {name: one for network in models.FAMILIES.values() for name, one in hyperparameters(network).items()}
-    searched = {"anyOf": [parameter, {"type": "null"}]}
-    names = ", ".join(search_spaces.names())
+    sections["Parameter"] = parameter
     search = sections["SearchSection"]["properties"]
-    search["space"] = {
-        "description": f"{names}, the path of a space's file, or parameters by name; include: takes over other spaces",
-        "anyOf": [
-            {"type": "string"},
-            {
-                "type": "object",
-                "properties": {
-                    "include": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-                    **{name: {**searched, **_help(one)} for name, one in {**known, **TRAINING}.items()},
-                },
-                "additionalProperties": searched,
-            },
-        ],
-    }
+    search["space"] = _space()
+    for kind in ("sampler", "pruner"):
+        for reference in search[kind]["oneOf"]:
+            alternative = sections[reference["$ref"].rpartition("/")[2]]
+            alternative["required"] = sorted({*alternative.get("required", ()), "kind"})
+    for name in ("workers", "cohort"):
+        (number,) = (one for one in sections["RunSection"]["properties"][name]["anyOf"] if one["type"] == "integer")
+        number |= {"minimum": 1, "maximum": MOST_WORKERS if name == "workers" else MOST_COHORT}
+    source = sections["DataSection"]["properties"]["source"]
+    source["anyOf"] = [{"enum": list(BUILT_IN)}, {"type": source.pop("type"), "minLength": source.pop("minLength")}]
     sections["Objective"]["properties"]["metric"]["enum"] = [*metrics_of(None), PARAMETERS]
     search["start_with"]["items"]["additionalProperties"] = _SCALAR
     whole["properties"]["model"] = {
@@ -78,6 +73,34 @@ def schema() -> dict[str, Any]:
         **whole,
         "$defs": sections,
         "title": "Tuner study",
+    }
+
+
+def _space() -> dict[str, Any]:
+    """What `search.space` may be: a name, a path, or parameters by name."""
+    helps: dict[str, dict[str, list[str]]] = {}  # hyperparameter → what it is → in which families
+    for family, network in models.FAMILIES.items():
+        for name, one in hyperparameters(network).items():
+            helps.setdefault(name, {}).setdefault(one.rule.help, []).append(family)
+    told = {name: one.rule.help for name, one in TRAINING.items()}
+    for name, each in helps.items():
+        told[name] = "; ".join(text if len(each) == 1 else f"{', '.join(of)}: {text}" for text, of in each.items())
+    searched = {"anyOf": [{"$ref": "#/$defs/Parameter"}, {"type": "null"}]}
+    named: dict[str, Any] = {"anyOf": [{"enum": list(search_spaces.names())}, {"type": "string", "minLength": 1}]}
+    return {
+        "description": "a space of ours, the path of a space's file, or parameters by name; include: takes over others",
+        "anyOf": [
+            *named["anyOf"],
+            {
+                "type": "object",
+                "minProperties": 1,
+                "properties": {
+                    "include": {"anyOf": [*named["anyOf"], {"type": "array", "items": named}]},
+                    **{name: {**searched, "description": text} for name, text in told.items()},
+                },
+                "additionalProperties": searched,
+            },
+        ],
     }
 
 

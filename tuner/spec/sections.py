@@ -21,6 +21,7 @@ from tuner.trial import STUDY_NAME
 
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1_024
+MOST_COHORT = 4_096
 
 
 def _only(expected: str, fits: Callable[[Any], bool], hint: Callable[[Any], str] = lambda _: "") -> WrapValidator:
@@ -292,7 +293,7 @@ class RunSection(_Section):
     """auto takes a GPU where there is one"""
     cohort: Annotated[
         Literal["auto"] | int,
-        _only("auto or an integer from 1 to 4096", lambda v: v == "auto" or _is_whole(v, 1, 4096)),
+        _only(f"auto or an integer from 1 to {MOST_COHORT}", lambda v: v == "auto" or _is_whole(v, 1, MOST_COHORT)),
     ] = "auto"
     """the largest number of trials trained as one network; 1 trains every trial alone"""
     threads: Annotated[int, Field(ge=1, le=1_024)] = 1
