@@ -9,8 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 import models
+import tuner
 from search_spaces import SearchSpace
 from search_spaces.document import parse
+from tuner import champion
+from tuner.champion import Predictor
 from tuner.spec import StudySpec, sections
 from tuner.training.config import TrainConfig
 
@@ -63,3 +66,32 @@ def test_every_family_has_a_page_whose_example_is_valid_and_whose_own_choices_ar
     assert set(known) - {"dropout", "activation"} <= named, set(known) - named
     for name in ("readout", "cell", "positions"):
         assert set(known[name].rule.choices or () if name in known else ()) <= named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "source"), [("mlp", "wine"), ("cnn", "syllables"), ("rnn", "digits-rows"), ("transformer", "digits")]
+)
+def test_the_example_of_every_family_goes_from_launch_to_prediction(family: str, source: str, tmp_path: Path) -> None:
+    """The very lines of its page, on a source of another modality each."""
+    page = (Path(__file__).parents[1] / "docs" / "networks" / f"{family}.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    head = f"study: page\ndata: {{source: {source}}}\ntracking: {{mlflow: 'off'}}\n"
+    if "train:" not in example:
+        head += "train: {epochs: 1}\n"
+    tail = "  objective: {metric: val/accuracy, goal: maximize}\n  trials: 2\n"
+    (tmp_path / "study.yaml").write_text(head + example + tail)
+    study = tuner.launch(tmp_path / "study.yaml", home=tmp_path)
+    assert study.state == "complete" and study.best is not None
+    predictor = Predictor.load(study.folder)
+    inputs, outputs = champion.example(study.folder / champion.FOLDER)
+    assert predictor.predict(inputs)["prediction"].tolist() == outputs["prediction"].tolist()
+
+
+def test_every_family_has_an_example_that_runs() -> None:
+    (marked,) = (
+        mark
+        for mark in test_the_example_of_every_family_goes_from_launch_to_prediction.pytestmark
+        if mark.name == "parametrize"
+    )
+    assert {family for family, _ in marked.args[1]} == set(models.FAMILIES)

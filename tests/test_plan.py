@@ -357,3 +357,11 @@ def test_a_store_of_ones_own_lies_beside_the_study_file_in_a_folder_that_is_ther
     assert refused(spec, digits) == [f"4:12: tracking.mlflow: {told}"]
     (tmp_path / "stores").mkdir()
     assert plan(spec, digits).trials == 8
+
+
+def test_a_batch_that_a_named_space_brings_is_told_with_how_to_override_it(tmp_path: Path) -> None:
+    text = "study: s\ndata: {source: wine}\nmodel: {family: mlp}\nsearch:\n  space: {include: cnn, kernel: null}\n"
+    (tmp_path / "study.yaml").write_text(f"{text}  objective: {{metric: val/loss, goal: minimize}}\n  trials: 2\n")
+    spec = StudySpec.read(tmp_path / "study.yaml")
+    (line,) = refused(spec, load(spec))
+    assert "search.space.batch_size: expected at most 106, the training rows, got 128; write search.space as" in line

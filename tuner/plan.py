@@ -206,9 +206,13 @@ def _loss(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
 def _batches(spec: StudySpec, rows: int) -> Iterator[tuple[Keys, str]]:
     sizes = [size for size in _values(spec, "batch_size") if isinstance(size, int)]
     if max(sizes) > rows:
-        given = "batch_size" in spec.train or "batch_size" in spec.space.parameters
-        default = "" if given else ", the default; set train.batch_size"
-        message = f"expected at most {rows:,}, the training rows, got {max(sizes):,}{default}"
+        written = spec.search.space if isinstance(spec.search.space, dict) else {}
+        hint = ""
+        if "batch_size" in spec.space.parameters and "batch_size" not in written:
+            hint = "; write search.space as {include: …, batch_size: {type: choice, values: […]}} with smaller ones"
+        elif "batch_size" not in spec.train and "batch_size" not in written:
+            hint = ", the default; set train.batch_size"
+        message = f"expected at most {rows:,}, the training rows, got {max(sizes):,}{hint}"
         yield spec.place("batch_size", "train"), message
 
 
