@@ -81,7 +81,7 @@ def test_a_plan_says_what_is_to_come(tmp_path: Path, digits: Dataset) -> None:
         "study     digits: val/accuracy, maximized",
         "data      digits: image of 1×8×8, 10 classes; 1,079 train, 359 validation, 359 test rows",
         "network   cnn: 698 parameters to 24,170",
-        "space     4 hyperparameters, endlessly many points, 12 structures",
+        "space     4 hyperparameters, a continuum, 12 structures",
         "search    8 trials by tpe, none stopped early",
         "training  9 epochs a trial, 72 at most in all",
     ]

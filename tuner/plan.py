@@ -38,7 +38,7 @@ _OF_NO_USE = {  # hyperparameter → what it needs
     "cutout": ("modality", (IMAGE,), "images"),
     "time_mask": ("modality", (SEQUENCE,), "sequences"),
 }
-_OUTPUTS = {CLASSIFICATION: "classes", REGRESSION: "targets", LANGUAGE: "tokens"}
+_OUTPUTS = {CLASSIFICATION: "class", REGRESSION: "target", LANGUAGE: "token"}
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,27 @@ class Plan:
         """For a person, one subject a line; warnings last."""
         rows = ", ".join(f"{count:,} {split}" for split, count in self.rows.items())
         shape = "×".join(map(str, self.inputs))
-        outputs = f"{self.outputs} {_OUTPUTS[self.task]}"
+        outputs = _counted(self.outputs, _OUTPUTS[self.task])
         least, most = self.parameters
-        points = "endlessly many points" if self.size is None else f"{self.size:,} points"
-        structures = "continuous structure" if self.structures is None else f"{self.structures:,} structures"
+        points = "a continuum" if self.size is None else _counted(self.size, "point")
+        structures = "continuous structure" if self.structures is None else _counted(self.structures, "structure")
         pruner = "none stopped early" if self.pruner == "none" else f"stopped early by {self.pruner}"
         return [
             f"study     {self.study}: {'; '.join(self.objectives)}",
             f"data      {self.source}: {self.modality} of {shape}, {outputs}; {rows} rows",
             f"network   {self.family}: {least:,} parameters" + (f" to {most:,}" if most != least else ""),
-            f"space     {self.hyperparameters} hyperparameters, {points}, {structures}",
-            f"search    {self.trials:,} trials by {self.sampler}, {pruner}",
-            f"training  {self.epochs:,} epochs a trial, {self.trials * self.epochs:,} at most in all",
+            f"space     {_counted(self.hyperparameters, 'hyperparameter')}, {points}, {structures}",
+            f"search    {_counted(self.trials, 'trial')} by {self.sampler}, {pruner}",
+            f"training  {_counted(self.epochs, 'epoch')} a trial, {self.trials * self.epochs:,} at most in all",
             *(f"warning   {warning}" for warning in self.warnings),
         ]
+
+
+def _counted(count: int, what: str) -> str:
+    """`1 target`, `10 classes`."""
+    if count == 1:
+        return f"1 {what}"
+    return f"{count:,} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def load(spec: StudySpec) -> Dataset:
