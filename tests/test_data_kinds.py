@@ -19,6 +19,7 @@ from tests.test_data import complaints, customers, like, write
 from tuner.data import Preprocess, load
 from tuner.data.built_in import _stem
 from tuner.data.splits import split
+from tuner.errors import DataError
 
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -581,3 +582,20 @@ def test_a_file_that_is_no_python_or_is_not_there_is_told(tmp_path: Path) -> Non
     path.write_text("import no_such_package\n")
     assert like(complaints("loaders.py:birds", folder=tmp_path)[0], f"{path}:1: expected data, got ModuleNotFound*")
     assert like(complaints("loader.py:birds", folder=tmp_path)[0], "data.source: *; did you mean loaders.py?")
+
+
+def test_an_error_in_a_function_is_told_with_its_line_wherever_it_is_called_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.py").write_text("def boom():\n    x = [1]\n    return x, labels\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^bad.py:3: expected data, got NameError: name 'labels' is not defined$"):
+        load("bad.py:boom")
+
+
+def test_an_empty_line_among_new_texts_is_named_and_shifts_no_row(tmp_path: Path) -> None:
+    from tuner.data.sources import read_inputs
+
+    (tmp_path / "new.txt").write_text("one\n\nthree\n")
+    with pytest.raises(DataError, match=r"new.txt:2: expected text, got an empty line; remove it"):
+        read_inputs(tmp_path / "new.txt")

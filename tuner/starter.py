@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import models
 import search_spaces
-from models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
+from models.interface import CLASSIFICATION, IMAGE, LANGUAGE, REGRESSION
 from search_spaces import Choice, Int
 from search_spaces.document import parse, parse_value
 from tuner import data, plan
@@ -266,6 +266,8 @@ def _subject(wish: Wish, dataset: Dataset) -> str:
     shape = "×".join(map(str, signature.inputs))
     goal = f", predicting {', '.join(wish.target)}" if wish.target else ""
     line = f"{wish.data}{goal}: {rows:,} rows, {signature.modality} of {shape}, {signature.task}{outputs}."
+    if signature.modality == IMAGE and wish.data and wish.data.endswith(".npz"):
+        line += " If they are sequences: data.modality sequence."
     return " ".join(line.split())
 
 

@@ -126,7 +126,8 @@ def _no_function(path: Path, function: str, content: bytes) -> str:
 
 def _said(path: Path, error: Exception) -> str:
     """`file:line: what was raised`, at the deepest line of the person's own file."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    mine = path.resolve()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() == mine]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return f"{path}{f':{line}' if line else ''}: expected data, got {type(error).__name__}: {text}"

@@ -24,7 +24,7 @@ from tuner.data.arrays import of_arrays
 from tuner.data.built_in import BUILT_IN
 from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
-from tuner.data.tables import CATEGORY, NUMBER, Table, read_csv, typed
+from tuner.data.tables import CATEGORY, NUMBER, Table, first, read_csv, typed
 from tuner.errors import DataError
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
@@ -100,7 +100,11 @@ def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
     path = _file(str(path), Path(), "")
     ending = path.suffix.lower()
     if ending == ".txt":
-        return [line for line in texts.read_text(path).splitlines() if line]
+        lines = texts.read_text(path).splitlines()
+        blank = [f"{path}:{n}: expected text, got an empty line; remove it" for n, x in enumerate(lines, 1) if not x]
+        if blank:
+            raise DataError(first(blank, 5, str(path)))
+        return lines
     return _arrays(path, ["x"], ["lengths"]) if ending == ".npz" else TABLES[ending](path)
 
 
