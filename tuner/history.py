@@ -21,7 +21,6 @@ class TrialHistory:
     number: int
     params: Params
     seed: int
-    asked_at: float
     cohort: int | None = None
     state: State = State.WAITING
     reports: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -138,7 +137,7 @@ class History:
     def _apply_to_trial(self, event: Event, number: int) -> None:
         body = event.body
         if event.kind is Kind.ASKED:
-            self.trials[number] = TrialHistory(number, body["params"], body["seed"], event.time)
+            self.trials[number] = TrialHistory(number, body["params"], body["seed"])
             return
         trial = self.trials[number]
         if event.kind is Kind.REPORTED and event.epoch is not None and not trial.ended:
