@@ -271,7 +271,8 @@ def test_a_file_over_a_megabyte_is_taken_for_data(tmp_path: Path) -> None:
     assert "expected at most 1 MB, got 1.0 MB; is this a data file?" in failing(path)
 
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=8)
+WHOLE = st.integers(-(10**18) + 1, 10**18 - 1)  # more than 18 digits are refused
+SCALARS = st.none() | st.booleans() | WHOLE | st.floats(allow_nan=False) | st.text(max_size=8)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=4),
