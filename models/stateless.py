@@ -39,6 +39,17 @@ def bits(key: Tensor, count: int) -> Tensor:
     return mix(counters(count, key.device) ^ key.to(torch.int32)[..., None])
 
 
+def shorts(key: Tensor, count: int) -> Tensor:
+    """`count` int16 values for every key, over their whole range; key [...] → [..., count].
+
+    Two to every int32, from half of the mixer's work: counters and keys come mixed already.
+    """
+    x = counters((count + 1) // 2, key.device) ^ key.to(torch.int32)[..., None]
+    x = x * _MULTIPLY[0]
+    x = x ^ (x >> _SHIFTS[1][0])
+    return (x * _MULTIPLY[1]).view(torch.int16)[..., :count]
+
+
 def uniform(key: Tensor, count: int) -> Tensor:
     """`count` float32 values in [0, 1) for every key, multiples of 2⁻²⁴; key [...] → [..., count]."""
     return ((bits(key, count) >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24

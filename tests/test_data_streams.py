@@ -17,7 +17,8 @@ from tuner.data import Dataset, batches, load, streams
 from tuner.errors import DataError
 from tuner.executors.worker import arrays
 from tuner.training.config import TrainConfig
-from tuner.training.loop import Epoch, Row, Task, Training
+from tuner.training.loop import Training
+from tuner.training.task import Epoch, Row, Task
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from tuner.ledger import Ledger
 from tuner.search import Search
 from tuner.study import _search
 from tuner.training.config import TrainConfig
-from tuner.training.loop import Row, Task
+from tuner.training.task import Row, Task
 from tuner.trial import Cohort, Event, Kind, State, Trial
 
 METRIC = "val/accuracy"

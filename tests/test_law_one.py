@@ -11,7 +11,8 @@ import torch
 
 from tests import zoo
 from tuner.training import checkpoint
-from tuner.training.loop import Epoch, Finished, Row, Step, Training
+from tuner.training.loop import Training
+from tuner.training.task import Epoch, Finished, Row, Step
 
 torch.set_num_threads(1)
 Told = dict[int, list[Any]]  # by trial: its epochs' metrics or its failure, then its weights
@@ -141,6 +142,12 @@ def test_a_structure_that_trains_alone_does_so_the_same_after_a_resume(case: zoo
     second = Training(zoo.task(case, rows, company=False), zoo.arrays(case.signature))
     second.restore(checkpoint.load(tmp_path / "cohort.pt"))
     assert equal(told(second, heard), whole)
+
+
+def test_a_recording_plays_the_bits_of_what_it_recorded(case: zoo.Case) -> None:
+    rows = [zoo.row(case, number) for number in (0, 3, 4, 5, 7)]
+    training = Training(zoo.task(case, rows), zoo.arrays(case.signature), recorded=False)
+    assert equal(told(training), {number: sixteen(case.name)[number] for number in (0, 3, 4, 5, 7)})
 
 
 def test_early_stopping_is_a_rows_own_affair() -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from models import build, layers, stateless
 from tests import zoo
 from tuner.data import augmentation, batches
-from tuner.training.loop import Row, Step, Task, Training
+from tuner.training.loop import Training
 from tuner.training.optimizers import learning_rate
+from tuner.training.task import Row, Step, Task
 from tuner.trial import derive
 
 torch.set_num_threads(1)

@@ -9,7 +9,8 @@ import torch
 
 from tests import zoo
 from tuner.training import checkpoint, cost
-from tuner.training.loop import Epoch, Finished, Row, Step, Training
+from tuner.training.loop import Training
+from tuner.training.task import Epoch, Finished, Row, Step
 
 torch.set_num_threads(1)
 GOLDEN = Path(__file__).parent / "golden"
@@ -162,6 +163,15 @@ def test_a_checkpoint_of_the_first_format_is_gone_on_from() -> None:
     for number in (0, 3, 5):
         for epoch in (2, 3):  # another processor may round otherwise than the one that wrote the file
             assert resumed[number][epoch] == pytest.approx(unbroken[number][epoch], abs=1e-3)
+
+
+def test_a_checkpoint_from_before_the_draws_of_dropout_changed_is_gone_on_from() -> None:
+    """Of the same format, but its rows learnt with other masks: they go on, and no number is promised."""
+    training = Training(golden_task(), zoo.arrays(zoo.NUMBERS))
+    training.restore(checkpoint.load(GOLDEN / "checkpoint-v1-early.pt"))
+    resumed, ends = heard(training)
+    assert {number: list(epochs) for number, epochs in resumed.items()} == dict.fromkeys((0, 3, 5), [2, 3])
+    assert set(ends) == {0, 3, 5}
 
 
 def test_a_checkpoint_of_a_newer_format_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

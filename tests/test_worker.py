@@ -27,7 +27,7 @@ from tuner.executors.protocol import (
 )
 from tuner.training import checkpoint, loop
 from tuner.training.config import TrainConfig
-from tuner.training.loop import Row, Task
+from tuner.training.task import Row, Task
 
 
 class Line:

@@ -13,7 +13,7 @@ import torch
 
 from models import Signature
 from tuner.training.config import TrainConfig
-from tuner.training.loop import Arrays, Row, Task
+from tuner.training.task import Arrays, Row, Task
 
 NUMBERS = Signature("classification", "numbers", (13,), 5)
 SEQUENCES = Signature("classification", "sequence", (7, 3), 4)

@@ -23,7 +23,7 @@ from tuner.spec import StudySpec
 from tuner.training import cost
 from tuner.training.config import TrainConfig
 from tuner.training.fusing import EXAMPLES, fuses
-from tuner.training.loop import Row, Task
+from tuner.training.task import Row, Task
 from tuner.trial import Cohort, Params, Trial
 
 

@@ -28,7 +28,8 @@ from tuner.progress import Now, Progress
 from tuner.results import leader
 from tuner.spec import StudySpec
 from tuner.training import checkpoint
-from tuner.training.loop import Finished, Training
+from tuner.training.loop import Training
+from tuner.training.task import Finished
 from tuner.trial import Event, Kind, Trial
 
 _SHOWN = 8  # rows of validation

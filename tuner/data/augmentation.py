@@ -22,12 +22,12 @@ OF = {  # what may be done to examples of each kind
     SEQUENCE: ("noise", "time_mask"),
     TEXT: (),
 }
-_PURPOSES = ("shift", "flip", "noise", "rotation", "cutout", "time_mask")
+PURPOSES = ("shift", "flip", "noise", "rotation", "cutout", "time_mask")
 
 
 def keys(seed: int, epoch: int, step: int) -> Tensor:
-    """The keys of one step's draws: int32 [6], in the order of `_PURPOSES`, on the CPU."""
-    return torch.tensor([derive(seed, "augmentation", epoch, step, purpose) for purpose in _PURPOSES]).to(torch.int32)
+    """The keys of one step's draws: int32 [6], in the order of `PURPOSES`, on the CPU."""
+    return torch.tensor([derive(seed, "augmentation", epoch, step, purpose) for purpose in PURPOSES]).to(torch.int32)
 
 
 def augment(
@@ -66,7 +66,7 @@ def augment(
     if not given:
         raise ValueError("augment() needs at least one strength, to know the number of rows")
     rows = len(given[0])
-    key = dict(zip(_PURPOSES, keys.to(x.device), strict=True))
+    key = dict(zip(PURPOSES, keys.to(x.device), strict=True))
     _refuse(x, 4, images, "images [B, C, H, W] can be shifted, flipped, rotated or cut out")
     _refuse(x, 3, steps, "sequences [B, T, F] can be masked in time")
     x_KB = x.expand(rows, *x.shape)

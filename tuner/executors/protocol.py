@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tuner.training.loop import Task
+from tuner.training.task import Task
 
 
 @dataclass(frozen=True)

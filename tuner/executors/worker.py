@@ -34,7 +34,8 @@ from tuner.executors.protocol import (
     Work,
 )
 from tuner.training import checkpoint
-from tuner.training.loop import Arrays, Epoch, Step, Task, Training
+from tuner.training.loop import Training
+from tuner.training.task import Arrays, Epoch, Step, Task
 
 CHECKPOINT_SECONDS = 10.0  # at most this much training is lost to a crash, or one epoch where that is longer
 ALIVE_SECONDS = 2.0  # between two signs of life

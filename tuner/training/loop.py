@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,93 +22,21 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models import Signature, layers, stateless
+from models import layers, stateless
 from models.interface import CLASSIFICATION, LANGUAGE
 from tuner.data import augmentation, batches
 from tuner.training.cohort import Stack
 from tuner.training.config import TrainConfig
 from tuner.training.losses import cross_entropy, huber, loss_of
-from tuner.training.metrics import account
+from tuner.training.metrics import Account, account
 from tuner.training.optimizers import Optimizer, rank
+from tuner.training.program import Programs
 from tuner.training.standard import Standard
+from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
 from tuner.trial import derive
 
 EVALUATION_BATCH = 512  # examples; a constant, because another size would round sums differently
 _EVALUATION_TOKENS = 4_096  # the same where every position of a text is answered
-
-
-@dataclass(frozen=True)
-class Row:
-    """One trial as training sees it: its number, its seed, its network's keywords and its settings."""
-
-    number: int
-    seed: int
-    network: Mapping[str, Any]
-    config: TrainConfig
-
-
-@dataclass(frozen=True)
-class Task:
-    """One cohort to train. `named` are the training settings that the study sets or searches at all."""
-
-    cohort: int
-    rows: tuple[Row, ...]
-    family: str
-    signature: Signature
-    company: bool
-    seed: int
-    metric: str
-    maximize: bool
-    named: frozenset[str] = frozenset()
-    rungs: frozenset[int] = frozenset()
-    folder: str = "."
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """The rows to learn from and to validate on, on the training device or given out there; targets in their unit."""
-
-    train_inputs: Tensor | batches.Mapped
-    train_targets: Tensor
-    inputs: Tensor | batches.Mapped
-    targets: Tensor
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of the whole cohort. `metrics` by trial number; answer with the set of trials to stop.
-
-    `failed` are the rows that diverged in it, with a message; they have left the stack. `seconds` is a
-    row's share of the time. `undecided` are the rows whose fate the answer decides: at a rung, those that have
-    epochs left; where there are none the answer may be None.
-    """
-
-    epoch: int
-    metrics: dict[int, dict[str, float]]
-    failed: dict[int, str]
-    seconds: float
-    undecided: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A row that reached its last epoch (or stopped early), with the weights of its best epoch."""
-
-    number: int
-    epochs: int
-    best_epoch: int
-    weights: dict[str, Tensor] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step was made: a moment to ask for the state, or to stop."""
-
-    epoch: int
-    step: int
-
-
-Answer = set[int] | None
 
 
 class Training:
@@ -121,14 +48,21 @@ class Training:
         arrays: Arrays,
         dtype: torch.dtype = torch.float32,
         pulse: Callable[[], None] = lambda: None,
+        *,
+        recorded: bool = True,
     ) -> None:
-        """`pulse` is called between the batches of an evaluation, where no event tells that the cohort lives."""
+        """`pulse` is called between the batches of an evaluation, where no event tells that the cohort lives.
+
+        `recorded` plays steps back from a recording, to the same bits; a person's own network is never recorded,
+        because its Python may do what a recording does not see.
+        """
         self.task = task
         self.arrays = arrays
         self.device = arrays.inputs.device
         self.dtype = dtype
         self._pulse = pulse
         self._foreign = task.family not in models.FAMILIES
+        self._recorded = recorded and not self._foreign
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
         self.steps = batches.steps(len(arrays.train_inputs), self.rows[0].config.batch_size)
         self.epoch = 0  # epochs done
@@ -172,6 +106,10 @@ class Training:
         """Everything that follows from which rows stand in the stack."""
         rows = self._physical()
         configs = [row.config for row in rows]
+        self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # the step of the epoch, told to programs
+        self._draws = torch.zeros(len(augmentation.PURPOSES), dtype=torch.int32, device=self.device)
+        self._losses_KS = torch.zeros(len(rows), self.steps, dtype=self.dtype, device=self.device)
+        self._account = self._new_account(self.arrays.targets)
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).to(device=self.device, dtype=self.dtype)
@@ -184,9 +122,13 @@ class Training:
         }
         dropouts = [name for name, module in self.stack.base.named_modules() if isinstance(module, layers.Dropout)]
         self._dropouts = [f"{name}.key" if name else "key" for name in dropouts]
+        rates = [self.stack.buffers[f"{name}.rate" if name else "rate"] for name in dropouts]
+        constant = [*rates, *self._terms.values(), *self._strengths.values()]
+        self._programs = Programs(self.device, constant, recorded=self._recorded)
         layer_L = torch.arange(len(dropouts), dtype=torch.int32) + 1
         seed_K = torch.tensor([derive(row.seed, "dropout") for row in rows], dtype=torch.int32)
         self._keys_KL = stateless.mix(stateless.mix(seed_K)[:, None] + layer_L).to(self.device)
+        self._keys_SKL = torch.zeros(self.steps, *self._keys_KL.shape, dtype=torch.int32, device=self.device)
 
     def _loss_terms(self, configs: list[TrainConfig], column: Callable[[list[float]], Tensor]) -> dict[str, Tensor]:
         """The per-row numbers of the training loss: of those that the study names, what this loss takes."""
@@ -262,41 +204,64 @@ class Training:
         config, data = self.rows[0].config, self.arrays
         order = batches.order(self.task.seed, config.batch_size, self.epoch, len(data.train_inputs)).to(self.device)
         self.optimizer.begin_epoch(self.epoch, self.steps)
+        if self._dropouts:
+            first = self.epoch * self.steps
+            numbers_S = torch.arange(first, first + self.steps, dtype=torch.int32, device=self.device)
+            self._keys_SKL.copy_(stateless.mix(self._keys_KL ^ stateless.mix(numbers_S)[:, None, None]))
+        self._losses_KS.zero_()
         for chosen, x in batches.visit(data.train_inputs, order, config.batch_size, self.step):
-            loss_K = self._step(x, data.train_targets[chosen])
-            self.loss_sum += loss_K.double() * len(chosen)
-            here = self.epoch * self.steps + self.step
-            fresh = ~torch.isfinite(loss_K) & (self.diverged_at < 0)
-            self.diverged_at.masked_fill_(fresh, here)
+            self._at.fill_(self.step)
+            if self._foreign and not self.task.company:
+                # A person's own network may draw from torch's generator; alone in its stack it may, keyed.
+                number = self.epoch * self.steps + self.step
+                torch.manual_seed(derive(self.rows[0].seed, "step", number))
+            if self._strengths:
+                self._draws.copy_(augmentation.keys(self.task.seed, self.epoch, self.step))
+            self._programs.play("step", self._step, x, data.train_targets[chosen])
             self.step += 1
             yield
+        self._note_divergence()
 
-    def _step(self, x: Tensor, target: Tensor) -> Tensor:
-        """One update of every row; returns the mean training loss [K]."""
-        number = self.epoch * self.steps + self.step
+    def _step(self, x: Tensor, target: Tensor) -> None:
+        """One update of every row."""
         if self._dropouts:
-            step_key = stateless.mix(torch.tensor(number, dtype=torch.int32, device=self.device))
-            keys_KL = stateless.mix(self._keys_KL ^ step_key)
+            keys_KL = self._keys_SKL.index_select(0, self._at)[0]
             for layer, name in enumerate(self._dropouts):
-                self.stack.buffers[name] = keys_KL[:, layer]
-        if not self.task.company:
-            # A person's own network may draw from torch's generator; alone in its stack it may, keyed.
-            torch.manual_seed(derive(self.rows[0].seed, "step", number))
+                self.stack.buffers[name].copy_(keys_KL[:, layer])
         shared = not self._strengths
         if not shared:
-            keys = augmentation.keys(self.task.seed, self.epoch, self.step)
-            x = augmentation.augment(x, keys, masked=self.task.signature.masked, **self._strengths)
+            x = augmentation.augment(x, self._draws, masked=self.task.signature.masked, **self._strengths)
         output = self.stack.forward(x, training=True, shared=shared)
         loss_K = self._loss(output, self._standard.apply(target), **self._terms).mean(1)
         gradient_KP = self.stack.backward(loss_K)
-        self.optimizer.step(self.stack.flat_KP, gradient_KP, self.step)
-        return loss_K.detach()
+        self.optimizer.step(self.stack.flat_KP, gradient_KP, self._at)
+        loss_K = loss_K.detach()
+        self.loss_sum.add_(loss_K, alpha=len(x) if shared else x.shape[1])
+        self._losses_KS.index_copy_(1, self._at, loss_K[:, None])
+
+    def _note_divergence(self) -> None:
+        """Which rows had a loss that is no number in this epoch for the first time, and when."""
+        bad_KS = ~torch.isfinite(self._losses_KS)
+        fresh_K = bad_KS.any(1) & (self.diverged_at < 0)
+        first_K = self.epoch * self.steps + bad_KS.to(torch.uint8).argmax(1)
+        self.diverged_at = torch.where(fresh_K, first_K, self.diverged_at)
+
+    def _new_account(self, targets: Tensor) -> Account:
+        return account(self.task.signature.task, len(self.stack), self.task.signature.outputs, targets)
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, Tensor]:
         """Metrics of every row in the stack on these examples, [K] each, on the CPU."""
         signature = self.task.signature
-        found = account(signature.task, len(self.stack), signature.outputs, self.device)
+        own = targets is self.arrays.targets
+        found = self._account if own else self._new_account(targets)
+        found.begin()
+
+        def look(x: Tensor, target: Tensor) -> None:
+            output = self.stack.forward(x, training=False, shared=True)
+            loss_KB = self._loss(output, self._standard.apply(target))
+            found.add(loss_KB, self._standard.undo(output), target)
+
         size = EVALUATION_BATCH
         if signature.task == LANGUAGE:
             size = max(1, _EVALUATION_TOKENS // signature.inputs[0])
@@ -304,9 +269,10 @@ class Training:
             target = targets[start : start + size]
             x = inputs[start : start + size]
             x = x.clone() if self._foreign else x  # a person's own network may write into its input
-            output = self.stack.forward(x, training=False, shared=True)
-            loss_KB = self._loss(output, self._standard.apply(target))
-            found.add(loss_KB, self._standard.undo(output), target)
+            if own:
+                self._programs.play("look", look, x, target)
+            else:
+                look(x, target)
             self._pulse()
         return found.result()
 
@@ -342,6 +308,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """All that a restart needs: tensors and plain values, the rows named by trial number."""
+        self._note_divergence()
         return {
             "rows": [row.number for row in self.rows],
             "epoch": self.epoch,

@@ -24,57 +24,64 @@ METRICS = {
 class ClassificationMetrics:
     """Loss, accuracy, and macro-F1: the mean over the classes that occur among labels or predictions."""
 
-    def __init__(self, rows: int, classes: int, device: torch.device) -> None:
+    def __init__(self, rows: int, classes: int, targets: Tensor) -> None:
+        device = targets.device
         self._loss = torch.zeros(rows, dtype=torch.float64, device=device)
         self._confusion = torch.zeros(rows, classes * classes, dtype=torch.float64, device=device)
-        self._classes = classes
-        self._count = 0
+        self._one = torch.ones((), dtype=torch.float64, device=device)
+        self._classes, self._count = classes, len(targets)
+
+    def begin(self) -> None:
+        """Forget what was added."""
+        self._loss.zero_()
+        self._confusion.zero_()
 
     def add(self, loss_KB: Tensor, output_KBC: Tensor, target_B: Tensor) -> None:
-        self._count += len(target_B)
-        self._loss += loss_KB.double().sum(1)
+        self._loss.add_(loss_KB.double().sum(1))
         cell = target_B * self._classes + output_KBC.argmax(-1)
-        self._confusion.scatter_add_(1, cell, torch.ones_like(cell, dtype=torch.float64))
+        self._confusion.scatter_add_(1, cell, self._one.expand(cell.shape))
 
     def result(self) -> dict[str, Tensor]:
         """[K] each, on the CPU."""
-        confusion = self._confusion.view(-1, self._classes, self._classes)
+        loss, confusion = self._loss.cpu(), self._confusion.cpu().view(-1, self._classes, self._classes)
         hits = confusion.diagonal(dim1=1, dim2=2)
         seen = confusion.sum(1) + confusion.sum(2)
         f1 = torch.where(seen > 0, 2.0 * hits / seen.clamp(min=1.0), 0.0).sum(1) / (seen > 0).sum(1)
-        values = {"loss": self._loss / self._count, "accuracy": hits.sum(1) / self._count, "f1": f1}
-        return {name: value.cpu() for name, value in values.items()}
+        return {"loss": loss / self._count, "accuracy": hits.sum(1) / self._count, "f1": f1}
 
 
 class RegressionMetrics:
     """Loss in standardised units; RMSE, MAE and R² in the targets' own, each the mean over the targets."""
 
-    def __init__(self, rows: int, targets: int, device: torch.device) -> None:
-        zeros = torch.zeros(rows, targets, dtype=torch.float64, device=device)
-        self._loss = torch.zeros(rows, dtype=torch.float64, device=device)
+    def __init__(self, rows: int, outputs: int, targets: Tensor) -> None:
+        zeros = torch.zeros(rows, outputs, dtype=torch.float64, device=targets.device)
+        self._loss = zeros[:, 0].clone()
         self._squared, self._absolute = zeros.clone(), zeros.clone()
-        self._targets: list[Tensor] = []
+        values = targets.double()
+        self._spread = (values - values.mean(0)).square().sum(0).cpu()
+        self._count = len(targets)
+
+    def begin(self) -> None:
+        """Forget what was added."""
+        for total in (self._loss, self._squared, self._absolute):
+            total.zero_()
 
     def add(self, loss_KB: Tensor, output_KBT: Tensor, target_BT: Tensor) -> None:
         """Outputs and targets in the targets' own unit."""
         error = output_KBT.double() - target_BT.double()
-        self._loss += loss_KB.double().sum(1)
-        self._squared += error.square().sum(1)
-        self._absolute += error.abs().sum(1)
-        self._targets.append(target_BT.double())
+        self._loss.add_(loss_KB.double().sum(1))
+        self._squared.add_(error.square().sum(1))
+        self._absolute.add_(error.abs().sum(1))
 
     def result(self) -> dict[str, Tensor]:
         """[K] each, on the CPU."""
-        target = torch.cat(self._targets)
-        count = len(target)
-        spread = (target - target.mean(0)).square().sum(0)
-        values = {
-            "loss": self._loss / count,
-            "rmse": (self._squared / count).sqrt().mean(1),
-            "mae": (self._absolute / count).mean(1),
-            "r2": (1.0 - self._squared / spread).mean(1),
+        loss, squared, absolute = (total.cpu() for total in (self._loss, self._squared, self._absolute))
+        return {
+            "loss": loss / self._count,
+            "rmse": (squared / self._count).sqrt().mean(1),
+            "mae": (absolute / self._count).mean(1),
+            "r2": (1.0 - squared / self._spread).mean(1),
         }
-        return {name: value.cpu() for name, value in values.items()}
 
 
 class LanguageMetrics:
@@ -83,30 +90,33 @@ class LanguageMetrics:
     Perplexity is exp of the mean −log p of a token, bits per character the same in base 2.
     """
 
-    def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:  # noqa: ARG002 - as the others
-        self._loss, self._nats, self._hits = (torch.zeros(rows, dtype=torch.float64, device=device) for _ in range(3))
-        self._examples = self._tokens = 0
+    def __init__(self, rows: int, outputs: int, targets: Tensor) -> None:  # noqa: ARG002 - as the others
+        self._totals = torch.zeros(3, rows, dtype=torch.float64, device=targets.device)
+        self._loss, self._nats, self._hits = self._totals
+        self._examples, self._tokens = len(targets), int((targets != PADDING).sum())
+
+    def begin(self) -> None:
+        """Forget what was added."""
+        self._totals.zero_()
 
     def add(self, loss_KB: Tensor, output_KBTC: Tensor, target_BT: Tensor) -> None:
         real = target_BT != PADDING
         target = target_BT.expand(output_KBTC.shape[:-1])
         nats = -F.log_softmax(output_KBTC, -1).gather(-1, target[..., None])[..., 0]
-        self._loss += loss_KB.double().sum(1)
-        self._nats += (nats.double() * real).sum((1, 2))
-        self._hits += ((output_KBTC.argmax(-1) == target) & real).double().sum((1, 2))
-        self._examples += len(target_BT)
-        self._tokens += int(real.sum())
+        self._loss.add_(loss_KB.double().sum(1))
+        self._nats.add_((nats.double() * real).sum((1, 2)))
+        self._hits.add_(((output_KBTC.argmax(-1) == target) & real).double().sum((1, 2)))
 
     def result(self) -> dict[str, Tensor]:
         """[K] each, on the CPU."""
-        nats = self._nats / self._tokens
-        values = {
-            "loss": self._loss / self._examples,
+        loss, nats, hits = self._totals.cpu()
+        nats = nats / self._tokens
+        return {
+            "loss": loss / self._examples,
             "perplexity": nats.exp(),
             "bits_per_character": nats / math.log(2.0),
-            "accuracy": self._hits / self._tokens,
+            "accuracy": hits / self._tokens,
         }
-        return {name: value.cpu() for name, value in values.items()}
 
 
 Account = ClassificationMetrics | RegressionMetrics | LanguageMetrics
@@ -117,6 +127,6 @@ _ACCOUNTS: dict[str, type[Account]] = {
 }
 
 
-def account(task: str, rows: int, outputs: int, device: torch.device) -> Account:
-    """A fresh account of one split for that task."""
-    return _ACCOUNTS[task](rows, outputs, device)
+def account(task: str, rows: int, outputs: int, targets: Tensor) -> Account:
+    """A fresh account of one split for that task; `targets` are all of the split's, [N, …]."""
+    return _ACCOUNTS[task](rows, outputs, targets)

@@ -20,56 +20,74 @@ from tuner.training.config import OPTIMIZERS, TrainConfig
 
 @dataclass(slots=True)
 class Coefficients:
-    """One slice's numbers, each [K, 1]; `rate`, `correction1` and `correction2` belong to one step."""
+    """One slice's numbers, each [K, 1]; those without a value at first belong to one step."""
 
     momentum: Tensor
     lookahead: Tensor  # Nesterov's share of the plain gradient: 1 or 0
     carry: Tensor  # the share of the momentum buffer in a step of sgd: μ with Nesterov, else 1
-    beta1: Tensor
-    beta2: Tensor
-    alpha: Tensor
+    fresh1: Tensor  # 1 − β₁
+    fresh2: Tensor  # 1 − β₂, or 1 − α
     epsilon: Tensor
     weight_decay: Tensor
-    rate: Tensor = field(init=False)
-    correction1: Tensor = field(init=False)
-    correction2: Tensor = field(init=False)
+    descent: Tensor = field(init=False)  # −η
+    shrink: Tensor = field(init=False)  # 1 − ηλ
+    slope: Tensor = field(init=False)  # adam's step is m / (slope · √v + floor)
+    floor: Tensor = field(init=False)
 
 
-Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Coefficients], None]
+@dataclass(frozen=True)
+class Wanted:
+    """What the arithmetic of a study needs; the rest is left out for all of its trials alike."""
+
+    decay: bool
+    nesterov: bool
+    l1: bool
+    clip: bool
+
+    @classmethod
+    def of(cls, named: frozenset[str] | set[str]) -> Wanted:
+        return cls("weight_decay" in named, "nesterov" in named, "l1" in named, "gradient_clip" in named)
 
 
-def sgd(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:  # noqa: ARG001 - one signature for all rules
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Coefficients, Wanted], None]
+
+
+def sgd(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:  # noqa: ARG001 - one signature for all rules
     """b ← μb + g + λw;  w ← w − η(b, or g + λw + μb with Nesterov). torch.optim.SGD, dampening 0."""
-    g.addcmul_(w, c.weight_decay)
-    m.mul_(c.momentum).add_(g)
-    w.sub_(g.mul_(c.lookahead).addcmul_(m, c.carry).mul_(c.rate))
+    if wanted.decay:
+        g.addcmul_(w, c.weight_decay)
+    torch.addcmul(g, m, c.momentum, out=m)
+    w.addcmul_(g.mul_(c.lookahead).addcmul_(m, c.carry) if wanted.nesterov else m, c.descent)
 
 
-def adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:
+def adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:
     """Kingma & Ba 2015, with λw added to the gradient. torch.optim.Adam."""
-    g.addcmul_(w, c.weight_decay)
+    if wanted.decay:
+        g.addcmul_(w, c.weight_decay)
     _adam_step(w, g, m, v, c)
 
 
-def adamw(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:
+def adamw(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:
     """Loshchilov & Hutter 2019: w ← w(1 − ηλ), then Adam without λ. torch.optim.AdamW."""
-    w.mul_(1.0 - c.rate * c.weight_decay)
+    if wanted.decay:
+        w.mul_(c.shrink)
     _adam_step(w, g, m, v, c)
 
 
 def _adam_step(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:
-    m.mul_(c.beta1).addcmul_(g, 1.0 - c.beta1)
-    v.mul_(c.beta2).addcmul_(g.square_(), 1.0 - c.beta2)
-    denominator = torch.sqrt(v, out=g).mul_(c.correction2).add_(c.epsilon)
-    w.sub_(torch.div(m, denominator, out=g).mul_(c.rate * c.correction1))
+    m.lerp_(g, c.fresh1)
+    v.lerp_(g.square_(), c.fresh2)
+    # Not in the gradient's own memory: the padding between its parameters stays 0, or a norm would count it.
+    w.addcdiv_(m, v.sqrt().mul_(c.slope).add_(c.floor), value=-1.0)
 
 
-def rmsprop(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:
+def rmsprop(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:
     """v ← αv + (1 − α)g²;  b ← μb + g/(√v + ε);  w ← w − ηb. torch.optim.RMSprop, not centred."""
-    g.addcmul_(w, c.weight_decay)
-    v.mul_(c.alpha).add_(g.square().mul_(1.0 - c.alpha))
-    m.mul_(c.momentum).add_(g.div_(v.sqrt().add_(c.epsilon)))
-    w.sub_(m * c.rate)
+    if wanted.decay:
+        g.addcmul_(w, c.weight_decay)
+    v.lerp_(g.square(), c.fresh2)
+    m.mul_(c.momentum).addcdiv_(g, v.sqrt().add_(c.epsilon))
+    w.addcmul_(m, c.descent)
 
 
 RULES: dict[str, Rule] = {"sgd": sgd, "adam": adam, "adamw": adamw, "rmsprop": rmsprop}
@@ -107,12 +125,27 @@ def _coefficients(configs: Sequence[TrainConfig], like: Tensor) -> Coefficients:
         momentum=_column(momenta, like),
         lookahead=_column([float(c.nesterov) for c in configs], like),
         carry=_column([m if c.nesterov else 1.0 for c, m in zip(configs, momenta, strict=True)], like),
-        beta1=_column([c.beta1 for c in configs], like),
-        beta2=_column([c.beta2 for c in configs], like),
-        alpha=_column([c.alpha for c in configs], like),
+        fresh1=_column([1.0 - c.beta1 for c in configs], like),
+        fresh2=_column([1.0 - (c.alpha if c.optimizer == "rmsprop" else c.beta2) for c in configs], like),
         epsilon=_column([c.epsilon for c in configs], like),
         weight_decay=_column([c.weight_decay for c in configs], like),
     )
+
+
+_PER_STEP = ("descent", "shrink", "slope", "floor")
+
+
+def _per_step(config: TrainConfig, step: int, steps: int) -> tuple[float, float, float, float]:
+    """One row's `_PER_STEP` at `step` (from 0)."""
+    # Python's own powers: a vector library's may round differently at another place in the array.
+    rate = learning_rate(config, step, steps)
+    # Adam's η · m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε) with η and its two corrections in the denominator.
+    whole = max(rate / (1.0 - config.beta1 ** (step + 1)), _LEAST_RATE)
+    slope = 1.0 / (math.sqrt(1.0 - config.beta2 ** (step + 1)) * whole)
+    return -rate, 1.0 - rate * config.weight_decay, slope, config.epsilon / whole
+
+
+_LEAST_RATE = 1e-30  # far below any step that changes a number, and large enough to divide by
 
 
 class Optimizer:
@@ -125,8 +158,7 @@ class Optimizer:
         """
         self.m_KP = torch.zeros_like(flat_KP)
         self.v_KP = torch.zeros_like(flat_KP)
-        self._clips = "gradient_clip" in named
-        self._shrinks = "l1" in named
+        self._wanted = Wanted.of(named)
         self._configure(configs, flat_KP)
 
     def _configure(self, configs: Sequence[TrainConfig], like: Tensor) -> None:
@@ -135,6 +167,7 @@ class Optimizer:
         assert ranks == sorted(ranks), "rows of one rule must stand side by side"
         self._clip = _column([math.inf if c.gradient_clip is None else c.gradient_clip for c in configs], like)
         self._l1 = _column([c.l1 for c in configs], like)
+        self._table = like.new_empty(0)
         self._slices: list[tuple[Rule, slice, Coefficients]] = []
         for name, rule in RULES.items():
             rows = [row for row, config in enumerate(configs) if config.optimizer == name]
@@ -145,37 +178,30 @@ class Optimizer:
     def begin_epoch(self, epoch: int, steps: int) -> None:
         """Prepare the coefficients of the steps of one epoch (from 0)."""
         numbers = range(epoch * steps, (epoch + 1) * steps)
+        rows = [[_per_step(config, step, steps) for config in self.configs] for step in numbers]
+        table = torch.tensor(rows, dtype=torch.float64).to(self.m_KP).transpose(1, 2)  # [S, values, K]
+        if self._table.shape != table.shape:
+            self._table = torch.empty_like(table, memory_format=torch.contiguous_format)
+        self._table.copy_(table)
 
-        def table(value: Callable[[TrainConfig, int], float]) -> Tensor:
-            rows = [[[value(config, step)] for config in self.configs] for step in numbers]
-            return torch.tensor(rows, dtype=torch.float64).to(self.m_KP)  # [S, K, 1]
-
-        # Python's own powers: a vector library's may round differently at another place in the array.
-        self._rate = table(lambda c, step: learning_rate(c, step, steps))
-        self._correction1 = table(lambda c, step: 1.0 / (1.0 - c.beta1 ** (step + 1)))
-        self._correction2 = table(lambda c, step: 1.0 / math.sqrt(1.0 - c.beta2 ** (step + 1)))
-
-    def step(self, flat_KP: Tensor, gradient_KP: Tensor, step: int) -> None:
-        """Update `flat_KP` in place at that step of the epoch (from 0); the gradient is used up."""
-        if self._shrinks:
+    def step(self, flat_KP: Tensor, gradient_KP: Tensor, at: Tensor) -> None:
+        """Update `flat_KP` in place at step `at` (int64 [1]) of the epoch, from 0; the gradient is used up."""
+        if self._wanted.l1:
             gradient_KP.addcmul_(flat_KP.sign(), self._l1)
-        if self._clips:
+        if self._wanted.clip:
             # torch.nn.utils.clip_grad_norm_: scale by min(1, clip / (norm + 1e-6))
             norm = gradient_KP.square().sum(1, keepdim=True).sqrt_()
             gradient_KP.mul_((self._clip / (norm + 1e-6)).clamp_(max=1.0))
+        now = self._table.index_select(0, at)[0, :, :, None]
         for rule, rows, coefficients in self._slices:
-            coefficients.rate = self._rate[step, rows]
-            coefficients.correction1 = self._correction1[step, rows]
-            coefficients.correction2 = self._correction2[step, rows]
-            rule(flat_KP[rows], gradient_KP[rows], self.m_KP[rows], self.v_KP[rows], coefficients)
+            for name, values in zip(_PER_STEP, now, strict=True):
+                setattr(coefficients, name, values[rows])
+            rule(flat_KP[rows], gradient_KP[rows], self.m_KP[rows], self.v_KP[rows], coefficients, self._wanted)
 
     def take(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
         self.m_KP, self.v_KP = self.m_KP[rows], self.v_KP[rows]
         self._configure([self.configs[row] for row in rows.tolist()], self.m_KP)
-        if hasattr(self, "_rate"):
-            for name in ("_rate", "_correction1", "_correction2"):
-                setattr(self, name, getattr(self, name)[:, rows])
 
     def state(self) -> dict[str, Tensor]:
         return {"m": self.m_KP, "v": self.v_KP}

@@ -1,0 +1,146 @@
+"""Kernel calls recorded once and played back: the same numbers, in memory that is shared out, and no guessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tuner.training.program import CannotRecord, Program, Programs
+
+CPU = torch.device("cpu")
+
+
+def written(function: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Program, Tensor, Tensor]:
+    """A program of `function`, the place of its input and of its answer."""
+    place = like.clone()
+    answer = torch.zeros_like(function(like).detach())
+
+    def run() -> None:
+        answer.copy_(function(place).detach())
+
+    return Program(run, CPU), place, answer
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "views": lambda x: x.T.reshape(2, -1)[:, 1:].contiguous().T,
+    "in place": lambda x: x.clone().mul_(2.0).add_(x).sub_(1.0).pow_(2),
+    "into a part": lambda x: torch.zeros(5, 6).index_copy_(0, torch.tensor([1, 3]), x[:2]),
+    "two answers": lambda x: torch.add(*x.max(1)),
+    "a sort": lambda x: x.sort(0).values,
+    "lists of tensors": lambda x: torch.cat([x, *x.split(2)]) + torch.stack([x[0], x[1]]).sum(),
+    "a broadcast": lambda x: x.expand(3, 4, 6) * torch.arange(3.0)[:, None, None],
+    "another dtype": lambda x: x.double().sum(0).float() + x.to(torch.int32).view(torch.int16).sum(),
+    "no out variant": lambda x: torch.nn.functional.pad(x, (1, 2), value=3.0).roll(1),
+    "zeros that are written to": lambda x: x.new_zeros(6).add_(x[0]),
+    "overwritten memory": lambda x: (x.sin() + 1).cos() * (x.cos() + 1).sin() + (x.exp() * 2).tanh(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_program_answers_what_its_function_answers(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second, third = (torch.randn(4, 6, generator=generator) for _ in range(3))
+    program, place, answer = written(FUNCTIONS[name], first)
+    assert torch.equal(answer, FUNCTIONS[name](first)), "recording runs it"
+    for x in (second, third):
+        place.copy_(x)
+        program()
+        assert torch.equal(answer, FUNCTIONS[name](x))
+
+
+def test_gradients_beneath_autograd_and_vmap() -> None:
+    weight = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+
+    def gradient(x: Tensor) -> Tensor:
+        outputs = torch.func.vmap(lambda w: torch.tanh(x @ w.T))(weight)
+        return torch.autograd.grad(outputs.square().sum(), weight)[0]
+
+    x = torch.randn(7, 4)
+    program, place, answer = written(gradient, x)
+    place.copy_(2 * x)
+    with torch.no_grad():
+        weight.mul_(0.5)
+    program()
+    assert torch.equal(answer, gradient(2 * x))
+
+
+def test_what_depends_on_constants_alone_is_computed_once() -> None:
+    rate, x = torch.tensor([0.1, 0.2]), torch.ones(2)
+    answer = torch.zeros(2)
+
+    def run() -> None:
+        answer.copy_(x * (1.0 / (1.0 - rate)))
+
+    assert len(Program(run, CPU, [rate])) == len(Program(run, CPU)) - 3
+    program = Program(run, CPU, [rate])
+    x.fill_(3.0)
+    program()
+    assert torch.equal(answer, 3.0 * (1.0 / (1.0 - rate)))
+
+
+def test_a_constant_that_is_written_to_is_none() -> None:
+    count, answer = torch.zeros(1), torch.zeros(1)
+
+    def run() -> None:
+        count.add_(1.0)
+        answer.copy_(count * 2.0)
+
+    program = Program(run, CPU, [count])
+    program()
+    program()
+    assert answer.item() == 6.0
+
+
+def test_what_nobody_reads_is_left_out() -> None:
+    x, answer = torch.ones(3), torch.zeros(3)
+
+    def run() -> None:
+        (x + 1).exp().sum()
+        answer.copy_(x)
+
+    assert len(Program(run, CPU)) == 1
+
+
+def test_memory_is_used_again() -> None:
+    x, answer = torch.ones(1000), torch.zeros(1000)
+
+    def run() -> None:
+        y = x
+        for _ in range(50):
+            y = y * 1.01
+        answer.copy_(y)
+
+    program = Program(run, CPU)
+    blocks = {storage.data_ptr() for storage in program.storages} - {x.data_ptr(), answer.data_ptr()}
+    assert len(blocks) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("a number that Python reads", lambda x: x * x.sum().item()),
+        ("torch's own random numbers", lambda x: nn.functional.dropout(x, 0.5)),
+    ],
+)
+def test_what_cannot_be_played_back_is_refused(name: str, function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(CannotRecord):
+        written(function, torch.ones(4, 6))
+
+
+def test_programs_go_on_without_a_recording_where_there_can_be_none() -> None:
+    total = torch.zeros(())
+    programs = Programs(CPU, [], recorded=True)
+    for value in (1.0, 2.0, 3.0):
+        programs.play("sum", lambda x: total.add_(x.sum().item()), torch.full((2,), value))
+    assert total.item() == 12.0
+
+
+def test_programs_tell_sizes_apart() -> None:
+    total = torch.zeros(())
+    programs = Programs(CPU, [], recorded=True)
+    for count in (4, 3, 4, 3, 1):
+        programs.play("sum", lambda x: total.add_(x.sum()), torch.ones(count))
+    assert total.item() == 15.0

@@ -1,0 +1,377 @@
+"""A step as the list of its kernel calls: recorded once beneath autograd and vmap, then played in fixed memory.
+
+A small network's step is a hundred kernels of a microsecond each, and Python, vmap and autograd take several
+microseconds to find each of them again. A `Program` remembers what was called on what, keeps every tensor in a
+place of its own, and calls the same kernels on the same numbers: the same bits, without the way there.
+
+Knows torch, and nothing of networks. A function that is recorded must read what changes from call to call out of
+tensors that were there before, and leave there what it finds; its Python runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class CannotRecord(Exception):
+    """The function does what a recording does not see; the message names the operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor, as a part of a storage."""
+
+    storage: int
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One operation: what it was called with (places for tensors), what it answered, and the storages concerned."""
+
+    operation: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    results: list[_Place | None]
+    reads: set[int]
+    writes: set[int]
+    makes: set[int]
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operation that runs beneath it.
+
+    No tensor is kept alive but those from outside; a weak reference keeps a freed storage's number from
+    being given to another.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first call imports the whole compiler, which takes a second
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.entries: list[_Entry] = []
+        self.outside: dict[int, torch.UntypedStorage] = {}
+        self.sizes: dict[int, int] = {}
+        self.obstacle = ""
+        self._weak: dict[int, StorageWeakRef] = {}
+
+    def _place(self, tensor: Tensor, *, made: bool) -> _Place:
+        storage = tensor.untyped_storage()
+        number = storage._cdata
+        if number not in self._weak:
+            self._weak[number] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self.sizes[number] = storage.nbytes()
+            if not made:
+                self.outside[number] = storage
+        return _Place(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        keywords = kwargs or {}
+        found: list[_Place] = []
+
+        def note(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                found.append(self._place(value, made=False))
+                return found[-1]
+            return type(value)(map(note, value)) if isinstance(value, list | tuple) else value
+
+        arguments = tuple(map(note, args))
+        named = {name: note(value) for name, value in keywords.items()}
+        reads = {place.storage for place in found}
+        result = func(*args, **keywords)
+        answers = result if isinstance(result, tuple | list) else [result]
+        results: list[_Place | None] = []
+        for answer in answers:
+            if not isinstance(answer, Tensor | None) or torch.Tag.nondeterministic_seeded in func.tags:
+                self.obstacle = self.obstacle or str(func)
+            results.append(self._place(answer, made=True) if isinstance(answer, Tensor) else None)
+        writes = {
+            value.storage
+            for schema, value in zip(func._schema.arguments, arguments, strict=False)
+            if schema.is_write and isinstance(value, _Place)
+        }
+        writes |= {
+            named[schema.name].storage
+            for schema in func._schema.arguments
+            if schema.is_write and isinstance(named.get(schema.name), _Place)
+        }
+        makes = {place.storage for place in results if place} - reads
+        if makes or writes:  # all others are views
+            self.entries.append(_Entry(func, arguments, named, results, reads, writes, makes))
+        return result
+
+
+class Program:
+    """What one call of a function did, to be done again by calling the program."""
+
+    def __init__(self, function: Callable[[], None], device: torch.device, constant: Iterable[Tensor] = ()) -> None:
+        """Run `function`, and remember it; what depends on nothing but `constant` tensors is computed here, once.
+
+        Raises CannotRecord, after the function has run, for what cannot be played back.
+        """
+        recorder = _Recorder()
+        with recorder:
+            function()
+        if recorder.obstacle:
+            raise CannotRecord(recorder.obstacle)
+        plan = _Plan(recorder, {tensor.untyped_storage()._cdata for tensor in constant}, device)
+        with torch.inference_mode():
+            for call, arguments, keywords in plan.calls(plan.once):
+                call(*arguments, **keywords)
+            self._calls = plan.calls(plan.always)
+        self.storages = list(plan.storages.values())
+
+    def __len__(self) -> int:
+        """Kernel calls of one play."""
+        return len(self._calls)
+
+    def __call__(self) -> None:
+        with torch.inference_mode():
+            for call, arguments, keywords in self._calls:
+                call(*arguments, **keywords)
+
+
+class Programs:
+    """The programs of one stack, by name and number of examples, each recorded when it is first played."""
+
+    def __init__(self, device: torch.device, constant: Sequence[Tensor], *, recorded: bool) -> None:
+        self._device, self._constant, self._recorded = device, constant, recorded
+        self._known: dict[tuple[str, int], tuple[Program, tuple[Tensor, ...]]] = {}
+
+    def play(self, name: str, function: Callable[..., None], *inputs: Tensor) -> None:
+        """Call `function` on `inputs`, by its program where there is one; all [B, …] of one B.
+
+        A program reads its inputs from places of its own. The function under one name must be the same each time.
+        """
+        if not self._recorded:
+            function(*inputs)
+            return
+        known = self._known.get((name, len(inputs[0])))
+        if known is not None:
+            program, places = known
+            for place, value in zip(places, inputs, strict=True):
+                place.copy_(value)
+            program()
+            return
+        places = tuple(value.clone() for value in inputs)
+        try:
+            program = Program(lambda: function(*places), self._device, self._constant)
+        except CannotRecord:
+            self._recorded = False
+        else:
+            self._known[name, len(inputs[0])] = program, places
+
+
+class _Plan:
+    """Which entries run `once`, which `always`, and where each storage lies."""
+
+    def __init__(self, recorder: _Recorder, constant: set[int], device: torch.device) -> None:
+        self._device = device
+        self.storages: dict[int, torch.UntypedStorage] = dict(recorder.outside)
+        self._tensors: dict[_Place, Tensor] = {}
+        entries = _needed(recorder.entries, set(recorder.outside))
+        mutated = {number for entry in entries for number in entry.writes}
+        constant = constant - mutated
+        self.once: list[_Entry] = []
+        self.always: list[_Entry] = []
+        for entry in entries:
+            if not entry.writes and entry.reads <= constant and not entry.makes & mutated:
+                constant = constant | entry.makes
+                self.once.append(entry)
+            else:
+                self.always.append(entry)
+        for entry in self.once:
+            for number in entry.makes:
+                self.storages[number] = self._memory(recorder.sizes[number])
+        self._assign(recorder.sizes)
+
+    def _memory(self, size: int) -> torch.UntypedStorage:
+        return torch.empty(size, dtype=torch.uint8, device=self._device).untyped_storage()
+
+    def _assign(self, sizes: dict[int, int]) -> None:
+        """Give each storage memory from its first use to its last; what was just let go is taken first: it is warm."""
+        last: dict[int, int] = {}
+        for index, entry in enumerate(self.always):
+            last.update(dict.fromkeys(entry.reads | entry.writes | entry.makes, index))
+        ends: dict[int, list[int]] = {}
+        for number, index in last.items():
+            if number not in self.storages:
+                ends.setdefault(index, []).append(number)
+        free: list[torch.UntypedStorage] = []
+        for index, entry in enumerate(self.always):
+            for number in entry.makes:
+                need = sizes[number]
+                fits = [at for at, block in enumerate(free) if need <= block.nbytes() <= 2 * need + 4_096]
+                best = min(fits, key=lambda at: (free[at].nbytes(), -at), default=None)
+                self.storages[number] = self._memory(need) if best is None else free.pop(best)
+            free += [self.storages[number] for number in ends.get(index, ())]
+
+    def _tensor(self, place: _Place) -> Tensor:
+        if place not in self._tensors:
+            empty = torch.empty(0, dtype=place.dtype, device=self._device)
+            storage = self.storages[place.storage]
+            if storage.device != self._device:
+                empty = torch.empty(0, dtype=place.dtype, device=storage.device)
+            self._tensors[place] = empty.set_(storage, place.offset, place.size, place.stride)
+        return self._tensors[place]
+
+    def _bound(self, value: Any) -> Any:
+        if isinstance(value, _Place):
+            return self._tensor(value)
+        return type(value)(map(self._bound, value)) if isinstance(value, list | tuple) else value
+
+    def calls(self, entries: Iterable[_Entry]) -> list[Call]:
+        """The entries, ready to be called."""
+        found = []
+        for entry in entries:
+            if entry.operation in _ALLOCATIONS:
+                continue
+            arguments: tuple[Any, ...] = self._bound(entry.arguments)
+            keywords = {name: self._bound(value) for name, value in entry.keywords.items()}
+            if entry.writes:
+                found.append(_in_place(entry.operation, arguments, keywords))
+            else:
+                found.append(_into(entry.operation, arguments, keywords, self._bound(entry.results)))
+        return found
+
+
+def _needed(entries: Sequence[_Entry], outside: set[int]) -> list[_Entry]:
+    """Without those whose results nobody reads."""
+    wanted = set(outside)
+    found = []
+    for entry in reversed(entries):
+        if (entry.writes | entry.makes) & wanted:
+            wanted |= entry.reads
+            found.append(entry)
+    # A storage's first entry makes it; where that one was left out, nothing else of it is here either.
+    return found[::-1]
+
+
+# --- how to call an operation so that it writes where it is told ------------------------------------
+
+_ALLOCATIONS = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+}
+_COPIES = {aten.clone.default, aten._to_copy.default}
+# torch's own functions are found in half the time that an overload takes.
+_QUICK: dict[Any, Callable[..., Any]] = {
+    aten.add.Tensor: torch.add,
+    aten.addcmul.default: torch.addcmul,
+    aten.baddbmm.default: torch.baddbmm,
+    aten.bitwise_and.Scalar: torch.bitwise_and,
+    aten.bitwise_and.Tensor: torch.bitwise_and,
+    aten.bitwise_xor.Tensor: torch.bitwise_xor,
+    aten.bmm.default: torch.bmm,
+    aten.cat.default: torch.cat,
+    aten.div.Tensor: torch.div,
+    aten.erf.default: torch.erf,
+    aten.exp.default: torch.exp,
+    aten.gather.default: torch.gather,
+    aten.ge.Tensor: torch.ge,
+    aten.index_select.default: torch.index_select,
+    aten.maximum.default: torch.maximum,
+    aten.mm.default: torch.mm,
+    aten.mul.Tensor: torch.mul,
+    aten.neg.default: torch.neg,
+    aten.rsqrt.default: torch.rsqrt,
+    aten.sqrt.default: torch.sqrt,
+    aten.stack.default: torch.stack,
+    aten.sub.Tensor: torch.sub,
+    aten.tanh.default: torch.tanh,
+    aten.where.self: torch.where,
+    aten.__rshift__.Scalar: torch.bitwise_right_shift,
+}
+_QUICK_IN_PLACE: dict[Any, Callable[..., Any]] = {
+    aten.add_.Tensor: torch.add,
+    aten.addcmul_.default: torch.addcmul,
+    aten.div_.Tensor: torch.div,
+    aten.mul_.Tensor: torch.mul,
+    aten.sqrt_.default: torch.sqrt,
+    aten.sub_.Tensor: torch.sub,
+    aten.tanh_.default: torch.tanh,
+}
+_QUICK_OUT: dict[Any, Callable[..., Any]] = {
+    aten.add.out: torch.add,
+    aten.baddbmm.out: torch.baddbmm,
+    aten.bmm.out: torch.bmm,
+    aten.div.out: torch.div,
+    aten.mul.out: torch.mul,
+    aten.sqrt.out: torch.sqrt,
+    aten.sub.out: torch.sub,
+    aten.tanh.out: torch.tanh,
+    aten.where.self_out: torch.where,
+}
+
+
+def _in_place(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
+    if operation is aten.copy_.default:
+        return Tensor.copy_, arguments, {}
+    if operation is aten.pow_.Scalar and arguments[1] == 2:
+        return torch.square, arguments[:1], {"out": arguments[0]}
+    if operation in _QUICK_IN_PLACE:
+        return _QUICK_IN_PLACE[operation], arguments, {**keywords, "out": arguments[0]}
+    return _QUICK_OUT.get(operation, operation), arguments, keywords
+
+
+def _into(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], results: list[Tensor | None]) -> Call:
+    """A call that leaves `results` where they are to be; the operation's own way of doing so, else a copy."""
+    if operation in _COPIES:
+        assert results[0] is not None
+        return Tensor.copy_, (results[0], arguments[0]), {}
+    if operation in _QUICK:
+        return _QUICK[operation], arguments, {**keywords, "out": results[0]}
+    if operation is aten.relu.default:
+        return torch.clamp_min, (*arguments, 0), {"out": results[0]}
+    if operation is aten.sum.dim_IntList:
+        return torch.sum, arguments, {**keywords, "out": results[0]}
+    variant = _out_variant(operation)
+    if variant is not None and None not in results:
+        overload, names = variant
+        return overload, arguments, {**keywords, **dict(zip(names, results, strict=True))}
+
+    def copied() -> None:
+        answer = operation(*arguments, **keywords)
+        for place, value in zip(results, answer if isinstance(answer, tuple | list) else [answer], strict=True):
+            if place is not None:
+                place.copy_(value)
+
+    return copied, (), {}
+
+
+@cache
+def _out_variant(operation: Any) -> tuple[Any, tuple[str, ...]] | None:
+    """The overload with the same arguments that writes into given tensors, and what it calls these."""
+    wanted = [(argument.name, str(argument.type)) for argument in operation._schema.arguments]
+    packet = operation.overloadpacket
+    for name in packet.overloads():
+        overload = getattr(packet, name)
+        arguments = overload._schema.arguments
+        places = tuple(argument.name for argument in arguments if argument.is_out)
+        if len(places) == len(operation._schema.returns) and wanted == [
+            (argument.name, str(argument.type)) for argument in arguments if not argument.is_out
+        ]:
+            return overload, places
+    return None
