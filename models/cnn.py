@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from models.interface import IMAGE, Setting, Signature
 from models.layers import (
+    RISING,
     Activation,
     BatchNorm,
     Conv2d,
     Dropout,
     DropoutRate,
+    MaxPool2,
     Norm,
     nonlinearity,
     normalise,
@@ -121,7 +123,9 @@ class CNN(nn.Module):
             wide = width << block
             if self.image:
                 blocks += [Conv2d(channels, wide, kernel), *normalise(norm, wide)]
-                blocks += [nonlinearity(activation), nn.MaxPool2d(2)]
+                # The larger of four is the same before a rising nonlinearity, which then has a quarter of the work.
+                last = [MaxPool2(), nonlinearity(activation)]
+                blocks += last if activation in RISING else last[::-1]
                 sides = [side // 2 for side in sides]
             else:
                 blocks.append(Block(channels, wide, kernel, activation, norm))

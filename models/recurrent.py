@@ -16,17 +16,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers import whole
+
 Many = tuple[Tensor, ...]
 
 _tanh_back = torch.ops.aten.tanh_backward.grad_input  # gradient · (1 − y²) of y = tanh(x)
 _sigmoid_back = torch.ops.aten.sigmoid_backward.grad_input  # gradient · y · (1 − y) of y = sigmoid(x)
 
 
+def _steady(x_RBW: Tensor) -> bool:
+    """`models.layers.steady` of one row; a part of wider gates is looped over apart in each example, in any company."""
+    part = x_RBW.stride(-2) != x_RBW.shape[-1]
+    return part or torch.compiler.is_compiling() or whole(x_RBW[0])
+
+
+def _sigmoid(x_RBW: Tensor) -> Tensor:
+    """In place."""
+    return x_RBW.sigmoid_() if _steady(x_RBW) else x_RBW.mul_(0.5).tanh_().mul_(0.5).add_(0.5)
+
+
+def _tanh_of_half(x_RBW: Tensor) -> Tensor:
+    """tanh(½x), in place."""
+    return x_RBW.sigmoid_().mul_(2.0).sub_(1.0) if _steady(x_RBW) else x_RBW.mul_(0.5).tanh_()
+
+
 class Cell(Protocol):
     """What one kind of cell computes.
 
-    `scales`: what a gate's sum comes multiplied by, for its tanh: 0.5 makes a sigmoid of it, because
-    sigmoid(x) = ½·tanh(½x) + ½ (see `models.layers.sigmoid`), and is exact. Sigmoids stand first.
+    `scales`: what a gate's sum comes multiplied by, which is exact: 2 where its tanh is made of a sigmoid, because
+    tanh(x) = 2·sigmoid(2x) − 1 (see `models.layers.tanh`). Sigmoids stand first.
     """
 
     scales: ClassVar[tuple[float, ...]]
@@ -89,7 +107,7 @@ def _sum(gradient: Tensor, *others: Tensor | None) -> Tensor:
 class Plain(Cell):
     """h = tanh(x + h·U). Elman 1990, as nn.RNN."""
 
-    scales = (1.0,)
+    scales = (2.0,)
     biased = False
 
     @staticmethod
@@ -105,11 +123,12 @@ class Plain(Cell):
         h = torch.zeros_like(gates_RTBG[:, 0])
         states = []
         for t, gates in enumerate(gates_RTBG.unbind(1)):
-            product = torch.baddbmm(gates, h, weight_RWG)
-            if real_RTB1 is None:
-                h = torch.tanh(product, out=place.at[t])
+            bent = _tanh_of_half(torch.baddbmm(gates, h, weight_RWG))
+            at = place.at[t]
+            if real_RTB1 is not None:
+                h = torch.where(real_RTB1[:, t], bent, h, out=at)
             else:
-                h = torch.where(real_RTB1[:, t], product.tanh_(), h, out=place.at[t])
+                h = bent if at is None else at.copy_(bent)
             states.append(h)
         return _joined(states, place)
 
@@ -126,7 +145,7 @@ class Plain(Cell):
         dh = gradient_RTBW[:, -1]
         for t in reversed(range(found.shape[1])):
             dh, passed = _parted(dh, real_RTB1, t)
-            _tanh_back(dh, states_RTBW[:, t], grad_input=found[:, t])
+            _tanh_back(dh, states_RTBW[:, t], grad_input=found[:, t]).mul_(0.5)
             if t:
                 dh = _sum(torch.baddbmm(gradient_RTBW[:, t - 1], found[:, t], back), passed)
         return found, found
@@ -135,7 +154,7 @@ class Plain(Cell):
 class LSTM(Cell):
     """Gates in, forget, out and candidate: c = f·c + i·g, h = o·tanh(c). Hochreiter & Schmidhuber 1997, as nn.LSTM."""
 
-    scales = (0.5, 0.5, 0.5, 1.0)
+    scales = (1.0, 1.0, 1.0, 2.0)
     biased = False
 
     @staticmethod
@@ -154,16 +173,17 @@ class LSTM(Cell):
         h = c = torch.zeros_like(gates_RTBG[:, 0, :, :width])
         states = []
         for t, gates in enumerate(gates_RTBG.unbind(1)):
-            a = torch.baddbmm(gates, h, weight_RWG, out=opened.at[t]).tanh_()
-            a[..., : 3 * width].mul_(0.5).add_(0.5)
+            a = torch.baddbmm(gates, h, weight_RWG, out=opened.at[t])
+            _sigmoid(a[..., : 3 * width])
+            _tanh_of_half(a[..., 3 * width :])
             i, f, o, g = a.chunk(4, -1)
             if real_RTB1 is None:
                 c = torch.mul(f, c, out=cells.at[t]).add_(i * g)
-                h = torch.mul(o, torch.tanh(c, out=bent.at[t]), out=place.at[t])
+                h = torch.mul(o, _tanh_of_half(torch.mul(c, 2.0, out=bent.at[t])), out=place.at[t])
             else:
                 real = real_RTB1[:, t]
                 c = torch.where(real, (f * c).add_(i * g), c, out=cells.at[t])
-                h = torch.where(real, o * torch.tanh(c, out=bent.at[t]), h, out=place.at[t])
+                h = torch.where(real, o * _tanh_of_half(torch.mul(c, 2.0, out=bent.at[t])), h, out=place.at[t])
             states.append(h)
         return _joined(states, place, opened, cells, bent)
 
@@ -190,8 +210,8 @@ class LSTM(Cell):
             torch.mul(dh, bent[t], out=by_out)
             torch.mul(dc, i, out=by_candidate)
             sigmoids, candidate = torch.split(found[:, t], [3 * width, width], -1)
-            _sigmoid_back(by_gate[..., : 3 * width], opened[t, ..., : 3 * width], grad_input=sigmoids).mul_(2.0)
-            _tanh_back(by_candidate, g, grad_input=candidate)
+            _sigmoid_back(by_gate[..., : 3 * width], opened[t, ..., : 3 * width], grad_input=sigmoids)
+            _tanh_back(by_candidate, g, grad_input=candidate).mul_(0.5)
             if t:
                 dh = _sum(torch.baddbmm(gradient_RTBW[:, t - 1], found[:, t], back), passed)
                 dc = _sum(dc * f, kept_on)
@@ -201,7 +221,7 @@ class LSTM(Cell):
 class GRU(Cell):
     """Gates reset, update and new: n = tanh(x + r·(h·U + b)), h = n + z·(h − n). Cho et al. 2014, as nn.GRU."""
 
-    scales = (0.5, 0.5, 1.0)
+    scales = (1.0, 1.0, 2.0)
     biased = True
 
     @staticmethod
@@ -220,9 +240,8 @@ class GRU(Cell):
             product, m = torch.split(torch.baddbmm(bias_R1G, h, weight_RWG), [2 * width, width], -1)
             if inner.whole is not None:
                 inner.whole[t] = m
-            a = torch.add(both, product, out=opened.at[t]).tanh_().mul_(0.5).add_(0.5)
-            r, z = a.chunk(2, -1)
-            n = torch.mul(r, m, out=news.at[t]).add_(x).tanh_()
+            r, z = _sigmoid(torch.add(both, product, out=opened.at[t])).chunk(2, -1)
+            n = _tanh_of_half(torch.mul(r, m, out=news.at[t]).add_(x))
             if real_RTB1 is None:
                 h = torch.sub(h, n, out=place.at[t]).mul_(z).add_(n)
             else:
@@ -247,10 +266,10 @@ class GRU(Cell):
             n = news[t]
             dh, passed = _parted(dh, real_RTB1, t)
             kept_on = dh * z
-            by_new = _tanh_back(dh - kept_on, n, grad_input=by_gates[:, t, :, 2 * width :])
+            by_new = _tanh_back(dh - kept_on, n, grad_input=by_gates[:, t, :, 2 * width :]).mul_(0.5)
             torch.mul(by_new, inner[t], out=by_reset)
             torch.sub(states_RTBW[:, t - 1] if t else none, n, out=by_update).mul_(dh)
-            both = _sigmoid_back(by_both, opened[t], grad_input=by_gates[:, t, :, : 2 * width]).mul_(2.0)
+            both = _sigmoid_back(by_both, opened[t], grad_input=by_gates[:, t, :, : 2 * width])
             by_product[:, t, :, : 2 * width] = both
             torch.mul(by_new, r, out=by_product[:, t, :, 2 * width :])
             if t:

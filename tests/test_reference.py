@@ -47,7 +47,7 @@ def plain_loss(case: zoo.Case, c: zoo.TrainConfig, output: Tensor, y: Tensor, ta
         return F.cross_entropy(output.flatten(0, 1), y.flatten(), label_smoothing=c.label_smoothing)
     weight = None
     if c.class_weights == "balanced":
-        counts = torch.bincount(targets, minlength=case.signature.outputs).double()
+        counts = torch.bincount(targets, minlength=case.signature.outputs).double().clamp(min=1.0)
         weight = len(targets) / (len(counts) * counts)
     # summed and divided by the batch: torch's own mean would divide by the batch's weights
     loss = F.cross_entropy(output, y, weight=weight, label_smoothing=c.label_smoothing, reduction="sum")
@@ -156,8 +156,9 @@ def test_schedules_are_torchs(config: dict, scheduler) -> None:
         (layers.gelu, F.gelu),
     ],
 )
-def test_our_activations_are_torchs(ours, theirs) -> None:
-    x = torch.linspace(-40, 40, 4001, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("count", [4001, 4032])  # with a rest, and in whole vectors
+def test_our_activations_are_torchs(ours, theirs, count: int) -> None:
+    x = torch.linspace(-40, 40, count, dtype=torch.float64, requires_grad=True)
     assert_close(ours(x), theirs(x), "value")
     (one,) = torch.autograd.grad(ours(x).sum(), x)
     (other,) = torch.autograd.grad(theirs(x).sum(), x)
@@ -185,6 +186,30 @@ def test_our_norms_are_torchs(ours: nn.Module, theirs: nn.Module, shape: tuple[i
         ours.train(mode)
         theirs.train(mode)
         assert_close(ours(x), theirs(x), f"training={mode}")
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 8, 6), (3, 2, 9, 7)])
+@pytest.mark.parametrize("levels", [7, 10**9])  # with many that are equal, and with none
+def test_our_pooling_is_torchs(shape: tuple[int, ...], levels: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(levels, shape, generator=generator).double().requires_grad_()
+    weights = torch.randn(*shape[:2], shape[2] // 2, shape[3] // 2, generator=generator, dtype=torch.float64)
+    ours, theirs = layers.MaxPool2()(x), F.max_pool2d(x, 2)
+    assert torch.equal(ours, theirs)
+    (one,), (other,) = (torch.autograd.grad((y * weights).sum(), x) for y in (ours, theirs))
+    if levels > 7:
+        assert torch.equal(one, other)
+    # among equals another may be chosen, but one of them, and with the whole gradient
+    assert_close(F.avg_pool2d(one, 2), F.avg_pool2d(other, 2), "gradient")
+    high, wide = (2 * side for side in ours.shape[-2:])
+    largest = ours.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    assert not one[..., :high, :wide][x[..., :high, :wide] < largest].any()
+    assert int((one != 0).sum()) == weights.numel()
+
+
+def test_tanh_in_float32_is_near() -> None:
+    x = torch.linspace(-12, 12, 64_000)
+    assert float((layers.tanh(x).double() - torch.tanh(x.double())).abs().max()) < 1e-6
 
 
 def test_dropout_silences_the_share_it_is_told_and_keeps_the_mean() -> None:

@@ -170,7 +170,7 @@ def test_a_checkpoint_from_before_the_draws_of_dropout_changed_is_gone_on_from()
     training = Training(golden_task(), zoo.arrays(zoo.NUMBERS))
     training.restore(checkpoint.load(GOLDEN / "checkpoint-v1-early.pt"))
     resumed, ends = heard(training)
-    assert {number: list(epochs) for number, epochs in resumed.items()} == dict.fromkeys((0, 3, 5), [2, 3])
+    assert all(list(resumed[number]) == [2, 3] for number in (0, 3, 5))
     assert set(ends) == {0, 3, 5}
 
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models import layers
 from tuner.errors import told
 from tuner.training.cohort import Stack
 
 EXAMPLES = 37  # to try a network on: an odd number, so that vector loops have a rest
 
 # CPU kernels that round an element otherwise in the scalar rest of their vector loop than inside it (found by comparing
-# arrays of many lengths with longer ones): what a row gets depends on where in memory it lies.
+# arrays of many lengths with longer ones): what a row gets depends on where in memory it lies, unless there is no rest.
 _UNSTEADY = frozenset(
     {
         "atan2", "atanh", "celu", "cosh", "elu", "exp2", "gelu", "mish",
@@ -30,16 +31,21 @@ _UNSTEADY = frozenset(
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that run beneath it, by name."""
+    """Counts the operations that run beneath it, by name, and notes those that round by place."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count: Counter[str] = Counter()
+        self.unsteady: set[str] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.count[func.overloadpacket.__name__] += 1
+        name = func.overloadpacket.__name__
+        self.count[name] += 1
+        # The number of examples is odd, so what is whole here is whole for any number of them.
+        if name in _UNSTEADY and not all(layers.whole(x) for x in args if isinstance(x, Tensor)):
+            self.unsteady.add(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -72,7 +78,7 @@ def _differs(networks: Sequence[nn.Module], example: Tensor, training: bool) -> 
     with _Operations() as fused:
         answers = [forward(stack) for stack in (*pair, *five)]
     if example.device.type == "cpu":
-        for name in sorted(lone.count.keys() & _UNSTEADY):
+        for name in sorted(lone.unsteady):
             return f"{name} rounds by an element's place in memory; use models.layers.nonlinearity where it has it"
         if fused.count["convolution"] < lone.count["convolution"] // 2 * 7:
             return "a convolution of several rows in one rounds by their number; use models.layers.Conv2d"

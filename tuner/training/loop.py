@@ -140,7 +140,7 @@ class Training:
             terms["smoothing_K"] = column([c.label_smoothing for c in configs])
         if loss is cross_entropy and "class_weights" in named and self.task.signature.task == CLASSIFICATION:
             targets = self.arrays.train_targets
-            counts = torch.bincount(targets, minlength=self.task.signature.outputs).double()
+            counts = torch.bincount(targets, minlength=self.task.signature.outputs).double().clamp(min=1.0)
             balanced = (len(targets) / (len(counts) * counts)).to(device=self.device, dtype=self.dtype)
             weighs = column([float(c.class_weights == "balanced") for c in configs])[:, None]
             terms["weight_KC"] = torch.where(weighs > 0, balanced, torch.ones_like(balanced))

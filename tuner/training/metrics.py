@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.interface import CLASSIFICATION, LANGUAGE, PADDING, REGRESSION
+from tuner.training.losses import log_probabilities
 
 METRICS = {
     CLASSIFICATION: ("loss", "accuracy", "f1"),
@@ -102,7 +102,7 @@ class LanguageMetrics:
     def add(self, loss_KB: Tensor, output_KBTC: Tensor, target_BT: Tensor) -> None:
         real = target_BT != PADDING
         target = target_BT.expand(output_KBTC.shape[:-1])
-        nats = -F.log_softmax(output_KBTC, -1).gather(-1, target[..., None])[..., 0]
+        nats = -log_probabilities(output_KBTC).gather(-1, target[..., None])[..., 0]
         self._loss.add_(loss_KB.double().sum(1))
         self._nats.add_((nats.double() * real).sum((1, 2)))
         self._hits.add_(((output_KBTC.argmax(-1) == target) & real).double().sum((1, 2)))
