@@ -21,9 +21,9 @@ MAY_BE_LONGER: frozenset[str] = frozenset()  # "tuner/x.py" or "tuner/x.py:funct
 GATES = {
     "optuna": {"tuner.search", "tuner.search.memory", "tuner.search.pruners", "tuner.search.samplers"},
     "cmaes": {"tuner.search.samplers"},
-    "mlflow": {"tuner.tracking.tracker", "tuner.tracking.store"},
-    "sqlalchemy": {"tuner.ledger"},
-    "sqlite3": {"tuner.ledger"},
+    "mlflow": {"tuner.tracking.tracker", "tuner.tracking.store", "tuner.tracking.registry"},
+    "sqlalchemy": {"tuner.ledger", "tuner.tracking.store"},
+    "sqlite3": {"tuner.ledger", "tuner.tracking.store"},
     "ray": {"tuner.executors.ray_cluster", "tuner.ray_tune"},
 }
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from tuner.errors import TunerError
 from tuner.ledger import Ledger
 from tuner.progress import PlainProgress
 from tuner.tracking import follow
-from tuner.tracking.dashboard import SQLITE, command, link, serve, uri_of
+from tuner.tracking.dashboard import SQLITE, command, link, serve, sqlite_uri, uri_of
 from tuner.tracking.store import connect
 from tuner.tracking.tracker import Progress, Tracker
 from tuner.tracking.writer import Writer
@@ -285,7 +286,7 @@ def instalments(story: Story) -> Iterator[None]:
 
 def sabotage(store: Store, folder: Path, at: int, before: bool, dies: bool) -> int:
     """Write a short study while the `at`-th call of MLflow fails; how many calls there were."""
-    name = f"n-{at}-{'before' if before else 'after'}-{'dies' if dies else 'errs'}"
+    name = f"{folder.name}-{at}-{'before' if before else 'after'}-{'dies' if dies else 'errs'}"
     story = Story(folder, name, trials=2)
     error = Killed() if dies else OSError("the connection was reset")
     client = Saboteur(store.client, at, before, error)
@@ -551,6 +552,38 @@ def test_a_writer_whose_driver_died_goes_on_without_its_pipe(store: Store, tmp_p
     store.assert_mirrors(story)
 
 
+def test_a_store_that_we_make_does_not_wait_for_the_disk_and_somebody_elses_keeps_its_ways(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    connect(sqlite_uri(ours))
+    with sqlite3.connect(ours) as made, sqlite3.connect(theirs) as copy:
+        made.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+    copy.close()
+    for path, journal, synchronous in ((ours, "wal", 1), (theirs, "delete", 2)):
+        client = connect(sqlite_uri(path))
+        for part in (client._tracking_client.store, client._get_registry_client().store):
+            with part.engine.connect() as connection:
+                found = [
+                    connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
+                ]
+            assert found == [journal, synchronous]
+
+
+def test_the_writer_leaves_the_store_in_its_one_file(tmp_path: Path) -> None:
+    story = Story(tmp_path, "one-file").whole()
+    uri, artifacts = uri_of("embedded", tmp_path)
+    assert subprocess.run(command(story.folder, uri, artifacts, once=True), check=False).returncode == follow.DRAINED
+    assert {path.name for path in (tmp_path / "mlflow").iterdir()} == {"mlflow.db", "artifacts", "lock"}
+    Store(tmp_path).assert_mirrors(story)
+
+
+def test_the_process_leaves_without_taking_mlflow_apart_and_says_all_that_it_has_to_say() -> None:
+    code = "import atexit, sys; from tuner.tracking import follow; atexit.register(print, 'taken apart')"
+    code += "; print('said'); print('told', file=sys.stderr); follow._leave(3)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "told\n")
+
+
 @pytest.mark.slow
 def test_a_first_use_cut_short_leaves_nothing_that_is_mistaken_for_a_store(tmp_path: Path) -> None:
     uri, _ = uri_of("embedded", tmp_path)
@@ -558,7 +591,7 @@ def test_a_first_use_cut_short_leaves_nothing_that_is_mistaken_for_a_store(tmp_p
     folder.mkdir()
     (folder / "mlflow.db.new").write_bytes(b"half of a database")
     assert connect(uri).search_experiments()
-    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "lock"}
+    assert {path.name for path in folder.iterdir()} - {"mlflow.db-wal", "mlflow.db-shm"} == {"mlflow.db", "lock"}
 
 
 def test_two_first_uses_of_a_store_at_once_do_not_race(tmp_path: Path) -> None:
@@ -593,6 +626,26 @@ def test_a_writer_killed_again_and_again_loses_and_repeats_nothing(store: Store,
 @pytest.mark.parametrize(("worked", "pause"), [(0.0, 2.0), (1.0, 4.0), (9.0, 5.0)])
 def test_the_dashboard_is_never_long_behind(worked: float, pause: float) -> None:
     assert follow._pause(worked) == pause
+
+
+def test_what_is_left_after_the_last_trial_is_written_while_the_winner_is_made(store: Store, tmp_path: Path) -> None:
+    story = Story(tmp_path, "overlapped", trials=2)
+    tracker = store.track(story)
+    story.ask([0, 1])
+    story.start(0, [0, 1])
+    story.report(1, [0, 1])
+    story.end([0])
+    began = time.monotonic()
+    follow._rest(tracker, threading.Event(), 0.6)
+    assert time.monotonic() - began >= 0.6, "a trial still trains: no hurry"
+    story.end([1])
+    began = time.monotonic()
+    follow._rest(tracker, threading.Event(), 60)
+    assert time.monotonic() - began < 5
+    drain(tracker)
+    assert store.children("overlapped")[1].info.status == "KILLED"
+    assert not tracker.look(), "there is nothing left to write"
+    tracker.close()
 
 
 def test_connecting_is_told_apart_from_writing(store: Store, tmp_path: Path) -> None:
@@ -676,6 +729,14 @@ def test_a_writer_that_somebody_kills_again_and_again_is_told_and_not_waited_for
         writer.drain(PlainProgress(stream), patient=True)
     assert time.monotonic() - began < 8
     assert stream.getvalue() == "MLflow: points waiting (the writer was ended by SIGKILL); `tuner sync` writes them\n"
+
+
+def test_the_writer_gives_way_to_training_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    monkeypatch.setattr("tuner.tracking.writer.command", lambda *_, **__: line)
+    with Writer(tmp_path, tmp_path, "embedded") as writer:
+        assert writer._process is not None
+        assert os.getpriority(os.PRIO_PROCESS, writer._process.pid) >= 10
 
 
 def test_nothing_is_started_where_tracking_is_off(tmp_path: Path) -> None:
@@ -836,6 +897,30 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     store.sync(story)
     assert_champion(store.uri, story)
     assert len(store.client.search_model_versions("name = 'crowned'")) == 2
+
+
+def test_after_a_rehearsal_the_champion_does_not_wait_for_a_look_at_what_is_installed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib_metadata
+    from mlflow.utils import requirements_utils
+
+    looks = []
+    look = importlib_metadata.packages_distributions
+    monkeypatch.setattr(importlib_metadata, "packages_distributions", lambda: looks.append(1) or look())
+    monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)
+    story = Story(tmp_path, "rehearsed")
+    tracker = store.track(story)
+    drain(tracker)
+    tracker.prepare()
+    assert len(looks) == 1
+    story.whole()
+    crown(story, 3)
+    story.test(3, accuracy=0.9)
+    drain(tracker)
+    tracker.close()
+    assert_champion(store.uri, story)
+    assert len(looks) == 1
 
 
 def test_what_is_shown_of_a_winner_is_in_its_own_run_however_often_it_is_written(store: Store, tmp_path: Path) -> None:

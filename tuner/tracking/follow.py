@@ -7,6 +7,7 @@ it or dies, then writes what is left. Knows when to try again and when to give u
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -17,8 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from tuner.errors import TunerError
+from tuner.tracking.store import close
 from tuner.tracking.tracker import Progress, Tracker
 
 DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait for a server
@@ -26,6 +29,7 @@ DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait f
 _PAUSE_SECONDS = 2.0  # between two looks at the ledger
 _SHARE = 4.0  # and so many times what the last cycle took, so that a long study is written in larger pieces
 _LONGEST_PAUSE = 5.0  # but a person who watches the dashboard sees a study go on
+_LOOK_SECONDS = 0.25  # a look takes a millisecond
 _RETRY_SECONDS = 1.0
 _SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patience", type=float, default=60)
     given = parser.parse_args(arguments)
     os.environ.update(_SETTINGS)
-    os.nice(10)  # training comes first
+    gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
     ended = threading.Event()
     if given.once:
         ended.set()
@@ -70,11 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return follow(tracker, ended, given.patience, _say)
     finally:
         tracker.close()
+        close()
 
 
 def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Callable[[Progress], None]) -> int:
     """Cycle until `ended` is set and all is written, or nothing could be written for `patience` seconds after that."""
     trouble: float | None = None
+    prepared = False
     while True:
         closing = ended.is_set()  # before the cycle, which then sees everything that came before the end
         began = time.monotonic()
@@ -85,14 +91,31 @@ def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Calla
             trouble = None
             if closing and tracker.drained:
                 return DRAINED
+            if tracker.connected:
+                gc.freeze()
+                gc.enable()
             worked = 0.0 if tracker.connected else now - began
             pause = 0.0 if closing or progress.waiting else _pause(worked)
+            if pause and not (prepared or tracker.connected):
+                tracker.prepare()
+                prepared = True
         else:
             trouble = trouble if trouble is not None and closing else began
             if closing and now - trouble > patience:
                 return BEHIND
             pause = _RETRY_SECONDS
-        (time.sleep if closing else ended.wait)(pause)
+        if closing:
+            time.sleep(pause)
+        else:
+            _rest(tracker, ended, pause)
+
+
+def _rest(tracker: Tracker, ended: threading.Event, seconds: float) -> None:
+    """Until so many seconds have passed, or no more trials will come: the rest is written while the winner is made."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not tracker.look():
+        if ended.wait(min(left, _LOOK_SECONDS)):
+            return
 
 
 def _pause(worked: float) -> float:
@@ -115,5 +138,12 @@ def _say(progress: Progress) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _leave(code: int) -> NoReturn:
+    """End at once: all is written and closed, and to take MLflow's modules apart takes Python a second."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

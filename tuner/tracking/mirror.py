@@ -73,6 +73,11 @@ class Mirror:
     def study(self) -> str:
         return str(self.history.spec["study"])
 
+    @property
+    def over(self) -> bool:
+        """Whether every trial that the study is to have has ended; the winner's test may be still to come."""
+        return bool(self.history.spec) and self._next >= self.history.spec["search"]["trials"]
+
     def params(self, number: int) -> dict[str, str]:
         """Every hyperparameter of a trial, the fixed ones too."""
         spec = self.history.spec

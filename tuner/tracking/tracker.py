@@ -2,9 +2,9 @@
 
 How far it has come is kept as a tag of the parent run, and every write may be repeated without a trace: whoever dies
 between any two calls, the next one goes on from the cursor and adds nothing twice; where MLflow's side was deleted it
-starts from nothing. The only module that imports mlflow (when it first needs it: 2 s). Knows what to show through
-`mirror`, and runs behind the training in a process of its own (`follow`). Must never know training, samplers or the
-study loop, and never writes to the ledger.
+starts from nothing. Imports mlflow when it first needs it (2 s). Knows what to show through `mirror`, and runs behind
+the training in a process of its own (`follow`). Must never know training, samplers or the study loop, and never writes
+to the ledger.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import fcntl
 import json
 import os
 import re
-import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -25,18 +24,14 @@ from typing import TYPE_CHECKING
 
 from tuner import champion
 from tuner.ledger import Ledger
+from tuner.tracking import registry
 from tuner.tracking.mirror import RUNNING, Mirror, Point, milliseconds, reported
 from tuner.tracking.store import connect
 from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
-    from mlflow.models import ModelSignature
-
-ALIAS = "champion"
+    from mlflow.entities import Run
 
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
@@ -107,6 +102,20 @@ class Tracker:
             error = _explain(problem)
             self._attached, self._unsure = False, True
         return Progress(self._done, self._waiting, error)
+
+    def look(self) -> bool:
+        """Read what is new in the ledger; whether it is worth writing at once, because no more trials will come."""
+        try:
+            self._read()
+        except Exception:  # noqa: BLE001 # the next cycle meets it too, and says so
+            return True
+        return bool(self._backlog) and self._mirror.over
+
+    def prepare(self) -> None:
+        """Do ahead what the champion will need, where there is time for it and a study to come to its end."""
+        if self._mirror.under_way:
+            with suppress(Exception):
+                registry.rehearse()
 
     def close(self) -> None:
         self._ledger.close()
@@ -275,8 +284,6 @@ class Tracker:
 
     def _crown(self, client: MlflowClient) -> None:
         """Log and register the champion in the study's folder, unless that is done, or somebody took it away."""
-        from mlflow.entities import LoggedModelOutput
-
         place = self.folder / champion.FOLDER
         if not (place / champion.CARD).exists():
             return  # lost, or refused: a network that cannot be exported
@@ -285,28 +292,8 @@ class Tracker:
         if run is None:
             return  # the champion of an extension, whose own test is still to come
         tags = {"tuner.champion": card["sha256"], "tuner.ledger": self._mirror.history.study_id}
-        same = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        name = self._mirror.study
-        if found := client.search_model_versions(f"name = '{name}' AND {same}"):
-            crowned = min(int(one.version) for one in found)
-        else:
-            logged = client.search_logged_models([self._experiment], same)
-            model = logged[0] if logged else client.create_logged_model(self._experiment, ALIAS, run.id, tags)
-            model = model if model.status == "READY" else _upload(client, model, place)
-            outputs = client.get_run(run.id).outputs
-            if model.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
-                client.log_outputs(run.id, [LoggedModelOutput(model.model_id, step=0)])
-            made = client.create_model_version(
-                _registered(client, name),
-                source=model.artifact_location,  # not models:/<id>, which MLflow looks up in the ambient store
-                run_id=run.id,
-                tags=tags,
-                description=self._mirror.note(alive=False),
-                await_creation_for=0,
-                model_id=model.model_id,
-            )
-            crowned = int(made.version)
-        client.set_registered_model_alias(name, ALIAS, str(crowned))
+        about = {"experiment": self._experiment, "run": run.id, "note": self._mirror.note(alive=False)}
+        registry.register(client, place, self._mirror.study, tags, **about)
 
 
 def _explain(problem: Exception) -> str:
@@ -351,49 +338,3 @@ def _settle(client: MlflowClient, run: _Written, status: str, ended: int) -> Non
         client.set_terminated(run.id, status, ended)
         run.ended = ended
     run.status = status
-
-
-def _upload(client: MlflowClient, model: LoggedModel, place: Path) -> LoggedModel:
-    """Fill a model with the champion in the folder `place`, its signature and its input example."""
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    inputs, outputs = champion.example(place)
-    about = Model(run_id=model.source_run_id, model_id=model.model_id, artifact_path=model.artifact_location)
-    with tempfile.TemporaryDirectory() as draft:
-        path = Path(draft, "model")
-        mlflow.pyfunc.save_model(
-            path,
-            loader_module="tuner.champion",
-            data_path=str(place),
-            code_paths=[str(Path(__file__).parents[2] / package) for package in ("models", "tuner")],
-            mlflow_model=about,
-            signature=_signature(inputs, outputs),
-            input_example=inputs,
-            pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy", "pandas")],
-        )
-        client.log_model_artifacts(model.model_id, str(path))
-    return client.finalize_logged_model(model.model_id, "READY")
-
-
-def _signature(inputs: pd.DataFrame | np.ndarray, outputs: pd.DataFrame) -> ModelSignature:
-    from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
-
-    found = infer_signature(inputs, outputs)
-    if not hasattr(inputs, "columns"):
-        return found
-    anything = AnyType()  # type: ignore[no-untyped-call] # MLflow would refuse whole numbers where it saw fractions
-    return ModelSignature(Schema([ColSpec(anything, name) for name in inputs.columns]), found.outputs)
-
-
-def _registered(client: MlflowClient, name: str) -> str:
-    """The registered model of that name, made where there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as problem:
-        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    return name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from tuner.tracking.dashboard import OFF, command, uri_of
 PATIENT, IMPATIENT = 60.0, 2.0  # seconds that `drain` waits for the process; `tuner sync` writes the rest
 _LEAVE_SECONDS = 3.0  # what the process has to finish in when an exception ends the driver
 _END_SECONDS = 2.0  # and to die in when told to
+_NICE = 10  # from its first import on: training comes first
 _LIVES = 3  # of the process: somebody who kills it again and again means it
 
 
@@ -71,6 +73,8 @@ class Writer:
                 text=True,
                 start_new_session=True,
             )
+        with contextlib.suppress(OSError):  # it has ended already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
 
     def _listen(self) -> None:
         """Hear the process; one that was killed is followed by another, which goes on from the cursor in MLflow."""
