@@ -41,6 +41,14 @@ def trigram(monkeypatch: pytest.MonkeyPatch) -> Any:
     return trigram
 
 
+@pytest.fixture
+def tracking(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    import tracking  # type: ignore[import-not-found]
+
+    return tracking
+
+
 def result(study: Any, label: str, seconds: float, *runs: tuple[int, int, float], trials: int = 64) -> Any:
     """A contender whose runs made (trial-steps, structures, best score)."""
     return study.Result.of(label, [(seconds, study.Done(trials, *run)) for run in runs])
@@ -195,3 +203,51 @@ def test_every_other_peer_does_the_work_too(tmp_path: Path) -> None:
     peers = ["optuna-fused", "optuna-journal", "optuna-memory", "ray"]
     out = tmp_path / "study.json"
     check(launch(out, "--trials", "2", "--peers", *peers), out, len(peers), 2)
+
+
+def test_points_are_compared_by_their_medians_and_a_greedy_writer_is_named(tracking: Any) -> None:
+    given = tracking.arguments(["--points", "60", "--peers", "batch-run", "--trials", "4", "--repeats", "3"])
+    rates = [
+        {"who": who, "size": 60, "rate": rate, "busy": 0.0}
+        for who, *three in (("tuner", 900.0, 1_000.0, 9_000.0), ("batch-run", 500.0, 400.0, 100.0))
+        for rate in three
+    ]
+    for share, greedy in ((0.2, False), (0.21, True)):
+        cost = {"seconds": 2.0, "processor": 4.0, "writer": 4 * share, "share": share, "busy": 0.0}
+        text, body = tracking.report(given, rates, [{"who": who, **cost} for who in ("embedded", "off")])
+        table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+        assert table[2] == ["Tuner's writer, ledger included", "1,000 (900–9,000)", ""]
+        assert table[3] == ["log_batch, one a run", "400 (100–500)", "2.5×"]
+        assert table[6][0] == "tracked by MLflow"
+        assert table[6][-1] == f"{share:.0%}"
+        assert ("takes more than 20%" in text) is greedy
+        assert body["summary"]["tuner"]["60"]["median"] == 1_000.0
+
+
+@pytest.mark.parametrize("lost", ["point", "all"])
+def test_points_that_cannot_be_read_back_are_no_result(tracking: Any, lost: str) -> None:
+    class Client:
+        def get_metric_history(self, _run: str, key: str) -> list[Any]:
+            steps = [] if lost == "all" else [1, 2, 3] if key != tracking.points.METRICS[-1] else [1, 3]
+            return [type("Point", (), {"step": step}) for step in steps]
+
+    with pytest.raises(RuntimeError, match="can be read in run r, not 3"):
+        tracking.points.read_back(Client(), "r", 3)
+
+
+@pytest.mark.slow
+def test_every_way_writes_points_that_are_read_back_and_the_writer_is_watched(tmp_path: Path) -> None:
+    out = tmp_path / "tracking.json"
+    small = ["--points", "8", "--runs", "2", "--limit", "60", "--repeats", "1", "--trials", "2", "--epochs", "2"]
+    command = [sys.executable, str(FOLDER / "tracking.py"), *small, "--out", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert said.returncode == 0, said.stderr
+    saved = json.loads(out.read_text())
+    rates = [run for run in saved["runs"] if "rate" in run]
+    assert {run["who"] for run in rates} == {"tuner", "log_metric", "batch-epoch", "batch-run", "async", "ray"}
+    assert all((run["points"], run["runs"]) == (16, 2) and run["rate"] > 0 for run in rates)
+    costs = {run["who"]: run for run in saved["runs"] if "share" in run}
+    assert costs["off"]["writer"] == 0.0
+    assert 0.0 < costs["embedded"]["share"] < 1.0
+    assert all(label in said.stdout for label in ("Tuner's writer", "log_metric", "tracked by MLflow", "not tracked"))
+    assert str(FOLDER.parent) not in out.read_text() + said.stdout
