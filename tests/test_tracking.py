@@ -648,6 +648,25 @@ def test_what_is_left_after_the_last_trial_is_written_while_the_winner_is_made(s
     tracker.close()
 
 
+def test_a_store_that_is_away_is_not_asked_again_and_again_because_the_study_is_over() -> None:
+    class Away:
+        drained = connected = False
+        cycles = 0
+
+        def cycle(self, closing: bool) -> Progress:
+            self.cycles += 1
+            return Progress(0, 5, "away")
+
+        def look(self) -> bool:
+            return True
+
+    tracker: Any = Away()
+    ended = threading.Event()
+    threading.Timer(0.4, ended.set).start()
+    assert follow.follow(tracker, ended, 0, lambda _: None) == follow.BEHIND
+    assert tracker.cycles == 2
+
+
 def test_connecting_is_told_apart_from_writing(store: Store, tmp_path: Path) -> None:
     tracker = store.track(Story(tmp_path, "connecting").whole())
     assert tracker.cycle().error is None

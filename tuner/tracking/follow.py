@@ -80,34 +80,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Callable[[Progress], None]) -> int:
     """Cycle until `ended` is set and all is written, or nothing could be written for `patience` seconds after that."""
     trouble: float | None = None
-    prepared = False
     while True:
         closing = ended.is_set()  # before the cycle, which then sees everything that came before the end
         began = time.monotonic()
         progress = tracker.cycle(closing)
         say(progress)
         now = time.monotonic()
-        if progress.error is None:
-            trouble = None
-            if closing and tracker.drained:
-                return DRAINED
-            if tracker.connected:
-                gc.freeze()
-                gc.enable()
-            worked = 0.0 if tracker.connected else now - began
-            pause = 0.0 if closing or progress.waiting else _pause(worked)
-            if pause and not (prepared or tracker.connected):
-                tracker.prepare()
-                prepared = True
-        else:
+        if not gc.isenabled() and (tracker.connected or progress.error is not None):
+            gc.freeze()
+            gc.enable()
+        if progress.error is not None:
             trouble = trouble if trouble is not None and closing else began
             if closing and now - trouble > patience:
                 return BEHIND
-            pause = _RETRY_SECONDS
-        if closing:
-            time.sleep(pause)
-        else:
-            _rest(tracker, ended, pause)
+            (time.sleep if closing else ended.wait)(_RETRY_SECONDS)
+            continue
+        trouble = None
+        if closing and tracker.drained:
+            return DRAINED
+        if not (closing or progress.waiting):
+            if not tracker.connected:
+                tracker.prepare()
+            _rest(tracker, ended, _pause(0.0 if tracker.connected else now - began))
 
 
 def _rest(tracker: Tracker, ended: threading.Event, seconds: float) -> None:

@@ -74,6 +74,7 @@ class Tracker:
         self.folder, self.uri, self.artifacts, self.driver = folder, uri, artifacts, driver
         self.drained = False  # after a cycle: everything read is written, and nothing is in doubt
         self.connected = False  # after a cycle: it had to connect first, which takes much longer than writing
+        self._prepared = False
         self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
         self._ledger = Ledger.open(folder, read_only=True)
         self._mirror = Mirror()
@@ -112,9 +113,10 @@ class Tracker:
         return bool(self._backlog) and self._mirror.over
 
     def prepare(self) -> None:
-        """Do ahead what the champion will need, where there is time for it and a study to come to its end."""
-        if self._mirror.under_way:
-            with suppress(Exception):
+        """Do ahead, once, what the champion will need, where a study is still to come to its end."""
+        if self._mirror.under_way and not self._prepared:
+            self._prepared = True
+            with suppress(Exception):  # what goes wrong will be met, and told, with the champion itself
                 registry.rehearse()
 
     def close(self) -> None:
