@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import signal
@@ -15,12 +16,11 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+OUT_OF_MEMORY = "out of memory"  # what a member of a crew answers where its job does not fit
 RESULTS = Path(__file__).parent / "results"
 
 _QUIET = 10.0  # percent of all cores that others may use while nothing of ours runs; above it no time is worth quoting
@@ -116,13 +116,61 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
             yield number, name
 
 
+class Crew:
+    """Processes that work at the same time: each takes jobs as lines of JSON and answers when told to begin.
+
+    Each job is answered by "ready" or by what is wrong; then it is begun, and answered by its outcome, or called off.
+    """
+
+    def __init__(self, command: Sequence[str | Path], count: int, surroundings: Mapping[str, str]) -> None:
+        self._members = [
+            subprocess.Popen(
+                command, env=dict(surroundings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+            for _ in range(count)
+        ]
+
+    def race(self, job: Mapping[str, Any]) -> list[Any]:
+        """What each answers; all begin when the last is ready. Where one is not, nobody begins: its word alone."""
+        self._tell(json.dumps(job))
+        wrong = [word for word in map(self._answer, self._members) if word != "ready"]
+        self._tell("never mind" if wrong else "begin")
+        return wrong[:1] or [self._answer(member) for member in self._members]
+
+    def _tell(self, line: str) -> None:
+        for member in self._members:
+            assert member.stdin is not None
+            member.stdin.write(line + "\n")
+
+    def _answer(self, member: subprocess.Popen[str]) -> Any:
+        assert member.stdout is not None
+        line = member.stdout.readline()
+        if not line:
+            raise RunFailed(f"a process of the crew ended with exit code {member.wait()}; what it said stands above")
+        return json.loads(line)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self._members:
+            member.kill()
+            member.wait()
+
+
 def others() -> float:
-    """Percent of the machine that is in use just now, by somebody else."""
+    """Percent of the machine that is in use just now, by somebody else; NaN where psutil is missing and nobody knows."""
+    try:
+        import psutil
+    except ImportError:
+        return math.nan
     return psutil.cpu_percent(interval=_LISTEN_SECONDS)
 
 
 def warning(busy: Sequence[float]) -> str:
     """What to say about times taken while others used so much of the machine; nothing where it was quiet."""
+    if any(map(math.isnan, busy)):
+        return "Whether the machine was busy is not known: psutil is not installed."
     if max(busy) <= _QUIET:
         return ""
     return (
@@ -135,9 +183,16 @@ def warning(busy: Sequence[float]) -> str:
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:
     """What the figures belong to: processor, cores that we may use, versions."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    return {"cpu": _processor(), "cores": cores, "system": platform.system(), "versions": versions}
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {"cpu": _processor(), "cores": cores(), "system": platform.system(), "versions": versions}
+
+
+def cores() -> int:
+    """Cores that we may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -1,0 +1,148 @@
+"""The shapes that `steps.py` and `gpu.py` train: networks, data drawn for them, and what a step of each must multiply.
+
+Plain values and numpy, so that it runs where nothing but torch and numpy is installed. Must never know who trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+CLASSES = 10
+TRAINING_ROWS, VALIDATION_ROWS = 1_024, 256
+LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2}  # half of the rows each; low enough that nothing diverges
+RATES = (0.1, 0.2)  # of dropout, from row to row
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`network` are Tuner's keywords. `must` is how many times a plain loop's trial-steps a cohort is to make."""
+
+    label: str
+    family: str
+    network: Mapping[str, Any]
+    modality: str
+    inputs: tuple[int, ...]
+    batch: int = 64
+    must: float | None = None
+    quick: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return -(-TRAINING_ROWS // self.batch)
+
+
+def _mlp(width: int, depth: int, batch: int, must: float | None, *, quick: bool = False) -> Shape:
+    network = {"width": width, "depth": depth, "activation": "relu"}
+    return Shape(f"MLP {width}×{depth}, batch {batch}", "mlp", network, "numbers", (64,), batch, must, quick)
+
+
+def _rnn(cell: str, time: int, *, quick: bool = False) -> Shape:
+    network = {"cell": cell, "width": 32, "depth": 1, "readout": "last"}
+    return Shape(
+        f"{cell.upper()} 32, {time} steps of {time}", "rnn", network, "sequence", (time, time), must=2.5, quick=quick
+    )
+
+
+def _transformer(time: int, *, quick: bool = False) -> Shape:
+    network = {"width": 32, "depth": 2, "heads": 4, "readout": "mean"}
+    return Shape(
+        f"transformer 32×2, {time} steps", "transformer", network, "sequence", (time, 8), must=2.0, quick=quick
+    )
+
+
+def _cnn(width: int, must: float | None, *, quick: bool = False) -> Shape:
+    network = {"width": width, "depth": 2, "kernel": 3, "activation": "relu"}
+    return Shape(f"CNN {width}, 28×28", "cnn", network, "image", (1, 28, 28), must=must, quick=quick)
+
+
+SHAPES = {
+    "mlp-64x2": _mlp(64, 2, 64, 6.0, quick=True),
+    "mlp-128x3": _mlp(128, 3, 128, 2.2, quick=True),
+    "mlp-128x3-64": _mlp(128, 3, 64, 2.2),
+    "mlp-32x1": _mlp(32, 1, 64, None),
+    "lstm-8": _rnn("lstm", 8, quick=True),
+    "lstm-28": _rnn("lstm", 28),
+    "gru-8": _rnn("gru", 8, quick=True),
+    "gru-28": _rnn("gru", 28),
+    "transformer-16": _transformer(16, quick=True),
+    "transformer-32": _transformer(32),
+    "cnn-8": _cnn(8, 1.2, quick=True),
+    "cnn-16": _cnn(16, None),
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """float32 inputs [N, *shape.inputs], int64 classes [N]."""
+
+    train_inputs: np.ndarray
+    train_targets: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+def draw(shape: Shape, seed: int = 0) -> Examples:
+    """A centre for each class and noise around it: something to learn, the same for everybody."""
+    random = np.random.default_rng(seed)
+    count = TRAINING_ROWS + VALIDATION_ROWS
+    targets = random.integers(0, CLASSES, count)
+    centres = random.standard_normal((CLASSES, *shape.inputs))
+    inputs = (0.5 * centres[targets] + random.standard_normal((count, *shape.inputs))).astype(np.float32)
+    return Examples(
+        inputs[:TRAINING_ROWS], targets[:TRAINING_ROWS], inputs[TRAINING_ROWS:], targets[TRAINING_ROWS:]
+    )
+
+
+# --- what a step must multiply --------------------------------------------------------------------
+
+
+def multiply_adds(shape: Shape) -> int:
+    """Of one trial-step's matrix products, forward and backward, as if nothing else took time.
+
+    A product has two more of its size behind it, for the gradients of its weights and of its inputs; what reads the
+    data needs no gradient of its inputs.
+    """
+    first, rest = _FORWARD[shape.family](shape)
+    return shape.batch * (2 * first + 3 * rest)
+
+
+def _mlp_forward(shape: Shape) -> tuple[int, int]:
+    width, depth = shape.network["width"], shape.network["depth"]
+    return math.prod(shape.inputs) * width, (depth - 1) * width**2 + width * CLASSES
+
+
+def _rnn_forward(shape: Shape) -> tuple[int, int]:
+    (time, features), width = shape.inputs, shape.network["width"]
+    gates = {"lstm": 4, "gru": 3}[shape.network["cell"]] * width
+    return time * features * gates, time * width * gates + width * CLASSES
+
+
+def _transformer_forward(shape: Shape) -> tuple[int, int]:
+    (time, features), width = shape.inputs, shape.network["width"]
+    linear = (3 + 1 + 2 * 4) * width**2  # query, key and value; the way out; a feed-forward 4 times as wide
+    attention = 2 * time * width  # scores, and the values that they weigh
+    return time * features * width, shape.network["depth"] * time * (linear + attention) + width * CLASSES
+
+
+def _cnn_forward(shape: Shape) -> tuple[int, int]:
+    channels, height, breadth = shape.inputs
+    products = []
+    for block in range(shape.network["depth"]):
+        wide = shape.network["width"] << block
+        products.append(height * breadth * shape.network["kernel"] ** 2 * channels * wide)
+        channels, height, breadth = wide, height // 2, breadth // 2
+    return products[0], sum(products[1:]) + channels * height * breadth * CLASSES
+
+
+_FORWARD: Mapping[str, Callable[[Shape], tuple[int, int]]] = {  # per example: (what reads the data, everything else)
+    "mlp": _mlp_forward,
+    "rnn": _rnn_forward,
+    "transformer": _transformer_forward,
+    "cnn": _cnn_forward,
+}
