@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 OUT_OF_MEMORY = "out of memory"  # what a member of a crew answers where its job does not fit
 RESULTS = Path(__file__).parent / "results"
@@ -120,14 +120,20 @@ class Crew:
     """Processes that work at the same time: each takes jobs as lines of JSON and answers when told to begin.
 
     Each job is answered by "ready" or by what is wrong; then it is begun, and answered by its outcome, or called off.
+    Every process is told its `--number`, from 0.
     """
 
     def __init__(self, command: Sequence[str | Path], count: int, surroundings: Mapping[str, str]) -> None:
         self._members = [
             subprocess.Popen(
-                command, env=dict(surroundings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                [*command, "--number", str(number)],
+                env=dict(surroundings),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
             )
-            for _ in range(count)
+            for number in range(count)
         ]
 
     def race(self, job: Mapping[str, Any]) -> list[Any]:
@@ -140,7 +146,8 @@ class Crew:
     def _tell(self, line: str) -> None:
         for member in self._members:
             assert member.stdin is not None
-            member.stdin.write(line + "\n")
+            with contextlib.suppress(BrokenPipeError):  # one that has ended is found out when it does not answer
+                member.stdin.write(line + "\n")
 
     def _answer(self, member: subprocess.Popen[str]) -> Any:
         assert member.stdout is not None
@@ -149,17 +156,21 @@ class Crew:
             raise RunFailed(f"a process of the crew ended with exit code {member.wait()}; what it said stands above")
         return json.loads(line)
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         for member in self._members:
             member.kill()
             member.wait()
+            for pipe in (member.stdin, member.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def others() -> float:
-    """Percent of the machine that is in use just now, by somebody else; NaN where psutil is missing and nobody knows."""
+    """Percent of the machine that is in use just now, by somebody else; NaN where psutil is missing."""
     try:
         import psutil
     except ImportError:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 CLASSES = 10
-TRAINING_ROWS, VALIDATION_ROWS = 1_024, 256
+VALIDATION_SHARE = 0.25  # of the training rows
 LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2}  # half of the rows each; low enough that nothing diverges
 RATES = (0.1, 0.2)  # of dropout, from row to row
 
@@ -30,11 +30,12 @@ class Shape:
     batch: int = 64
     must: float | None = None
     quick: bool = False
+    rows: int = 1_024  # to learn from; fewer where a step is slow, so that an epoch of many trials stays short
 
     @property
     def steps(self) -> int:
         """Of one epoch."""
-        return -(-TRAINING_ROWS // self.batch)
+        return -(-self.rows // self.batch)
 
 
 def _mlp(width: int, depth: int, batch: int, must: float | None, *, quick: bool = False) -> Shape:
@@ -52,13 +53,20 @@ def _rnn(cell: str, time: int, *, quick: bool = False) -> Shape:
 def _transformer(time: int, *, quick: bool = False) -> Shape:
     network = {"width": 32, "depth": 2, "heads": 4, "readout": "mean"}
     return Shape(
-        f"transformer 32×2, {time} steps", "transformer", network, "sequence", (time, 8), must=2.0, quick=quick
+        f"transformer 32×2, {time} steps",
+        "transformer",
+        network,
+        "sequence",
+        (time, 8),
+        must=2.0,
+        quick=quick,
+        rows=512,
     )
 
 
 def _cnn(width: int, must: float | None, *, quick: bool = False) -> Shape:
     network = {"width": width, "depth": 2, "kernel": 3, "activation": "relu"}
-    return Shape(f"CNN {width}, 28×28", "cnn", network, "image", (1, 28, 28), must=must, quick=quick)
+    return Shape(f"CNN {width}, 28×28", "cnn", network, "image", (1, 28, 28), must=must, quick=quick, rows=512)
 
 
 SHAPES = {
@@ -90,13 +98,40 @@ class Examples:
 def draw(shape: Shape, seed: int = 0) -> Examples:
     """A centre for each class and noise around it: something to learn, the same for everybody."""
     random = np.random.default_rng(seed)
-    count = TRAINING_ROWS + VALIDATION_ROWS
+    count = shape.rows + int(shape.rows * VALIDATION_SHARE)
     targets = random.integers(0, CLASSES, count)
     centres = random.standard_normal((CLASSES, *shape.inputs))
     inputs = (0.5 * centres[targets] + random.standard_normal((count, *shape.inputs))).astype(np.float32)
-    return Examples(
-        inputs[:TRAINING_ROWS], targets[:TRAINING_ROWS], inputs[TRAINING_ROWS:], targets[TRAINING_ROWS:]
-    )
+    return Examples(inputs[: shape.rows], targets[: shape.rows], inputs[shape.rows :], targets[shape.rows :])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial's shape and what else it chose. `number` is its seed as well."""
+
+    number: int
+    shape: Shape
+    dropout: float
+    optimizer: str
+    learning_rate: float
+
+
+def alike(shape: Shape, count: int) -> list[Trial]:
+    """So many trials of one shape: half of them with adam and half with sgd, two rates of dropout."""
+    optimizers = list(LEARNING_RATES.items())
+    return [Trial(number, shape, RATES[number // 2 % 2], *optimizers[number % 2]) for number in range(count)]
+
+
+def study(count: int, seed: int) -> list[Trial]:
+    """The trials that independent sampling makes of the space of `study.py`."""
+    random = np.random.default_rng(seed)
+    trials = []
+    for number in range(count):
+        width, depth, batch = (int(random.choice(values)) for values in ((32, 64, 128), (1, 2, 3), (32, 64, 128)))
+        optimizer = str(random.choice(["sgd", "adam"]))
+        rate = 10.0 ** random.uniform(-4, -1)
+        trials.append(Trial(number, _mlp(width, depth, batch, None), random.uniform(0, 0.5), optimizer, rate))
+    return trials
 
 
 # --- what a step must multiply --------------------------------------------------------------------

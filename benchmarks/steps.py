@@ -89,8 +89,8 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 *plain(given.cores),
                 *cohorts(SHAPES[shape], given.rows),
             ]
+            busy = harness.others()
             for number in range(given.rounds):
-                busy = harness.others()
                 for one in contenders:
                     answers = running[one.crew].race({**one.job, "shape": shape, "seconds": given.seconds})
                     if harness.OUT_OF_MEMORY in answers:
@@ -157,8 +157,8 @@ def notes(results: Sequence[Result]) -> list[str]:
             found.append(f"{shape.label}: {one.ratio.text('.2f')} times the plain loop, short of {shape.must:g}.")
         if one.over_alone.median < 1:
             found.append(
-                f"{shape.label}: a study trains it {one.chosen} together at {one.over_alone.text('.2f')} times the speed"
-                " of training it alone; the cost model should leave it alone."
+                f"{shape.label}: a study trains it {one.chosen} together at {one.over_alone.text('.2f')} times the"
+                " speed of training it alone; the cost model should leave it alone."
             )
     return found
 

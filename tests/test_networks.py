@@ -62,7 +62,7 @@ def as_torch(value: Tensor, cell: str) -> Tensor:
 
 def twin(ours: Recurrent, cell: str, bidirectional: bool) -> nn.RNNBase:
     """torch's layer with our weights."""
-    theirs = NATIVE[cell](FEATURES, WIDTH, bidirectional=bidirectional).double()
+    theirs = NATIVE[cell](ours.weight.shape[1], ours.width, bidirectional=bidirectional).double()
     weights, biases = ours.weight.chunk(ours.directions), ours.bias.chunk(ours.directions)
     with torch.no_grad():
         for direction, end in zip(range(ours.directions), ("", "_reverse"), strict=False):
