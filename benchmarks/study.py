@@ -3,6 +3,10 @@
 The work: N trials of a multilayer perceptron on scikit-learn's digits, six hyperparameters, TPE, three metrics an epoch
 in MLflow on SQLite. Tuner and each peer run in turns, as processes of their own; what they did is then read back from
 MLflow, by its own client and from nowhere else, and compared before any time is shown.
+
+With `--asha` trials are stopped early, by each one's own asynchronous successive halving at the same rungs. How many
+epochs N trials then take is chance, so that the peers go on with further trials until they have trained as many epochs
+as Tuner did in that round, and stop on the spot: the same work, whatever it was spent on.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +32,17 @@ STRUCTURE = ("depth", "width", "batch_size")
 TRAINING_ROWS = 1_079  # of 1,797 digits, 20 % put aside to validate on and 20 % to test on
 
 # What "equal in kind" means: ours beside a peer's, medians over all rounds.
+EPOCHS = 0.05  # of the epochs that a peer may have trained more or less: what is under way when the last one ends
 STEPS = 0.2  # trial-steps may differ by so much, to either side
 STRUCTURES = 0.8  # structures explored, at least so many of the peer's
 SCORE = 0.01  # of accuracy that the best may be behind, or as much as seeds alone change it
 FEWEST = 32  # trials; with fewer, chance alone moves trial-steps and structures further than that
 
+MIN_EPOCHS, REDUCTION = 2, 3  # ASHA's rungs after 2, 6 and 18 epochs; a third goes on
+
 PEERS = Path(__file__).parent / "peers"
 PACKAGES = ("cohort-tuner", "torch", "optuna", "mlflow", "ray")
-HEAD = ("who", "seconds", "Tuner is faster", "trials", "trial-steps", "structures", f"best {OBJECTIVE}")
+HEAD = ("who", "seconds", "Tuner is faster", "trials", "epochs", "trial-steps", "structures", f"best {OBJECTIVE}")
 
 
 class NotTheWork(RuntimeError):
@@ -56,7 +63,7 @@ class Contender:
 
 
 def ours(folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
-    spec = {
+    spec: dict[str, Any] = {
         "study": "digits",
         "seed": seed,
         "data": {"source": "digits", "validation": 0.2, "test": 0.2},
@@ -78,23 +85,31 @@ def ours(folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
         "run": {"device": "cpu"},
         "tracking": {"mlflow": "embedded"},
     }
+    if given.asha:
+        spec["search"]["pruner"] = {"kind": "asha", "min_epochs": MIN_EPOCHS, "reduction": REDUCTION}
     (folder / "study.yaml").write_text(json.dumps(spec, indent=2))  # JSON is YAML
     tuner = Path(sys.executable).parent / "tuner"
     return [str(tuner), "launch", "study.yaml", "--home", "home", "--workers", str(given.workers)]
 
 
+def work(seed: int, given: argparse.Namespace) -> list[str]:
+    """What every peer is asked to do."""
+    asked = ["--trials", str(given.trials), "--epochs", str(given.epochs), "--seed", str(seed)]
+    if given.asha:
+        asked += ["--budget", str(given.budget), "--rungs", str(MIN_EPOCHS), str(REDUCTION)]
+    return asked
+
+
 def optuna(storage: str, *more: str) -> Callable[[Path, int, argparse.Namespace], list[str]]:
     def command(_folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
-        work = ["--trials", str(given.trials), "--epochs", str(given.epochs), "--seed", str(seed)]
         how = ["--storage", storage, "--processes", str(given.workers)]
-        return [sys.executable, str(PEERS / "optuna_loop.py"), *work, *how, *more]
+        return [sys.executable, str(PEERS / "optuna_loop.py"), *work(seed, given), *how, *more]
 
     return command
 
 
 def ray_tune(_folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
-    work = ["--trials", str(given.trials), "--epochs", str(given.epochs), "--seed", str(seed)]
-    return [sys.executable, str(PEERS / "ray_tune.py"), *work, "--workers", str(given.workers)]
+    return [sys.executable, str(PEERS / "ray_tune.py"), *work(seed, given), "--workers", str(given.workers)]
 
 
 TUNER = "tuner"
@@ -113,33 +128,39 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Done:
-    """One run of one contender. `steps` are updates of one network, summed over the trials."""
+    """One run of one contender, summed over its trials. `steps` are updates of one network."""
 
     trials: int
+    epochs: int
     steps: int
     structures: int
     best: float
 
 
-def read(uri: str, epochs: int) -> Done:
-    """What a contender did. Raises NotTheWork where a trial is not closed, or a point of it is missing."""
+def read(uri: str, epochs: int, *, early: bool = False) -> Done:
+    """What a contender did. Raises NotTheWork where a trial is not closed, or a point of it is missing.
+
+    `early`: trials may end before their last epoch, and one that was never begun is none.
+    """
     client = MlflowClient(uri)
-    steps, best = 0, 0.0
+    trials, total, steps, best = 0, 0, 0, 0.0
     structures: set[tuple[str, ...]] = set()
-    trials = list(_trials(client))
-    for run in trials:
+    for run in _trials(client):
         params, name = run.data.params, run.info.run_name
-        if run.info.status != "FINISHED":
+        if run.info.status not in ("FINISHED", *(["KILLED"] if early else [])):
             raise NotTheWork(f"trial {name} is {run.info.status} in MLflow, not FINISHED")
-        for metric in METRICS:
-            history = client.get_metric_history(run.info.run_id, metric)
-            if sorted(point.step for point in history) != list(range(1, epochs + 1)):
-                raise NotTheWork(f"trial {name} has {len(history)} points of {metric} in MLflow, not {epochs}")
-            if metric == OBJECTIVE:
-                best = max(best, *(point.value for point in history))
-        steps += epochs * -(-TRAINING_ROWS // int(params["batch_size"]))
+        points = {metric: client.get_metric_history(run.info.run_id, metric) for metric in METRICS}
+        length = len(points[OBJECTIVE]) if early else epochs
+        for metric, history in points.items():
+            if sorted(point.step for point in history) != list(range(1, length + 1)) or length > epochs:
+                raise NotTheWork(f"trial {name} has {len(history)} points of {metric} in MLflow, not {length}")
+        if not length:
+            continue
+        best = max(best, *(point.value for point in points[OBJECTIVE]))
+        trials, total = trials + 1, total + length
+        steps += length * -(-TRAINING_ROWS // int(params["batch_size"]))
         structures.add(tuple(params[part] for part in STRUCTURE))
-    return Done(len(trials), steps, len(structures), best)
+    return Done(trials, total, steps, len(structures), best)
 
 
 def _trials(client: MlflowClient) -> Iterator[Run]:
@@ -164,6 +185,7 @@ class Result:
     label: str
     seconds: Spread
     trials: Spread
+    epochs: Spread
     steps: Spread
     structures: Spread
     best: Spread
@@ -171,7 +193,7 @@ class Result:
     @classmethod
     def of(cls, label: str, runs: Sequence[tuple[float, Done]]) -> Result:
         done = [run for _, run in runs]
-        columns = [[getattr(one, name) for one in done] for name in ("trials", "steps", "structures", "best")]
+        columns = [[getattr(one, field.name) for one in done] for field in fields(Done)]
         return cls(label, Spread.of([took for took, _ in runs]), *map(Spread.of, columns))
 
 
@@ -180,6 +202,9 @@ def differences(mine: Result, peer: Result) -> list[str]:
     if peer.trials.low < FEWEST:
         return [f"fewer than {FEWEST} trials are too few to compare"]
     found = []
+    ratio = mine.epochs.median / peer.epochs.median
+    if abs(ratio - 1) > EPOCHS:
+        found.append(f"Tuner trained {ratio:.2f} times its epochs, outside of {1 - EPOCHS:g}–{1 + EPOCHS:g}")
     ratio = mine.steps.median / peer.steps.median
     if abs(ratio - 1) > STEPS:
         found.append(f"Tuner made {ratio:.2f} times its trial-steps, outside of {1 - STEPS:g}–{1 + STEPS:g}")
@@ -205,14 +230,15 @@ def rows(mine: Result, peers: Sequence[Result]) -> list[list[str]]:
 
 
 def _figures(one: Result, mine: Result | None = None) -> list[str]:
-    """Trials, trial-steps, structures, best score; beside a peer's, in brackets, Tuner's as a multiple of it."""
-    spreads = (one.trials, one.steps, one.structures, one.best)
-    texts = [spread.text(form) for spread, form in zip(spreads, (",.0f", ",.0f", ",.0f", ".4f"), strict=True)]
-    if mine is None:
-        return texts
-    ours_too = (mine.trials, mine.steps, mine.structures, mine.best)
-    shares = [its.median / spread.median for its, spread in zip(ours_too, spreads, strict=True)]
-    return [texts[0], *(f"{text} [×{share:.2f}]" for text, share in zip(texts[1:], shares[1:], strict=True))]
+    """All of `Done`; beside a peer's trial-steps, structures and score, in brackets, Tuner's as a multiple of it."""
+    texts = []
+    for field in fields(Done):
+        spread: Spread = getattr(one, field.name)
+        text = spread.text(".4f" if field.name == "best" else ",.0f")
+        if mine is not None and field.name in ("steps", "structures", "best"):
+            text += f" [×{getattr(mine, field.name).median / spread.median:.2f}]"
+        texts.append(text)
+    return texts
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -233,12 +259,21 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             seed = given.seed + number
             command, busy = contender.command(folder, seed, given), harness.others()
             took = harness.seconds(command, folder, harness.environment(**private), given.limit)
-            done = read(f"sqlite:///{folder / contender.store}", given.epochs)
-            spare = 0 if name == TUNER else given.workers - 1  # Optuna's processes may begin the last trial at once
-            if not given.trials <= done.trials <= given.trials + spare:
-                raise NotTheWork(f"{name} has {done.trials} trials in MLflow, not {given.trials}")
+            done = read(f"sqlite:///{folder / contender.store}", given.epochs, early=given.asha)
+            if name == TUNER:
+                given.budget = done.epochs  # of the peers, in this round
+            check(name, done, given)
             yield {"who": name, "round": number, "seed": seed, "seconds": took, "busy": busy, **asdict(done)}
             print(f"round {number + 1} of {given.repeats}: {name} is done", file=sys.stderr)
+
+
+def check(name: str, done: Done, given: argparse.Namespace) -> None:
+    """Raises NotTheWork where there are not as many trials as were asked for; a budget of epochs asks for none."""
+    if given.asha and name != TUNER:
+        return
+    spare = 0 if name == TUNER else given.workers - 1  # Optuna's processes may begin the last trial at once
+    if not given.trials <= done.trials <= given.trials + spare:
+        raise NotTheWork(f"{name} has {done.trials} trials in MLflow, not {given.trials}")
 
 
 def _folder(place: Path, name: str) -> Path:
@@ -252,17 +287,18 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
     results = {}
     for name in (TUNER, *given.peers):
         runs = [
-            (one["seconds"], Done(*(one[key] for key in ("trials", "steps", "structures", "best"))))
+            (one["seconds"], Done(**{field.name: one[field.name] for field in fields(Done)}))
             for one in records
             if one["who"] == name
         ]
         results[name] = Result.of(CONTENDERS[name].label.format(workers=given.workers), runs)
     mine, peers = results[TUNER], [results[name] for name in given.peers]
-    work = {"trials": given.trials, "epochs": given.epochs, "rounds": given.repeats, "workers": given.workers}
+    asked = {name: getattr(given, name) for name in ("trials", "epochs", "asha", "repeats", "workers")}
     machine = harness.machine(PACKAGES)
     notes = [f"No times beside {peer.label}: {why}." for peer in peers for why in differences(mine, peer)]
     notes.append(harness.warning([one["busy"] for one in records]))
-    what = f"{given.trials} trials of {given.epochs} epochs, rounds: {given.repeats}; medians (lowest–highest)"
+    until = f"{given.epochs} epochs{' at most, ASHA' if given.asha else ''}"
+    what = f"{given.trials} trials of {until}, rounds: {given.repeats}; medians (lowest–highest)"
     text = [
         f"{what}; [×] is Tuner's figure as a multiple of the peer's.",
         harness.introduction(machine),
@@ -273,7 +309,7 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
     differ = {name: differences(mine, results[name]) for name in given.peers}
     summary = {name: asdict(result) for name, result in results.items()}
     return "\n".join(text), {
-        "work": work,
+        "work": asked,
         "machine": machine,
         "differences": differ,
         "summary": summary,
@@ -285,14 +321,15 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--asha", action="store_true", help="stop trials early; peers train as many epochs as Tuner")
     parser.add_argument("--repeats", type=int, default=3, help="rounds: Tuner and each peer once in each")
     parser.add_argument("--workers", type=int, default=2, help="processes that train, of Tuner and of each peer")
     parser.add_argument("--peers", nargs="+", default=["optuna"], choices=[n for n in CONTENDERS if n != TUNER])
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each round has its own")
     parser.add_argument("--limit", type=float, default=1_800, help="seconds that one run may take")
-    parser.add_argument("--out", type=Path, help="the JSON file; results/study-TRIALS.json unless given")
+    parser.add_argument("--out", type=Path, help="the JSON file; results/study-TRIALS[-asha].json unless given")
     given = parser.parse_args(words)
-    given.out = given.out or harness.RESULTS / f"study-{given.trials}.json"
+    given.out = given.out or harness.RESULTS / f"study-{given.trials}{'-asha' if given.asha else ''}.json"
     return given
 
 

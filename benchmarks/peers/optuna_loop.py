@@ -2,7 +2,8 @@
 
 As Optuna's tutorial on parallelization has it (its `MaxTrialsCallback` counts trials over all processes), and MLflow's
 guide: one `log_batch` for each trial. Every library is imported once, before the processes part; MLflow's tables are
-made while the first trials train.
+made while the first trials train. With `--budget`, trials report every epoch and Optuna's successive halving stops
+them, until all processes together have trained so many epochs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -31,13 +33,36 @@ def storage(kind: str) -> BaseStorage:
     return RDBStorage("sqlite:///optuna.db")
 
 
-def work(study: optuna.Study | None, number: int, ready: Event, given: argparse.Namespace) -> None:
-    """What each process does: trials, until all processes together have begun enough of them."""
+class Budget:
+    """Epochs that all processes together may still train; without a number, without end."""
+
+    def __init__(self, epochs: int | None) -> None:
+        self._left = None if epochs is None else multiprocessing.Value("i", epochs)
+
+    def spend(self) -> None:
+        if self._left is not None:
+            with self._left.get_lock():
+                self._left.value -= 1
+
+    def spent(self) -> bool:
+        return self._left is not None and self._left.value <= 0
+
+    def end(self, study: optuna.Study, _trial: optuna.trial.FrozenTrial) -> None:
+        """Optuna's callback after each trial."""
+        if self.spent():
+            study.stop()
+
+
+def work(study: optuna.Study | None, number: int, ready: Event, budget: Budget, given: argparse.Namespace) -> None:
+    """What each process does: trials, until all processes together have begun, or trained, enough."""
     dataset = digits.load(given.seed)
     sampler = optuna.samplers.TPESampler(seed=given.seed + 1_000 * number)
     if study is None:
         study = optuna.load_study(study_name=STUDY, storage=storage(given.storage))
     study.sampler = sampler
+    if given.budget is not None:
+        first, reduction = given.rungs
+        study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=reduction)
     client: MlflowClient | None = None
     experiment = ""
 
@@ -51,22 +76,33 @@ def work(study: optuna.Study | None, number: int, ready: Event, given: argparse.
             "dropout": trial.suggest_float("dropout", 0.0, 0.5),
             "optimizer": trial.suggest_categorical("optimizer", ["sgd", "adam"]),
         }
-        points, best = [], 0.0
+        points, best, stopped = [], 0.0, False
         epochs = digits.train(params, dataset, given.epochs, seed=trial.number, fused=given.fused)
         for step, metrics in enumerate(epochs, 1):
             now = int(time.time() * 1000)
             points += [Metric(key, value, now, step) for key, value in metrics.items()]
             best = max(best, metrics["val/accuracy"])
+            budget.spend()
+            if given.budget is not None:
+                trial.report(metrics["val/accuracy"], step)
+                stopped = budget.spent() or trial.should_prune()
+            if stopped:
+                break
         if client is None:
             ready.wait()
             client = MlflowClient(given.mlflow)
             experiment = client.get_experiment_by_name(STUDY).experiment_id
         run = client.create_run(experiment, run_name=f"trial-{trial.number}").info.run_id
         client.log_batch(run, metrics=points, params=[Param(key, str(value)) for key, value in params.items()])
-        client.set_terminated(run)
+        client.set_terminated(run, "KILLED" if stopped else "FINISHED")
+        if stopped:
+            raise optuna.TrialPruned
         return best
 
-    study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(given.trials, states=None)])
+    until: Callable[[optuna.Study, optuna.trial.FrozenTrial], None] = budget.end
+    if given.budget is None:
+        until = optuna.study.MaxTrialsCallback(given.trials, states=None)
+    study.optimize(objective, callbacks=[until])
 
 
 def main() -> None:
@@ -74,6 +110,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", type=int, help="epochs of all trials together; stops trials early")
+    parser.add_argument("--rungs", type=int, nargs=2, default=(2, 3), help="the first rung, and the reduction at each")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--storage", choices=("sqlite", "journal", "memory"), default="sqlite")
     parser.add_argument("--fused", action="store_true", default=None, help="torch.optim's updates in one kernel")
@@ -85,18 +123,19 @@ def main() -> None:
     if isinstance(shared, RDBStorage):
         shared.remove_session()
         shared.engine.dispose()  # no connection may be open when a process parts in two
-    ready = multiprocessing.Event()
+    ready, budget = multiprocessing.Event(), Budget(given.budget)
     processes = []
     if given.storage != "memory":
         processes = [
-            multiprocessing.Process(target=work, args=(None, number, ready, given)) for number in range(given.processes)
+            multiprocessing.Process(target=work, args=(None, number, ready, budget, given))
+            for number in range(given.processes)
         ]
     for process in processes:
         process.start()
     MlflowClient(given.mlflow).create_experiment(STUDY, artifact_location=Path("artifacts").absolute().as_uri())
     ready.set()
     if not processes:
-        work(study, 0, ready, given)
+        work(study, 0, ready, budget, given)
     for process in processes:
         process.join()
     raise SystemExit(max((abs(process.exitcode or 0) for process in processes), default=0))
