@@ -25,8 +25,15 @@ test: lint ## install the test extras, then lint, types and the quick tests
 test-all: test ## the same and the slow tests
 	$(BIN)/pytest -m slow -n auto --maxprocesses 8
 
-bench: .venv/.ready ## time a study beside a plain Optuna loop; wants a quiet machine
-	$(BIN)/python benchmarks/study.py
+# The quick ones of benchmarks/README.md, in this order, each with its arguments.
+BENCHMARKS := \
+	'study.py' \
+	'steps.py --quick'
+
+bench: .venv/.ready ## time Tuner beside its peers, a table for each comparison; wants a quiet machine
+	@failed=0; for script in $(BENCHMARKS); do \
+	  echo "benchmarks/$$script"; $(BIN)/python benchmarks/$$script || failed=1; \
+	done; exit $$failed
 
 lint: .venv/.ready-to-test ## style and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,34 @@ def test_a_score_may_be_behind_by_as_much_as_seeds_change_it(study: Any) -> None
     mine = result(study, "Tuner", 10.0, (30_000, 18, 0.96))
     peer = result(study, "peer", 45.0, (30_000, 18, 0.95), (30_000, 18, 0.98), (30_000, 18, 0.98))
     assert study.differences(mine, peer) == []
+
+
+def test_no_time_is_shown_where_a_peer_trained_more_epochs_or_fewer(study: Any) -> None:
+    mine = study.Result.of("Tuner", [(10.0, study.Done(64, 300, 4_000, 18, 0.98))])
+    peer = study.Result.of("peer", [(45.0, study.Done(70, 320, 4_100, 18, 0.98))])
+    assert study.differences(mine, mine) == []
+    (found,) = study.differences(mine, peer)
+    assert "0.94 times its epochs" in found
+
+
+def test_peers_of_a_study_with_asha_are_given_its_epochs_and_its_rungs(study: Any, tmp_path: Path) -> None:
+    given = study.arguments(["--asha", "--trials", "8"])
+    given.budget = 37
+    for name in ("optuna", "ray"):
+        command = " ".join(study.CONTENDERS[name].command(tmp_path, 1, given))
+        assert "--budget 37 --rungs 2 3" in command
+    study.ours(tmp_path, 1, given)
+    pruner = json.loads((tmp_path / "study.yaml").read_text())["search"]["pruner"]
+    assert pruner == {"kind": "asha", "min_epochs": 2, "reduction": 3}
+
+
+def test_every_script_is_told_of_and_make_bench_names_scripts_that_there_are(harness: Any) -> None:
+    table = (FOLDER / "README.md").read_text()
+    scripts = {path.name for path in FOLDER.glob("*.py") if "argparse" in path.read_text()} - {"racers.py"}
+    assert {name for name in scripts if f"| `{name}` |" not in table} == set()
+    made = (FOLDER.parent / "Makefile").read_text().partition("\nBENCHMARKS :=")[2].partition("\n\n")[0]
+    named = re.findall(r"'([^' ]+)", made)
+    assert {"study.py", "steps.py"} <= set(named) <= scripts
 
 
 def test_trial_steps_are_counted_with_the_rows_that_there_are(study: Any) -> None:
@@ -252,3 +281,14 @@ def test_every_way_writes_points_that_are_read_back_and_the_writer_is_watched(tm
     assert 0.0 < costs["embedded"]["share"] < 1.0
     assert all(label in said.stdout for label in ("Tuner's writer", "log_metric", "tracked by MLflow", "not tracked"))
     assert str(FOLDER.parent) not in out.read_text() + said.stdout
+
+
+@pytest.mark.slow
+def test_peers_stop_trials_early_too_and_train_as_many_epochs(tmp_path: Path) -> None:
+    peers = ["optuna", "optuna-memory", "ray"]
+    out = tmp_path / "study.json"
+    said = launch(out, "--asha", "--trials", "4", "--epochs", "5", "--peers", *peers)
+    assert said.returncode == 0, said.stderr
+    epochs = {run["who"]: run["epochs"] for run in json.loads(out.read_text())["runs"]}
+    assert 4 * 2 <= epochs["tuner"] < 4 * 5, "nothing was stopped early"
+    assert all(epochs["tuner"] <= epochs[peer] <= epochs["tuner"] + 2 for peer in peers)
