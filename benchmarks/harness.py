@@ -132,6 +132,7 @@ class Crew:
                 stdout=subprocess.PIPE,
                 text=True,
                 bufsize=1,
+                start_new_session=True,  # Ctrl-C is for us, who then end them
             )
             for number in range(count)
         ]

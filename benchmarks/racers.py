@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import shapes
@@ -32,6 +33,12 @@ _PRODUCT = 512  # side of the matrices whose product tells the machine's rate: t
 Laps = Iterator[int]  # the trial-steps of each lap: whole epochs, with their evaluation
 
 
+@lru_cache
+def tensors(inputs: tuple[int, ...], rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Inputs and classes to learn from, and to validate on; once for all trials of a process."""
+    return tuple(torch.from_numpy(part).to(device) for part in vars(shapes.draw(inputs, rows)).values())
+
+
 # --- Tuner ----------------------------------------------------------------------------------------
 
 
@@ -42,7 +49,6 @@ def cohort(trials: Sequence[Trial], epochs: int, device: torch.device, *, compan
     from tuner.training.loop import Arrays, Row, Task, Training
 
     shape = trials[0].shape
-    drawn = shapes.draw(shape)
     rows = []
     for one in trials:
         config = TrainConfig(
@@ -60,7 +66,7 @@ def cohort(trials: Sequence[Trial], epochs: int, device: torch.device, *, compan
         maximize=True,
         named=frozenset({"epochs", "batch_size", "optimizer", "learning_rate"}),
     )
-    return Training(task, Arrays(*(torch.from_numpy(part).to(device) for part in vars(drawn).values())))
+    return Training(task, Arrays(*tensors(shape.inputs, shape.rows, device)))
 
 
 def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:
@@ -139,11 +145,10 @@ def network(one: Trial, device: torch.device, *, fused: bool) -> Iterator[dict[s
     from peers import plain
 
     shape = one.shape
-    data = tuple(torch.from_numpy(part).to(device) for part in vars(shapes.draw(shape)).values())
     make = plain.NETWORKS[shape.family]
     module = make(shape.inputs, shapes.CLASSES, **plain.settings(shape.network), dropout=one.dropout).to(device)
     optimizer = plain.optimizer(one.optimizer, module, one.learning_rate, fused=fused or None)
-    return plain.train(module, optimizer, shape.batch, data)
+    return plain.train(module, optimizer, shape.batch, tensors(shape.inputs, shape.rows, device))
 
 
 def plain(job: Mapping[str, Any], device: torch.device) -> Laps:

@@ -95,14 +95,14 @@ class Examples:
     targets: np.ndarray
 
 
-def draw(shape: Shape, seed: int = 0) -> Examples:
+def draw(inputs_shape: tuple[int, ...], rows: int, seed: int = 0) -> Examples:
     """A centre for each class and noise around it: something to learn, the same for everybody."""
     random = np.random.default_rng(seed)
-    count = shape.rows + int(shape.rows * VALIDATION_SHARE)
+    count = rows + int(rows * VALIDATION_SHARE)
     targets = random.integers(0, CLASSES, count)
-    centres = random.standard_normal((CLASSES, *shape.inputs))
-    inputs = (0.5 * centres[targets] + random.standard_normal((count, *shape.inputs))).astype(np.float32)
-    return Examples(inputs[: shape.rows], targets[: shape.rows], inputs[shape.rows :], targets[shape.rows :])
+    centres = random.standard_normal((CLASSES, *inputs_shape))
+    inputs = (0.5 * centres[targets] + random.standard_normal((count, *inputs_shape))).astype(np.float32)
+    return Examples(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
 
 
 @dataclass(frozen=True)
