@@ -86,7 +86,7 @@ class Record:
 
 
 def measure(given: argparse.Namespace) -> Iterator[Record]:
-    """All rounds of all shapes, then of the study."""
+    """All rounds of all shapes, then of the study. Processes stay up: the peers' own take memory while ours train."""
     command = [sys.executable, str(Path(__file__).parent / "racers.py"), "--device", given.device]
     with ExitStack() as stack:
         shared = stack.enter_context(sharing(given.device))
@@ -124,7 +124,7 @@ def _shape(crews: Mapping[str, Crew], shape: str, number: int, given: argparse.N
 
 
 def _study(crews: Mapping[str, Crew], number: int, given: argparse.Namespace) -> Iterator[Record]:
-    """The peers train every so-manieth trial; the time of all follows from their rate."""
+    """The peers train one trial in `every`; the time of all follows from their rate."""
     job = {"trials": given.trials, "epochs": given.epochs, "seed": number, "every": given.every, "seconds": 0.0}
     steps = 0.0
     for who, processes in ((TUNER, 1), (SERIAL, 1), (MANY, given.processes)):
@@ -226,7 +226,11 @@ def main() -> int:
     if given.device != "cpu" and not torch.cuda.is_available():
         print("gpu.py needs CUDA, which torch does not find on this machine; nothing was measured")
         return 0
-    records = list(measure(given))
+    try:
+        records = list(measure(given))
+    except harness.RunFailed as error:
+        print(f"no comparison: {error}", file=sys.stderr)
+        return 1
     text, body = report(given, records)
     harness.save(given.out, body)
     print(text)

@@ -60,13 +60,13 @@ def _transformer(time: int, *, quick: bool = False) -> Shape:
         (time, 8),
         must=2.0,
         quick=quick,
-        rows=512,
+        rows=256,
     )
 
 
 def _cnn(width: int, must: float | None, *, quick: bool = False) -> Shape:
     network = {"width": width, "depth": 2, "kernel": 3, "activation": "relu"}
-    return Shape(f"CNN {width}, 28×28", "cnn", network, "image", (1, 28, 28), must=must, quick=quick, rows=512)
+    return Shape(f"CNN {width}, 28×28", "cnn", network, "image", (1, 28, 28), must=must, quick=quick, rows=256)
 
 
 SHAPES = {

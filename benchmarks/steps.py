@@ -232,7 +232,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     given = arguments()
-    records = list(measure(given))
+    try:
+        records = list(measure(given))
+    except harness.RunFailed as error:
+        print(f"no comparison: {error}", file=sys.stderr)
+        return 1
     text, body = report(given, records)
     harness.save(given.out, body)
     print(text)

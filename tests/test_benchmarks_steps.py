@@ -90,13 +90,15 @@ def test_the_floor_counts_the_multiply_adds_that_torch_counts(bench: Any, name: 
     assert bench("shapes").multiply_adds(shape) == pytest.approx(counter.get_total_flops() / 2, rel=0.04)
 
 
-def test_every_shape_can_be_learnt_by_adam_and_by_sgd(bench: Any) -> None:
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_learns_with_adam_and_with_sgd(bench: Any, name: str) -> None:
     """So that nothing diverges, and a race is one of training."""
     racers, shapes = bench("racers"), bench("shapes")
-    for one in shapes.alike(shapes.SHAPES["mlp-64x2"], 2):
+    torch.manual_seed(0)
+    for one in shapes.alike(shapes.SHAPES[name], 2):
         epochs = racers.network(one, torch.device("cpu"), fused=False)
-        seen = [next(epochs)["val/accuracy"] for _ in range(8)]
-        assert seen[-1] > 0.6
+        losses = [next(epochs)["train/loss"] for _ in range(6)]
+        assert losses[-1] < losses[0]
 
 
 # --- memory ---------------------------------------------------------------------------------------
