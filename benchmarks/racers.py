@@ -10,6 +10,7 @@ trains with is imported: a peer's process runs without Tuner's settings of the l
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tuner.training.loop import Training
 
 READY, BEGIN = "ready", "begin\n"
+ALONE = 1  # a cohort of one: the structure trains alone, as the cost model may decide
 FOR_EVER = 100_000  # epochs
 _PRODUCT = 512  # side of the matrices whose product tells the machine's rate: three of them stay in a core's cache
 
@@ -69,6 +71,19 @@ def cohort(trials: Sequence[Trial], epochs: int, device: torch.device, *, compan
     return Training(task, Arrays(*tensors(shape.inputs, shape.rows, device)))
 
 
+def chosen(shape: Shape, device: str = "cpu") -> int:
+    """The rows of a cohort that Tuner's cost model gives a study's structure of this shape."""
+    import models
+    from models.interface import CLASSIFICATION, Signature
+    from tuner.training import cost
+
+    if not cost.company(shape.family, shape.network, device, shape.modality):
+        return ALONE
+    signature = Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES)
+    network = models.build(shape.family, signature, shape.network)
+    return cost.largest(sum(parameter.numel() for parameter in network.parameters()), device)
+
+
 def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:
     """Cohorts of `rows` trials; of one row, two cohorts in turn, so that both optimizers have their share.
 
@@ -92,9 +107,6 @@ def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:
 
 def tuner_study(job: Mapping[str, Any], device: torch.device) -> Laps:
     """A study's trials to their end, in cohorts as large as the cost model makes them; where memory ends, halves."""
-    import models
-    from models.interface import CLASSIFICATION, Signature
-    from tuner.training import cost
     from tuner.training.loop import Epoch
 
     trials = shapes.study(job["trials"], job["seed"])
@@ -103,14 +115,11 @@ def tuner_study(job: Mapping[str, Any], device: torch.device) -> Laps:
         groups.setdefault(one.shape.label, []).append(one)
     cohorts = []
     for group in groups.values():
-        shape = group[0].shape
-        signature = Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES)
-        network = models.build(shape.family, signature, shape.network)
-        size = cost.largest(sum(parameter.numel() for parameter in network.parameters()), device.type)
+        size = chosen(group[0].shape, device.type)
         cohorts += [group[first : first + size] for first in range(0, len(group), size)]
 
     def train(rows: Sequence[Trial], epochs: int = job["epochs"]) -> int:
-        events = cohort(rows, epochs, device, company=True).run()
+        events = cohort(rows, epochs, device, company=chosen(rows[0].shape, device.type) > ALONE).run()
         return rows[0].shape.steps * sum(len(event.metrics) for event in events if isinstance(event, Epoch))
 
     train(trials[:1], 1)
@@ -243,6 +252,7 @@ def attempt(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except torch.OutOfMemoryError:
+        gc.collect()  # what the failed attempt held in circles
         return OUT_OF_MEMORY
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import harness
 import shapes
 from harness import Crew, Spread
+from racers import ALONE, chosen
 from shapes import SHAPES, Shape
 
 PACKAGES = ("cohort-tuner", "torch", "numpy")
-ALONE = 1  # a cohort of one: the structure trains alone, as the cost model may decide
 QUICK = {"rows": [1, 8, 32], "rounds": 3, "seconds": 0.25}
 FULL = {"rows": [1, 2, 4, 8, 16, 32, 64], "rounds": 5, "seconds": 1.0}
 
@@ -55,19 +55,6 @@ def cohorts(shape: Shape, rows: Sequence[int]) -> list[Contender]:
     """Cohorts of these sizes, and of those that a study chooses."""
     sizes = sorted({ALONE, *rows, chosen(shape)})
     return [Contender(f"K={size}", "tuner", {"work": "tuner", "rows": size}) for size in sizes]
-
-
-def chosen(shape: Shape, device: str = "cpu") -> int:
-    """The rows of a cohort that Tuner's cost model gives a study's structure of this shape."""
-    import models
-    from models.interface import CLASSIFICATION, Signature
-    from tuner.training import cost
-
-    if not cost.company(shape.family, shape.network, device, shape.modality):
-        return ALONE
-    signature = Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES)
-    network = models.build(shape.family, signature, shape.network)
-    return cost.largest(sum(parameter.numel() for parameter in network.parameters()), device)
 
 
 # --- the races ------------------------------------------------------------------------------------
