@@ -18,6 +18,7 @@ import pytest
 
 from tests import studies
 from tests.stores import Store
+from tuner.executors.local import NAME
 from tuner.ledger import Ledger, study_folder
 from tuner.trial import TERMINAL, Kind
 
@@ -30,6 +31,10 @@ TPE_ASHA = {
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     root = psutil.Process(process.pid)
     return [root, *root.children(recursive=True)]
+
+
+def a_worker(process: subprocess.Popen[str]) -> psutil.Process:
+    return next(member for member in family(process)[1:] if member.name() == NAME.format(0))
 
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
@@ -106,7 +111,7 @@ def test_a_killed_worker_costs_its_cohort_no_result(tmp_path: Path) -> None:
     while events_in(folder) < 30:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    worker = next(m for m in family(process)[1:] if "tuner.executors.local" in " ".join(m.cmdline()))
+    worker = a_worker(process)
     worker.kill()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -189,7 +194,7 @@ def test_a_hung_worker_is_replaced(tmp_path: Path) -> None:
     while events_in(study_folder(tmp_path, "small")) < 20:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    worker = next(m for m in family(process)[1:] if "tuner.executors.local" in " ".join(m.cmdline()))
+    worker = a_worker(process)
     worker.suspend()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -7,7 +7,9 @@ does; progress, logs and errors go to stderr.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import shlex
 import shutil
@@ -86,6 +88,7 @@ def launch(
     A finished study is extended when it is asked for more trials with --trials."""
     # Until there is something to save, Ctrl-C leaves at once: raised in the middle of an import it would end anywhere.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    _one_thread()
     spec = _read(file, overrides, name, trials)
     if dry_run:
         _print_plan(spec, Output.TABLE)
@@ -94,7 +97,8 @@ def launch(
     from tuner.study import launch as launch_study
     from tuner.summary import ending
 
-    study = launch_study(spec, home=home, workers=workers, progress=progress_for())
+    gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
+    study = launch_study(spec, home=home, workers=workers, progress=progress_for(), forking=True)
     # What a person can paste: the program as they called it, where it is not on their path.
     program = "tuner" if shutil.which("tuner") else min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     where = "" if home == DEFAULT_HOME else f" --home {shlex.quote(str(home))}"
@@ -117,6 +121,7 @@ def check(
     """Validate a study file and print its plan.
 
     The plan tells the size of the space, the parameters of the smallest and the largest network, the epochs."""
+    _one_thread()
     with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
         spec = _read(file, overrides, name, trials)
     _print_plan(spec, output)
@@ -306,6 +311,16 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
     return max(1, waiting)
 
 
+def _one_thread() -> None:
+    """Compute with one thread in this process, as workers do, unless the person says otherwise.
+
+    Two examples through small networks need no more, threads that start take up to half a second, and only a process
+    of one thread can be copied. Before numpy and torch are imported, which read it then.
+    """
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
 def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None) -> StudySpec:
     from tuner.spec import StudySpec
 
@@ -361,6 +376,10 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """The console script. Ends with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
+    # Imports make a million objects that live to the end: to look for garbage among them would take a fifth of their
+    # time, and at the end half a second more.
+    gc.set_threshold(200_000)
+    atexit.register(gc.freeze)
     if "_TUNER_COMPLETE" in os.environ:
         from tuner.completion import switch_on
 

@@ -27,7 +27,7 @@ from tuner import results, winner
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged
-from tuner.executors.local import LocalExecutor
+from tuner.executors.local import Crew, LocalExecutor, forks
 from tuner.grouping import Grouping, device_of
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
@@ -78,10 +78,12 @@ def launch(
     workers: int | None = None,
     trials: int | None = None,
     progress: Progress | None = None,
+    forking: bool = False,
 ) -> Study:
     """Run a study to its end, or go on with it where it was left; `trials` extends a finished one.
 
-    `home` is TUNER_HOME, else ./tuner-home. Raises SpecError and DataError before anything is made,
+    `home` is TUNER_HOME, else ./tuner-home. With `forking` workers may begin as copies of this process, which is for
+    processes that do nothing else. Raises SpecError and DataError before anything is made,
     StudyChanged where a study of that name was launched with another spec, StudyLocked where one runs.
     """
     if isinstance(spec, str | Path):
@@ -95,7 +97,10 @@ def launch(
     folder = study_folder(home, spec.study)
     dataset = planning.load(spec)
     plan = planning.plan(spec, dataset)
-    with Ledger.create(folder) as ledger, ledger.lock():
+    device = device_of(spec)
+    count = workers or _workers(spec, device, plan.trials)
+    crew = Crew(count if forking and forks(device) else 0, dataset)
+    with crew, Ledger.create(folder) as ledger, ledger.lock():  # in this order: a copy must not hold a lock
         history = ledger.history()
         resumed = _resumed(history)
         spec = _remember_extension(spec, history, progress)
@@ -109,7 +114,7 @@ def launch(
         progress.start([*plan.lines(), *resumed])
         with _Signals() as signals, Writer(folder, home, spec.store) as writer:
             try:
-                number = _drive(spec, dataset, ledger, history, progress, signals, writer, workers)
+                number = _drive(spec, dataset, ledger, history, progress, signals, writer, crew, workers)
                 if number is None:
                     winner.crown(spec, dataset, ledger, history, progress)
             finally:
@@ -218,6 +223,7 @@ def _drive(
     progress: Progress,
     signals: _Signals,
     writer: Writer,
+    crew: Crew,
     workers: int | None,
 ) -> int | None:
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
@@ -226,7 +232,7 @@ def _drive(
     device = device_of(spec)
     count = workers or _workers(spec, device, limit)
     grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, progress.message)
-    with contextlib.closing(LocalExecutor([grouping.setup(number) for number in range(count)])) as executor:
+    with contextlib.closing(LocalExecutor(list(map(grouping.setup, range(count))), crew)) as executor:
         known = Sizes(spec, dataset.signature)
         terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
 

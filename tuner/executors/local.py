@@ -3,11 +3,15 @@
 Knows processes and the protocol; never a sampler or a ledger. A worker that dies is replaced and its
 cohort reported lost; a driver that dies takes its workers with it, so that none lives on alone.
 Run as a module it is the worker's process: `python -P -m tuner.executors.local FD NUMBER PARENT`.
+Where `forks` allows it the first workers are copies of the driver instead (`Crew`): they have torch and the data in
+memory from the beginning, so that nobody imports and loads the same thing on every core.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import multiprocessing
 import os
 import signal
 import socket
@@ -19,13 +23,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
 
 from tuner.errors import InputError, TunerError
 from tuner.executors.protocol import Answer, Done, Lost, Message, Ready, Setup, Stop, Trouble, Work
 
+if TYPE_CHECKING:
+    from tuner.data import Dataset
+
 HANG_SECONDS = 600.0  # without a word from a worker that has work: it is taken for hung
+NAME = "tuner-worker-{}"  # a worker as `ps -e` and `top` show it
 _FRUITLESS = 3  # workers in a row that died before they had their data: the machine is to blame
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent dies
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2): the signal to get when the parent dies; the name of a process
+_GARBAGE = gc.get_threshold()  # as Python has it, for training
+
+
+class _Process(Protocol):
+    """What `subprocess.Popen` and a forked worker have in common."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, or minus the signal. Raises subprocess.TimeoutExpired."""
 
 
 @dataclass(slots=True)
@@ -34,30 +56,98 @@ class _Slot:
 
     number: int
     setup: Setup
-    process: subprocess.Popen[bytes]
+    process: _Process
     line: Connection
     heard: float
     ready: bool = False
     work: Work | None = None
 
 
-class LocalExecutor:
-    """`workers` processes on this machine. The i-th gets the i-th setup."""
+def forks(device: str) -> bool:
+    """Whether workers may be copies of this process: a single thread, and no CUDA that a copy could not use.
 
-    def __init__(self, setups: Sequence[Setup], *, hang_seconds: float = HANG_SECONDS) -> None:
+    Only on Linux: macOS has threads of its own in every process.
+    """
+    return sys.platform == "linux" and device == "cpu" and len([*Path("/proc/self/task").iterdir()]) == 1
+
+
+class Crew:
+    """Workers that began as copies of this process, before it held a lock or a database; killed unless taken.
+
+    They share torch and the data set with it in memory, and wait for their setup.
+    """
+
+    def __init__(self, count: int, dataset: Dataset) -> None:
+        self._waiting: deque[tuple[_Forked, Connection]] = deque()
+        for number in range(count):
+            self._waiting.append(self._fork(number, dataset))
+
+    def _fork(self, number: int, dataset: Dataset) -> tuple[_Forked, Connection]:
+        ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
+        not_for_it = [ours, *(line for _, line in self._waiting)]
+        with theirs:
+            return _Forked(number, theirs, not_for_it, dataset), ours
+
+    def take(self) -> tuple[_Forked, Connection] | None:
+        """The next worker and the line to it; None where all are taken."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while taken := self.take():
+            process, line = taken
+            process.kill()
+            process.wait()
+            line.close()
+
+
+class _Forked:
+    """The process of a forked worker, in the manner of `subprocess.Popen`."""
+
+    def __init__(self, number: int, line: Connection, others: Sequence[Connection], dataset: Dataset) -> None:
+        start = multiprocessing.get_context("fork").Process
+        self._process = start(target=_forked, args=(number, os.getpid(), line, others, dataset), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(NAME, timeout or 0.0)
+        return self._process.exitcode
+
+
+class LocalExecutor:
+    """`workers` processes on this machine. The i-th gets the i-th setup; the first of them come from the crew."""
+
+    def __init__(
+        self, setups: Sequence[Setup], crew: Crew | None = None, *, hang_seconds: float = HANG_SECONDS
+    ) -> None:
         self.workers = len(setups)
         self._hang_seconds = hang_seconds
         self._waiting: deque[Work] = deque()
         self._fruitless = 0
-        self._logs = Path(setups[0].folder) / "logs"
-        self._logs.mkdir(parents=True, exist_ok=True)
-        self._slots = [self._spawn(number, setup) for number, setup in enumerate(setups)]
+        _log(setups[0], 0).parent.mkdir(parents=True, exist_ok=True)
+        self._slots = [self._first(number, setup, crew) for number, setup in enumerate(setups)]
+
+    def _first(self, number: int, setup: Setup, crew: Crew | None) -> _Slot:
+        if crew is None or (taken := crew.take()) is None:
+            return self._spawn(number, setup)
+        slot = _Slot(number, setup, *taken, time.monotonic())
+        self._send(slot, setup)
+        return slot
 
     def _spawn(self, number: int, setup: Setup) -> _Slot:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads)}
         command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(number), str(os.getpid())]
-        with theirs, self._log(number).open("wb") as log:
+        with theirs, _log(setup, number).open("wb") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -70,9 +160,6 @@ class LocalExecutor:
         line = Connection(ours.detach())
         line.send(setup)
         return _Slot(number, setup, process, line, time.monotonic())
-
-    def _log(self, number: int) -> Path:
-        return self._logs / f"worker-{number}.log"
 
     @property
     def processes(self) -> list[int]:
@@ -91,7 +178,7 @@ class LocalExecutor:
                 self._send(slot, slot.work)
 
     @staticmethod
-    def _send(slot: _Slot, word: Work | Answer | Stop) -> None:
+    def _send(slot: _Slot, word: Setup | Work | Answer | Stop) -> None:
         try:
             slot.line.send(word)
         except ConnectionError:
@@ -140,7 +227,7 @@ class LocalExecutor:
             self._fruitless += 1
             if self._fruitless >= _FRUITLESS:
                 raise TunerError(
-                    f"workers cannot start; the last one's words ({self._log(slot.number)}):\n{self._tail(slot)}"
+                    f"workers cannot start; the last one's words ({_log(slot.setup, slot.number)}):\n{self._tail(slot)}"
                 )
         reason = reason or (f"signal {-code}" if code < 0 else f"exit {code}: {self._tail(slot)}")
         lost = Lost(
@@ -153,7 +240,7 @@ class LocalExecutor:
         return lost
 
     def _tail(self, slot: _Slot) -> str:
-        lines = self._log(slot.number).read_text(errors="replace").strip().splitlines()
+        lines = _log(slot.setup, slot.number).read_text(errors="replace").strip().splitlines()
         return "\n".join(lines[-3:])
 
     def answer(self, cohort: int, answer: Answer) -> None:
@@ -175,15 +262,52 @@ class LocalExecutor:
             slot.line.close()
 
 
-def main(descriptor: int, number: int, parent: int) -> None:
-    """The worker's process: serve the line until the driver is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return  # the driver died before the kernel was told to end us with it
-    from tuner.executors.worker import Worker  # after the tie to the parent: torch takes seconds to import
+def _log(setup: Setup, number: int) -> Path:
+    """Where a worker's process says what it has to say."""
+    return Path(setup.folder) / "logs" / f"worker-{number}.log"
 
-    line = Connection(descriptor)
+
+def main(descriptor: int, number: int, parent: int) -> None:
+    """The process of a worker that was spawned."""
+    gc.set_threshold(200_000)  # an import's objects live on: to look for garbage among them takes a fifth of the time
+    if _tied(number, parent):
+        _serve(number, Connection(descriptor), None)
+
+
+def _forked(number: int, parent: int, line: Connection, others: Sequence[Connection], dataset: Dataset) -> None:
+    """The process of a worker that was forked: leave behind what is the driver's, then serve as any other."""
+    os.setsid()  # a terminal's Ctrl-C is for the driver, which lets workers save
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in others:
+        other.close()
+    if _tied(number, parent):
+        _serve(number, line, dataset)
+
+
+def _speak_to(path: Path) -> None:
+    """Let all that this process says go to a file."""
+    with path.open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(one, "w", buffering=1, closefd=False) for one in (1, 2))
+
+
+def _tied(number: int, parent: int) -> bool:
+    """Tie this process to the driver's life, and name it; False where the driver is dead already."""
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(_PR_SET_NAME, NAME.format(number).encode())
+    return os.getppid() == parent
+
+
+def _serve(number: int, line: Connection, dataset: Dataset | None) -> None:
+    """Train what comes over the line until the driver is gone; a forked worker has its data set already."""
+    from tuner.executors.worker import Worker  # after the tie to the driver: torch takes seconds to import
+
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
 
     class Line:
         send = line.send
@@ -191,7 +315,10 @@ def main(descriptor: int, number: int, parent: int) -> None:
         waiting = line.poll
 
     try:
-        worker = Worker(number, line.recv(), Line())
+        setup = line.recv()
+        if dataset is not None:
+            _speak_to(_log(setup, number))
+        worker = Worker(number, setup, Line(), dataset)
         line.send(Ready(number))
         while True:
             word = line.recv()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tuner.training.task import Task
+if TYPE_CHECKING:  # a worker's process is tied to its driver before it imports torch
+    from tuner.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def weights_path(folder: Path, trial: int) -> Path:
 class Worker:
     """One worker. `train` returns when its cohort is done, saved or in trouble."""
 
-    def __init__(self, number: int, setup: Setup, channel: Channel) -> None:
+    def __init__(self, number: int, setup: Setup, channel: Channel, dataset: data.Dataset | None = None) -> None:
+        """`dataset` where the process has it in memory already, else it is loaded as `setup` says."""
         torch.set_num_threads(setup.threads)
         self.number = number
         self.folder = Path(setup.folder)
@@ -94,7 +95,7 @@ class Worker:
         if self.device.type == "cuda":
             # Fractions of a GPU isolate nothing by themselves: an allocator's limit does.
             torch.cuda.set_per_process_memory_fraction(setup.share, self.device)
-        dataset = data.load(**setup.data)
+        dataset = dataset or data.load(**setup.data)
         self._pinned = setup.pinned
         for name, found in (("data", dataset.digest), ("split", dataset.split_digest)):
             if self._pinned.get(name, found) != found:

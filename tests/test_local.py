@@ -1,0 +1,121 @@
+"""How the workers of this machine begin: as copies of the driver where that is safe, else from nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import tuner
+from tests import studies
+from tuner.executors.local import NAME, forks
+from tuner.progress import PlainProgress
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies of the driver on Linux alone")
+
+# A process that would be copied if it asked for it: its libraries start no threads.
+ALONE = {**studies.environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def workers_of(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+    names = {NAME.format(number) for number in range(count)}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        found = [child for child in psutil.Process(process.pid).children() if child.name() in names]
+        if len(found) == count:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(process.communicate())
+
+
+@linux
+def test_a_launch_from_the_command_line_copies_itself_and_gives_the_numbers_of_workers_that_begin_from_nothing(
+    tmp_path: Path,
+) -> None:
+    path = studies.write(tmp_path, studies.study(run={"workers": 2}))
+    process = studies.start(path, tmp_path / "copied")
+    for worker in workers_of(process, 2):
+        assert worker.cmdline() == psutil.Process(process.pid).cmdline()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    spawned = tuner.launch(path, home=tmp_path / "spawned", progress=PlainProgress())
+    assert studies.facts(studies.history(tmp_path / "copied")) == studies.facts(spawned.history)
+
+
+@linux
+def test_a_copy_that_dies_is_followed_by_a_worker_that_begins_from_nothing(tmp_path: Path) -> None:
+    path = studies.write(tmp_path, studies.study(train={"epochs": 100}, search={"trials": 4}))
+    process = studies.start(path, tmp_path)
+    (worker,) = workers_of(process, 1)
+    worker.kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert studies.history(tmp_path).completed == "complete"
+
+
+REFUSED = """
+import sys, psutil
+from tuner import study
+from tuner.executors import local
+
+seen = []
+fork = local.Crew._fork
+def note(self, *arguments):
+    seen.append(fork(self, *arguments))
+    return seen[-1]
+local.Crew._fork = note
+from tuner.cli import main
+try:
+    main()
+finally:
+    print(len(seen), "copied,", len(psutil.Process().children()), "left", file=sys.stderr)
+"""
+
+
+@linux
+def test_a_launch_that_is_refused_leaves_no_worker(tmp_path: Path) -> None:
+    def refused(content: dict[str, Any], code: int) -> str:
+        path = studies.write(tmp_path, content)
+        command = [sys.executable, "-P", "-c", REFUSED, "launch", str(path), "--home", str(tmp_path / "home")]
+        ran = subprocess.run(command, capture_output=True, text=True, env=ALONE, check=False)
+        assert ran.returncode == code, ran.stderr
+        return ran.stderr
+
+    content = studies.study(run={"workers": 2}, search={"trials": 2}, train={"epochs": 1})
+    wrong = studies.study(run={"workers": 2}, train={"batch_size": 100_000})
+    wrong["search"]["space"].pop("batch_size")
+    assert "0 copied, 0 left" in refused(wrong, 2)
+    assert not (tmp_path / "home").exists()
+    assert "2 copied, 0 left" in refused(content, 0)
+    assert "2 copied, 0 left" in refused({**content, "seed": 4}, 2)
+
+
+def test_no_copy_is_made_of_a_process_with_threads_nor_for_a_gpu() -> None:
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        assert not forks("cpu")
+        assert not forks("cuda")
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_script_that_launches_is_never_copied_unasked(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, tuner\n"
+        "os.fork = lambda: sys.exit('a copy was made')\n"
+        "study = tuner.launch(sys.argv[1], home=sys.argv[2])\n"
+        "assert study.state == 'complete'\n"
+    )
+    path = studies.write(tmp_path, studies.study(search={"trials": 2}, train={"epochs": 1}))
+    command = [sys.executable, "-P", "-c", code, str(path), str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=ALONE, check=False)
+    assert ran.returncode == 0, ran.stderr
