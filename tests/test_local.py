@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -14,7 +15,8 @@ import pytest
 
 import tuner
 from tests import studies
-from tuner.executors.local import NAME, forks
+from tuner.executors.local import NAME, LocalExecutor, forks
+from tuner.executors.protocol import Setup
 from tuner.progress import PlainProgress
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies of the driver on Linux alone")
@@ -119,3 +121,32 @@ def test_a_script_that_launches_is_never_copied_unasked(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-c", code, str(path), str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, env=ALONE, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_spare_cores_are_told_of_once_workers_are_ready_and_have_nothing_to_train(tmp_path: Path) -> None:
+    spare: list[bool] = []
+    setup = Setup({"source": "breast_cancer"}, str(tmp_path), "cpu", 1)
+    with contextlib.closing(LocalExecutor([setup], cores=1, spare=lambda: spare.append(True))) as executor:
+        while not executor.receive(1.0):
+            assert spare == []
+        executor.receive(0.0)
+        assert spare == [True]
+
+
+def test_what_crowning_imports_is_there_when_it_was_prepared() -> None:
+    """Else the end of a study waits for torch.export and what comes with it."""
+    code = (
+        "import io, sys, torch\n"
+        "from tuner import champion, winner\n"
+        "from tests import zoo\n"
+        "winner.prepare().join()\n"
+        "before = set(sys.modules)\n"
+        "program = champion._program(torch.nn.Linear(30, 2), zoo.Signature('classification', 'numbers', (30,), 2))\n"
+        "torch.export.save(program, io.BytesIO())\n"
+        "import pandas\n"
+        "print(len(before), len(set(sys.modules) - before))\n"
+    )
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    known, new = map(int, ran.stdout.split())
+    assert new < known / 20

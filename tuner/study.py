@@ -232,7 +232,9 @@ def _drive(
     device = device_of(spec)
     count = workers or _workers(spec, device, limit)
     grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, progress.message)
-    with contextlib.closing(LocalExecutor(list(map(grouping.setup, range(count))), crew)) as executor:
+    setups = [grouping.setup(number) for number in range(count)]
+    executor = LocalExecutor(setups, crew, cores=_cores(), spare=winner.prepare)
+    with contextlib.closing(executor):
         known = Sizes(spec, dataset.signature)
         terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
 

@@ -5,8 +5,11 @@ Knows the spec, data, training, ledger and history. Must never know the sampler,
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
+import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,22 @@ from tuner.trial import Event, Kind, Trial
 _SHOWN = 8  # rows of validation
 _PROMPT, _SAMPLE = 16, 500  # characters of a sample of text: those of a validation row, and those that follow
 _TEMPERATURE = 0.8  # a little surer than what it learnt, as a reader of a short sample would have it
+
+
+@cache
+def prepare() -> threading.Thread:
+    """Import in the background, once, what `crown` needs and training does not: torch.export takes most of a second.
+
+    `crown` waits for the thread that is returned.
+    """
+
+    def load() -> None:
+        for module in ("torch.export._trace", "pandas"):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=load, name="prepare", daemon=True)
+    thread.start()
+    return thread
 
 
 def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
@@ -98,6 +117,7 @@ def _finish(
     kept = {} if epoch is None else best.reports[epoch]
     facts: dict[str, Any] = {"number": best.number, "params": dict(best.params), "seed": best.seed}
     network = training.finished(weights)
+    prepare().join()
     try:
         champion.export(folder, network, dataset, {**facts, "metrics": {**kept, **metrics}})
     except champion.ExportError as error:

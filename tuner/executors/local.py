@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -124,11 +124,21 @@ class _Forked:
 
 
 class LocalExecutor:
-    """`workers` processes on this machine. The i-th gets the i-th setup; the first of them come from the crew."""
+    """`workers` processes on this machine. The i-th gets the i-th setup; the first of them come from the crew.
+
+    `spare` is called when fewer workers train than there are `cores`, again and again: for work that can wait.
+    """
 
     def __init__(
-        self, setups: Sequence[Setup], crew: Crew | None = None, *, hang_seconds: float = HANG_SECONDS
+        self,
+        setups: Sequence[Setup],
+        crew: Crew | None = None,
+        *,
+        cores: int = 0,
+        spare: Callable[[], object] = lambda: None,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
+        self._cores, self._spare = cores, spare
         self.workers = len(setups)
         self._hang_seconds = hang_seconds
         self._waiting: deque[Work] = deque()
@@ -185,6 +195,8 @@ class LocalExecutor:
             return  # the worker is gone: `receive` meets the end of its line and says so
 
     def receive(self, timeout: float) -> list[Message]:
+        if all(slot.ready for slot in self._slots) and sum(slot.work is not None for slot in self._slots) < self._cores:
+            self._spare()
         lines = {slot.line: slot for slot in self._slots}
         messages: list[Message] = []
         for line in wait(list(lines), timeout):
