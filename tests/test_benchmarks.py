@@ -35,6 +35,14 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
+def startup(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    import startup  # type: ignore[import-not-found]
+
+    return startup
+
+
+@pytest.fixture
 def trigram(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(FOLDER)
     import trigram  # type: ignore[import-not-found]
@@ -292,3 +300,28 @@ def test_peers_stop_trials_early_too_and_train_as_many_epochs(tmp_path: Path) ->
     epochs = {run["who"]: run["epochs"] for run in json.loads(out.read_text())["runs"]}
     assert 4 * 2 <= epochs["tuner"] < 4 * 5, "nothing was stopped early"
     assert all(epochs["tuner"] <= epochs[peer] <= epochs["tuner"] + 2 for peer in peers)
+
+
+def test_a_launch_is_timed_from_its_command_to_its_earliest_moments_and_from_its_last(startup: Any) -> None:
+    moments = {"step": [102.5, 102.0], "report": [103.0, 102.5], "trial": [104.0, 106.0]}
+    assert startup.Launch.of(100.0, 9.0, moments) == startup.Launch(step=2.0, report=2.5, end=3.0, whole=9.0)
+    with pytest.raises(startup.RunFailed, match="trial"):
+        startup.Launch.of(100.0, 9.0, {**moments, "trial": []})
+
+
+@pytest.mark.slow
+def test_the_shortest_launch_beside_all_peers_gives_the_table(tmp_path: Path) -> None:
+    out = tmp_path / "startup.json"
+    words = ["--repeats", "1", "--trials", "2", "--epochs", "1", "--out", str(out)]
+    command = [sys.executable, str(FOLDER / "startup.py"), *words]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert said.returncode == 0, said.stderr
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.stdout.splitlines() if "|" in line]
+    head, _, *body = lines
+    assert [row[0] for row in body[:2]] == ["import torch", "tuner --help"]
+    assert [len(row) for row in body] == [len(head)] * 5
+    for row in body[2:]:
+        step, report, end, whole = map(float, row[1:])
+        assert 0 < step <= report < whole
+        assert 0 < end < whole
+    assert len(json.loads(out.read_text())["runs"]) == 5

@@ -5,6 +5,8 @@ What the peers train. Split and normalisation are Tuner's own, so that all learn
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -13,6 +15,13 @@ import plain
 import torch
 
 from tuner import data
+
+
+def note(moment: str) -> None:
+    """Write down when something happened, for a benchmark that asks for it by the name of a file."""
+    if place := os.environ.get("MOMENTS"):
+        with open(place, "a") as file:  # noqa: PTH123 - one short line, whole whoever writes beside us
+            file.write(f"{moment} {time.time()}\n")
 
 
 def load(seed: int) -> data.Dataset:
@@ -30,4 +39,5 @@ def train(
     shape = {name: params[name] for name in ("depth", "width", "dropout")}
     network = plain.MLP(digits.signature.inputs, digits.signature.outputs, **shape)
     optimizer = plain.optimizer(params["optimizer"], network, params["learning_rate"], fused=fused)
+    note("step")
     yield from islice(plain.train(network, optimizer, params["batch_size"], tensors), epochs)

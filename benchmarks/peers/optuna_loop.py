@@ -82,12 +82,14 @@ def work(study: optuna.Study | None, number: int, ready: Event, budget: Budget, 
             now = int(time.time() * 1000)
             points += [Metric(key, value, now, step) for key, value in metrics.items()]
             best = max(best, metrics["val/accuracy"])
+            digits.note("report")
             budget.spend()
             if given.budget is not None:
                 trial.report(metrics["val/accuracy"], step)
                 stopped = budget.spent() or trial.should_prune()
             if stopped:
                 break
+        digits.note("trial")
         if client is None:
             ready.wait()
             client = MlflowClient(given.mlflow)

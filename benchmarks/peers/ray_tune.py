@@ -53,6 +53,16 @@ class Proposals(OptunaSearch):
         return Searcher.FINISHED if Budget.spent() else super().suggest(trial_id)
 
 
+class Notes(tune.Callback):
+    """When the driver hears of an epoch, and of a trial's end; nothing unless a benchmark asks."""
+
+    def on_trial_result(self, *_: Any, **__: Any) -> None:
+        digits.note("report")
+
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        digits.note("trial")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=64)
@@ -95,7 +105,7 @@ def main() -> None:
             storage_path=str(Path("ray_results").absolute()),
             verbose=0,
             stop=None if given.budget is None else Budget.spend,
-            callbacks=[MLflowLoggerCallback(tracking_uri=given.mlflow, experiment_name="digits")],
+            callbacks=[MLflowLoggerCallback(tracking_uri=given.mlflow, experiment_name="digits"), Notes()],
         ),
     )
     results = tuner.fit()
