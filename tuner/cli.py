@@ -317,7 +317,7 @@ def _one_thread() -> None:
     Two examples through small networks need no more, threads that start take up to half a second, and only a process
     of one thread can be copied. Before numpy and torch are imported, which read it then.
     """
-    for library in ("OMP", "OPENBLAS", "MKL"):
+    for library in ("OMP", "OPENBLAS"):  # MKL heeds the first of them
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
