@@ -89,16 +89,21 @@ def launch(
     # Until there is something to save, Ctrl-C leaves at once: raised in the middle of an import it would end anywhere.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     _one_thread()
-    spec = _read(file, overrides, name, trials)
     if dry_run:
-        _print_plan(spec, Output.TABLE)
+        _print_plan(_read(file, overrides, name, trials), Output.TABLE)
         return
-    from tuner.progress import progress_for
-    from tuner.study import launch as launch_study
+    from tuner.tracking.standby import Standby
+
+    with Standby() as standby:  # it imports MLflow while we import torch
+        spec = _read(file, overrides, name, trials)
+        from tuner.progress import progress_for
+        from tuner.study import launch as launch_study
+
+        gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
+        options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
+        study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.summary import ending
 
-    gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
-    study = launch_study(spec, home=home, workers=workers, progress=progress_for(), forking=True)
     # What a person can paste: the program as they called it, where it is not on their path.
     program = "tuner" if shutil.which("tuner") else min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     where = "" if home == DEFAULT_HOME else f" --home {shlex.quote(str(home))}"

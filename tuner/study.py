@@ -35,6 +35,7 @@ from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
+from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
 from tuner.trial import Event, Kind, State, Trial
 
@@ -79,12 +80,14 @@ def launch(
     trials: int | None = None,
     progress: Progress | None = None,
     forking: bool = False,
+    standby: Standby | None = None,
 ) -> Study:
     """Run a study to its end, or go on with it where it was left; `trials` extends a finished one.
 
     `home` is TUNER_HOME, else ./tuner-home. With `forking` workers may begin as copies of this process, which is for
-    processes that do nothing else. Raises SpecError and DataError before anything is made,
-    StudyChanged where a study of that name was launched with another spec, StudyLocked where one runs.
+    processes that do nothing else; `standby` is the writing process where it runs already. Raises SpecError and
+    DataError before anything is made, StudyChanged where a study of that name was launched with another spec,
+    StudyLocked where one runs.
     """
     if isinstance(spec, str | Path):
         spec = StudySpec.read(spec, trials=trials)
@@ -108,11 +111,12 @@ def launch(
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             winner.mend(spec, dataset, ledger, history, progress)
-            with Writer(folder, home, spec.store) as writer:  # an earlier launch may have died before it
+            with Writer(folder, home, spec.store, standby=standby) as writer:
+                # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
         progress.start([*plan.lines(), *resumed])
-        with _Signals() as signals, Writer(folder, home, spec.store) as writer:
+        with _Signals() as signals, Writer(folder, home, spec.store, standby=standby) as writer:
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, crew, workers)
                 if number is None:

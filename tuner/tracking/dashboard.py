@@ -26,6 +26,7 @@ from urllib.request import urlopen
 
 from tuner.errors import InputError, StudyMissing, TunerError
 from tuner.ledger import Ledger, study_folder
+from tuner.tracking.standby import FOLLOW
 
 EMBEDDED, OFF = "embedded", "off"
 SQLITE = "sqlite:///"
@@ -63,7 +64,7 @@ def sqlite_path(uri: str) -> Path:
 
 def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
     """The command line of the process that writes the study in `folder` to MLflow; see `tuner.tracking.follow`."""
-    line = [sys.executable, "-P", "-m", "tuner.tracking.follow", str(folder), "--uri", uri, "--patience", str(patience)]
+    line = [*FOLLOW, str(folder), "--uri", uri, "--patience", str(patience)]
     return line + (["--artifacts", artifacts] if artifacts else []) + (["--once"] if once else [])
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tuner.errors import TunerError
-from tuner.tracking.store import close
+from tuner.tracking.store import close, load
 from tuner.tracking.tracker import Progress, Tracker
 
 DRAINED, BEHIND = 0, 3  # how the process ends: all is written, or points wait for a server
@@ -45,6 +45,9 @@ _SETTINGS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Follow a study until stdin ends (with --once: no longer than to its last event), then drain.
 
+    With `--standby` alone, MLflow is imported while the study's arguments are awaited on stdin; without them nothing
+    is done.
+
     Prints one JSON line a cycle: {"written", "waiting", "error"}. Returns DRAINED, or BEHIND where MLflow has not
     answered for `--patience` seconds after the end.
     """
@@ -56,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--artifacts")
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--patience", type=float, default=60)
-    given = parser.parse_args(arguments)
     os.environ.update(_SETTINGS)
     gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
+    words: Sequence[str] | None = sys.argv[1:] if arguments is None else arguments
+    if list(words or ()) == ["--standby"] and (words := _await_study()) is None:
+        return DRAINED
+    given = parser.parse_args(words)
     ended = threading.Event()
     if given.once:
         ended.set()
@@ -115,6 +121,20 @@ def _rest(tracker: Tracker, ended: threading.Event, seconds: float) -> None:
 def _pause(worked: float) -> float:
     """Seconds until the next look at the ledger, after a cycle that took `worked` seconds to write."""
     return min(max(_PAUSE_SECONDS, _SHARE * worked), _LONGEST_PAUSE)
+
+
+def _await_study() -> list[str] | None:
+    """The arguments that the driver sends in a line of JSON, with the log to write to; None where it has no study."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    load()
+    line = os.read(0, 65_536)  # short enough to come whole; what follows is the end
+    if not line:
+        return None
+    told = json.loads(line)
+    with open(told["log"], "w") as log:  # noqa: PTH123
+        os.dup2(log.fileno(), 2)
+    arguments: list[str] = told["arguments"]
+    return arguments
 
 
 def _await_end(ended: threading.Event) -> None:

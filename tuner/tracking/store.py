@@ -42,6 +42,12 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def load() -> None:
+    """Import what `connect` will need."""
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracking  # noqa: F401
+
+
 def close() -> None:
     """Close every embedded store in this process; who is the last to close one leaves it in its one file."""
     for connection in _opened:

@@ -18,6 +18,7 @@ from typing import Self
 
 from tuner.progress import Progress, Tracking
 from tuner.tracking.dashboard import OFF, command, uri_of
+from tuner.tracking.standby import FOLLOW, Standby
 
 PATIENT, IMPATIENT = 60.0, 2.0  # seconds that `drain` waits for the process; `tuner sync` writes the rest
 _LEAVE_SECONDS = 3.0  # what the process has to finish in when an exception ends the driver
@@ -42,8 +43,9 @@ class Writer:
         once: bool = False,
         patience: float = PATIENT,
         log: str = "tracking.log",
+        standby: Standby | None = None,
     ) -> None:
-        """`store` is a study file's `tracking.mlflow`; with "off" nothing is started.
+        """`store` is a study file's `tracking.mlflow`; with "off" nothing is started, and who stands by is ended.
 
         The process gives up when MLflow has not answered for `patience` seconds after the end. What Python and
         MLflow have to say goes to `log` in the study's folder for logs.
@@ -53,18 +55,35 @@ class Writer:
         self._once, self._told, self._left = once, False, False
         self._process: subprocess.Popen[str] | None = None
         if store == OFF:
+            if standby is not None:
+                standby.end()
             return
         self.log.parent.mkdir(exist_ok=True)
         self._command = command(folder, *uri_of(store, home), once=once, patience=patience)
         self._lives = _LIVES
         self._guard = threading.Lock()  # of the process: it is replaced by the thread that hears it
-        self._spawn()
+        if not self._begin(standby):
+            self._spawn()
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
 
+    def _begin(self, standby: Standby | None) -> bool:
+        """Let the process that stands by write this study; False where there is none."""
+        if standby is None or (process := standby.take()) is None:
+            return False
+        assert process.stdin is not None
+        told = {"log": str(self.log), "arguments": self._command[len(FOLLOW) :]}
+        try:
+            process.stdin.write(json.dumps(told) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        self._process = process
+        return True
+
     def _spawn(self) -> None:
         self._lives -= 1
-        with self.log.open("w" if self._lives == _LIVES - 1 else "a") as file:
+        with self.log.open("a" if self.log.exists() and self._lives < _LIVES - 1 else "w") as file:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL if self._once or self._told else subprocess.PIPE,
