@@ -61,10 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patience", type=float, default=60)
     os.environ.update(_SETTINGS)
     gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
-    words: Sequence[str] | None = sys.argv[1:] if arguments is None else arguments
-    if list(words or ()) == ["--standby"] and (words := _await_study()) is None:
-        return DRAINED
-    given = parser.parse_args(words)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = parser.parse_args(_await_study() if words == ["--standby"] else words)
     ended = threading.Event()
     if given.once:
         ended.set()
@@ -123,14 +121,21 @@ def _pause(worked: float) -> float:
     return min(max(_PAUSE_SECONDS, _SHARE * worked), _LONGEST_PAUSE)
 
 
-def _await_study() -> list[str] | None:
-    """The arguments that the driver sends in a line of JSON, with the log to write to; None where it has no study."""
+def _await_study() -> list[str]:
+    """The arguments that the driver sends in a line of JSON, with the log to write to; ends here where none come."""
+    lines: list[bytes] = []
+
+    def hear() -> None:
+        lines.append(os.read(0, 65_536))  # short enough to come whole; what follows is the end
+        if not lines[0]:
+            os._exit(DRAINED)  # in the middle of an import: nothing has been made yet
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hearing = threading.Thread(target=hear, daemon=True)
+    hearing.start()
     load()
-    line = os.read(0, 65_536)  # short enough to come whole; what follows is the end
-    if not line:
-        return None
-    told = json.loads(line)
+    hearing.join()
+    told = json.loads(lines[0])
     with open(told["log"], "w") as log:  # noqa: PTH123
         os.dup2(log.fileno(), 2)
     arguments: list[str] = told["arguments"]
