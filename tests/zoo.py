@@ -80,7 +80,7 @@ CASES = [
     Case("transformer-text", "transformer", TEXTS, {"width": 8, "depth": 2, "positions": "sinusoidal"}),
     Case("transformer-last", "transformer", LENGTHS, {"width": 9, "heads": 1, "readout": "last", "activation": "silu"}),
     Case("transformer-patches", "transformer", PATCHES, {"width": 8, "patch": 2, "depth": 1}, {"flip": 0.5}),
-    # rows of whole vectors, which take torch's own sigmoid, gelu and silu; and more classes than few, one of them in no training row
+    # rows of whole vectors, which take torch's own sigmoid, gelu and silu; more classes than few, one without rows
     Case("mlp-whole", "mlp", Signature("classification", "numbers", (17,), 17), {"width": 64, "activation": "gelu"}),
     Case("mlp-whole-tanh", "mlp", NUMBERS, {"width": 64, "depth": 3, "activation": "tanh"}),
     Case("cnn-whole", "cnn", Signature("classification", "image", (1, 8, 8), 4), {"width": 4, "activation": "silu"}),
