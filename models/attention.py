@@ -23,7 +23,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads, self.causal = heads, causal
+        self.width, self.heads, self.causal = width, heads, causal
         self.inward = Linear(width, 3 * width)
         self.outward = Linear(width, width)
         self.record, self.recorded = False, torch.empty(0)

@@ -96,7 +96,7 @@ def test_a_trial_is_the_same_after_its_neighbours_were_stopped(case: zoo.Case) -
     training = Training(zoo.task(case, rows, rungs=rungs), zoo.arrays(case.signature))
     found = told(training, stop={1: {4, 9}, 2: {2}})
     assert [len(found[number]) for number in (4, 9, 2, 7)] == [1, 1, 2, 4]
-    assert len(training.stack) == 2  # trial 7 and its ghost
+    assert len(training.stack) == 1 + training._ghost  # trial 7, and its ghost where it needs one
     for number in (2, 4, 7, 9):
         whole = sixteen(case.name)[number]
         assert equal(found[number], whole[: len(found[number])]), number
@@ -148,6 +148,41 @@ def test_a_recording_plays_the_bits_of_what_it_recorded(case: zoo.Case) -> None:
     rows = [zoo.row(case, number) for number in (0, 3, 4, 5, 7)]
     training = Training(zoo.task(case, rows), zoo.arrays(case.signature), recorded=False)
     assert equal(told(training), {number: sixteen(case.name)[number] for number in (0, 3, 4, 5, 7)})
+
+
+def test_a_row_alone_multiplies_no_vectors_without_a_ghost(case: zoo.Case) -> None:
+    """The rule knows shapes alone; here is what was in fact multiplied."""
+    training = Training(zoo.task(case, [zoo.row(case, 0)]), zoo.arrays(case.signature))
+    told(training)
+    products = {shape for program, _ in training._programs._known.values() for shape in program.products}
+    assert products or training._ghost
+    assert len(training.stack) == 2 or not any(1 in shape[-2:] for shape in products)
+
+
+@pytest.mark.parametrize(
+    ("family", "signature", "network", "rows"),
+    [
+        ("mlp", zoo.NUMBERS, {"width": 1, "depth": 2}, 71),
+        ("mlp", zoo.NUMBERS, {"width": 8}, 65),  # a last batch of one
+        ("mlp", zoo.Signature("classification", "numbers", (1,), 3), {"width": 8}, 71),
+        ("mlp", zoo.Signature("regression", "numbers", (5,), 1), {"width": 8}, 71),
+        ("rnn", zoo.SEQUENCES, {"width": 1}, 71),
+        ("rnn", zoo.SEQUENCES, {"width": 4, "readout": "attention"}, 71),
+        ("rnn", zoo.Signature("classification", "sequence", (1, 3), 3), {"width": 4}, 71),
+        ("transformer", zoo.SEQUENCES, {"width": 4, "heads": 4}, 71),
+        ("transformer", zoo.Signature("classification", "sequence", (1, 3), 3), {"width": 4, "heads": 1}, 71),
+        ("transformer", zoo.Signature("classification", "image", (1, 4, 4), 3), {"width": 8, "heads": 2}, 71),
+        ("cnn", zoo.SEQUENCES, {"width": 1}, 71),
+    ],
+)
+def test_a_row_that_multiplies_vectors_is_the_same_alone(
+    family: str, signature: zoo.Signature, network: dict[str, Any], rows: int
+) -> None:
+    case = zoo.Case("vectors", family, signature, network)
+    many = told(Training(zoo.task(case, [zoo.row(case, n) for n in range(4)]), zoo.arrays(signature, rows=rows)))
+    alone = Training(zoo.task(case, [zoo.row(case, 3)]), zoo.arrays(signature, rows=rows))
+    assert equal(told(alone)[3], many[3])
+    assert len(alone.stack) == 2
 
 
 def test_early_stopping_is_a_rows_own_affair() -> None:

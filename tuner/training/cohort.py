@@ -24,8 +24,16 @@ _ALIGNMENT = 16  # elements: one cache line of float32, so that every row starts
 class Stack:
     """K networks that run as one. `flat_KP` holds the parameters, `buffers` the stacked buffers by name."""
 
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        company: bool = False,
+    ) -> None:
         self.base = networks[0].to(device=device, dtype=dtype)
+        self._company = company
         rows = [{n: p for n, p in network.named_parameters() if p.requires_grad} for network in networks]
         self.shapes = {name: parameter.shape for name, parameter in rows[0].items()}
         sizes = [-(-shape.numel() // _ALIGNMENT) * _ALIGNMENT for shape in self.shapes.values()]
@@ -93,12 +101,12 @@ class Stack:
     def forward(self, x: Tensor, *, training: bool, shared: bool) -> Tensor:
         """Outputs [K, B, …] for x [B, …] seen by every row (`shared`) or x [K, B, …].
 
-        A stack of one row runs as the plain network that it is.
+        A stack of one row runs as the plain network that it is, unless it is `company` for rows to come or gone.
         """
         if self.base.training != training:
             self.base.train(training)
         values = [*self.parameters.values(), *self.buffers.values()]
-        if len(self) == 1:
+        if len(self) == 1 and not self._company:
             one, fresh = self._one([value[0] for value in values], x if shared else x[0])
             output, fresh = one[None], {name: value[None] for name, value in fresh.items()}
         else:

@@ -27,6 +27,7 @@ from models.interface import CLASSIFICATION, LANGUAGE
 from tuner.data import augmentation, batches
 from tuner.training.cohort import Stack
 from tuner.training.config import TrainConfig
+from tuner.training.fusing import singular
 from tuner.training.losses import cross_entropy, huber, loss_of
 from tuner.training.metrics import Account, account
 from tuner.training.optimizers import Optimizer, rank
@@ -68,10 +69,17 @@ class Training:
         self.epoch = 0  # epochs done
         self.step = 0  # steps done in the epoch under way
         self._loss = loss_of(self.rows[0].config.loss, task.signature.task)
+        self._evaluated = EVALUATION_BATCH
+        if task.signature.task == LANGUAGE:
+            self._evaluated = max(1, _EVALUATION_TOKENS // task.signature.inputs[0])
         self._standard = Standard.of(arrays.train_targets, task.signature.task, dtype)
-        stack = Stack([self._network(row) for row in self.rows], self.device, dtype)
+        stack = Stack([self._network(row) for row in self.rows], self.device, dtype, company=task.company)
+        counts = (len(arrays.train_inputs), self.rows[0].config.batch_size), (len(arrays.inputs), self._evaluated)
+        # A GPU's kernels are another matter, and a person's own network may multiply what it likes.
+        known = not self._foreign and self.device.type == "cpu"
+        self._ghost = task.company and not (known and not singular(stack, task.signature, counts))
         self._start(stack, Optimizer([row.config for row in self.rows], stack.flat_KP, task.named))
-        if task.company and len(self.rows) == 1:
+        if self._ghost and len(self.rows) == 1:
             self._take([0])  # beside its ghost
 
     def _network(self, row: Row) -> nn.Module:
@@ -147,13 +155,13 @@ class Training:
         return terms
 
     def _physical(self) -> list[Row]:
-        """The rows as the stack holds them: a row alone in company stands there twice."""
+        """The rows as the stack holds them: a row alone stands there twice where it needs company."""
         return self.rows * (len(self.stack) // len(self.rows))
 
     def _take(self, keep: list[int]) -> None:
         """Compaction: go on with these rows of the stack, and a ghost where one is left that needs company."""
         self.rows = [self.rows[row] for row in keep]
-        if self.task.company and len(keep) == 1:
+        if self._ghost and len(keep) == 1:
             keep = keep * 2
         rows = torch.tensor(keep, dtype=torch.int64)
         there = rows.to(self.device)
@@ -252,7 +260,6 @@ class Training:
     @torch.no_grad()
     def evaluate(self, inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, Tensor]:
         """Metrics of every row in the stack on these examples, [K] each, on the CPU."""
-        signature = self.task.signature
         own = targets is self.arrays.targets
         found = self._account if own else self._new_account(targets)
         found.begin()
@@ -262,12 +269,9 @@ class Training:
             loss_KB = self._loss(output, self._standard.apply(target))
             found.add(loss_KB, self._standard.undo(output), target)
 
-        size = EVALUATION_BATCH
-        if signature.task == LANGUAGE:
-            size = max(1, _EVALUATION_TOKENS // signature.inputs[0])
-        for start in range(0, len(inputs), size):
-            target = targets[start : start + size]
-            x = inputs[start : start + size]
+        for start in range(0, len(inputs), self._evaluated):
+            target = targets[start : start + self._evaluated]
+            x = inputs[start : start + self._evaluated]
             x = x.clone() if self._foreign else x  # a person's own network may write into its input
             if own:
                 self._programs.play("look", look, x, target)
@@ -330,7 +334,7 @@ class Training:
         if set(numbers) != set(wanted):
             raise ValueError(f"checkpoint holds trials {state['rows']}, wanted are {sorted(wanted)}")
         self.rows = [wanted[number] for number in numbers]
-        alone = self.task.company and len(keep) == 1
+        alone = self._ghost and len(keep) == 1
         rows = torch.tensor(keep * 2 if alone else keep, dtype=torch.int64)
 
         def pick(part: Mapping[str, Tensor]) -> dict[str, Tensor]:

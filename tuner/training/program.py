@@ -70,6 +70,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.outside: dict[int, torch.UntypedStorage] = {}
         self.sizes: dict[int, int] = {}
         self.obstacle = ""
+        self.shapes: set[tuple[int, ...]] = set()
         self._weak: dict[int, StorageWeakRef] = {}
 
     def _place(self, tensor: Tensor, *, made: bool) -> _Place:
@@ -100,6 +101,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **keywords)
         answers = result if isinstance(result, tuple | list) else [result]
         results: list[_Place | None] = []
+        if func in _PRODUCTS:
+            self.shapes.add(tuple(result.shape))
         for answer in answers:
             if not isinstance(answer, Tensor | None) or torch.Tag.nondeterministic_seeded in func.tags:
                 self.obstacle = self.obstacle or str(func)
@@ -139,6 +142,7 @@ class Program:
                 call(*arguments, **keywords)
             self._calls = plan.calls(plan.always)
         self.storages = list(plan.storages.values())
+        self.products = recorder.shapes  # of the matrices that were found by multiplying
 
     def __len__(self) -> int:
         """Kernel calls of one play."""
@@ -274,6 +278,14 @@ _ALLOCATIONS = {
     aten.empty_strided.default,
     aten.new_empty.default,
     aten.new_empty_strided.default,
+}
+_PRODUCTS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.bmm.out,
+    aten.baddbmm.default,
+    aten.baddbmm.out,
 }
 _COPIES = {aten.clone.default, aten._to_copy.default}
 # torch's own functions are found in half the time that an overload takes.
