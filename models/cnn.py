@@ -135,7 +135,7 @@ class CNN(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.readout = _READOUTS[readout]
         self.dropout = Dropout(dropout)
-        self.output = nn.Linear(channels * places if readout == "flatten" else channels, signature.outputs)
+        self.output = Linear(channels * places if readout == "flatten" else channels, signature.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.vectors is None:

@@ -81,6 +81,14 @@ class Nonlinearity(nn.Module):
         return self.name
 
 
+class Linear(nn.Linear):
+    """nn.Linear, x [B, F] → [B, W], as a product and a sum: vmap takes F.linear apart into more than these."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = x @ self.weight.mT
+        return product if self.bias is None else product + self.bias
+
+
 class Dropout(nn.Module):
     """Silence a share of the elements and scale the others up, as nn.Dropout does, drawing statelessly.
 

@@ -357,7 +357,7 @@ class Recurrent(nn.Module):
         both = scale.repeat(self.directions)
         # The bias as one more feature that is always 1: adding it apart would go through all gates once more.
         known = F.pad(x.reshape(time * batch, features), (0, 1), value=1.0)
-        flat = F.linear(known, torch.cat((self.weight, self.bias[:, None]), 1) * both[:, None])
+        flat = known @ (torch.cat((self.weight, self.bias[:, None]), 1) * both[:, None]).mT
         gates = flat.view(time, batch, self.directions, -1).permute(2, 0, 1, 3)
         steps = None if real is None else real[None, :, :, None]
         if self.directions == 2:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import layers
 from models.interface import LANGUAGE, PADDING, TEXT, Setting, Signature
 from models.layers import nonlinearity
 
@@ -25,11 +26,11 @@ Embedded = Annotated[int, Setting("text: numbers that stand for one token", low=
 HIDDEN = -1e9  # a score whose softmax is 0 and, where every score has it, no NaN
 
 
-class Linear(nn.Linear):
+class Linear(layers.Linear):
     """nn.Linear on every step, x [B, T, F] → [B, T, W]: one product, where vmap would make one per example."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
+        return super().forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 class LayerNorm(nn.LayerNorm):

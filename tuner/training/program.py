@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,9 +19,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-aten = torch.ops.aten
-
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+from tuner.training.kernels import ALLOCATIONS, FILLS, PRODUCTS, Call, in_place, into
 
 
 class CannotRecord(Exception):
@@ -98,10 +95,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = tuple(map(note, args))
         named = {name: note(value) for name, value in keywords.items()}
         reads = {place.storage for place in found}
+        if func in FILLS:
+            reads, arguments, named = set(), (FILLS[func](*args),), {}
         result = func(*args, **keywords)
         answers = result if isinstance(result, tuple | list) else [result]
         results: list[_Place | None] = []
-        if func in _PRODUCTS:
+        if func in PRODUCTS:
             self.shapes.add(tuple(result.shape))
         for answer in answers:
             if not isinstance(answer, Tensor | None) or torch.Tag.nondeterministic_seeded in func.tags:
@@ -247,14 +246,14 @@ class _Plan:
         """The entries, ready to be called."""
         found = []
         for entry in entries:
-            if entry.operation in _ALLOCATIONS:
+            if entry.operation in ALLOCATIONS:
                 continue
             arguments: tuple[Any, ...] = self._bound(entry.arguments)
             keywords = {name: self._bound(value) for name, value in entry.keywords.items()}
             if entry.writes:
-                found.append(_in_place(entry.operation, arguments, keywords))
+                found.append(in_place(entry.operation, arguments, keywords))
             else:
-                found.append(_into(entry.operation, arguments, keywords, self._bound(entry.results)))
+                found.append(into(entry.operation, arguments, keywords, self._bound(entry.results)))
         return found
 
 
@@ -268,122 +267,3 @@ def _needed(entries: Sequence[_Entry], outside: set[int]) -> list[_Entry]:
             found.append(entry)
     # A storage's first entry makes it; where that one was left out, nothing else of it is here either.
     return found[::-1]
-
-
-# --- how to call an operation so that it writes where it is told ------------------------------------
-
-_ALLOCATIONS = {
-    aten.empty.memory_format,
-    aten.empty_like.default,
-    aten.empty_strided.default,
-    aten.new_empty.default,
-    aten.new_empty_strided.default,
-}
-_PRODUCTS = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten.bmm.out,
-    aten.baddbmm.default,
-    aten.baddbmm.out,
-}
-_COPIES = {aten.clone.default, aten._to_copy.default}
-# torch's own functions are found in half the time that an overload takes.
-_QUICK: dict[Any, Callable[..., Any]] = {
-    aten.add.Tensor: torch.add,
-    aten.addcmul.default: torch.addcmul,
-    aten.baddbmm.default: torch.baddbmm,
-    aten.bitwise_and.Scalar: torch.bitwise_and,
-    aten.bitwise_and.Tensor: torch.bitwise_and,
-    aten.bitwise_xor.Tensor: torch.bitwise_xor,
-    aten.bmm.default: torch.bmm,
-    aten.cat.default: torch.cat,
-    aten.div.Tensor: torch.div,
-    aten.erf.default: torch.erf,
-    aten.exp.default: torch.exp,
-    aten.gather.default: torch.gather,
-    aten.ge.Tensor: torch.ge,
-    aten.index_select.default: torch.index_select,
-    aten.maximum.default: torch.maximum,
-    aten.mm.default: torch.mm,
-    aten.mul.Tensor: torch.mul,
-    aten.neg.default: torch.neg,
-    aten.rsqrt.default: torch.rsqrt,
-    aten.sqrt.default: torch.sqrt,
-    aten.stack.default: torch.stack,
-    aten.sub.Tensor: torch.sub,
-    aten.tanh.default: torch.tanh,
-    aten.where.self: torch.where,
-    aten.__rshift__.Scalar: torch.bitwise_right_shift,
-}
-_QUICK_IN_PLACE: dict[Any, Callable[..., Any]] = {
-    aten.add_.Tensor: torch.add,
-    aten.addcmul_.default: torch.addcmul,
-    aten.div_.Tensor: torch.div,
-    aten.mul_.Tensor: torch.mul,
-    aten.sqrt_.default: torch.sqrt,
-    aten.sub_.Tensor: torch.sub,
-    aten.tanh_.default: torch.tanh,
-}
-_QUICK_OUT: dict[Any, Callable[..., Any]] = {
-    aten.add.out: torch.add,
-    aten.baddbmm.out: torch.baddbmm,
-    aten.bmm.out: torch.bmm,
-    aten.div.out: torch.div,
-    aten.mul.out: torch.mul,
-    aten.sqrt.out: torch.sqrt,
-    aten.sub.out: torch.sub,
-    aten.tanh.out: torch.tanh,
-    aten.where.self_out: torch.where,
-}
-
-
-def _in_place(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
-    if operation is aten.copy_.default:
-        return Tensor.copy_, arguments, {}
-    if operation is aten.pow_.Scalar and arguments[1] == 2:
-        return torch.square, arguments[:1], {"out": arguments[0]}
-    if operation in _QUICK_IN_PLACE:
-        return _QUICK_IN_PLACE[operation], arguments, {**keywords, "out": arguments[0]}
-    return _QUICK_OUT.get(operation, operation), arguments, keywords
-
-
-def _into(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], results: list[Tensor | None]) -> Call:
-    """A call that leaves `results` where they are to be; the operation's own way of doing so, else a copy."""
-    if operation in _COPIES:
-        assert results[0] is not None
-        return Tensor.copy_, (results[0], arguments[0]), {}
-    if operation in _QUICK:
-        return _QUICK[operation], arguments, {**keywords, "out": results[0]}
-    if operation is aten.relu.default:
-        return torch.clamp_min, (*arguments, 0), {"out": results[0]}
-    if operation is aten.sum.dim_IntList:
-        return torch.sum, arguments, {**keywords, "out": results[0]}
-    variant = _out_variant(operation)
-    if variant is not None and None not in results:
-        overload, names = variant
-        return overload, arguments, {**keywords, **dict(zip(names, results, strict=True))}
-
-    def copied() -> None:
-        answer = operation(*arguments, **keywords)
-        for place, value in zip(results, answer if isinstance(answer, tuple | list) else [answer], strict=True):
-            if place is not None:
-                place.copy_(value)
-
-    return copied, (), {}
-
-
-@cache
-def _out_variant(operation: Any) -> tuple[Any, tuple[str, ...]] | None:
-    """The overload with the same arguments that writes into given tensors, and what it calls these."""
-    wanted = [(argument.name, str(argument.type)) for argument in operation._schema.arguments]
-    packet = operation.overloadpacket
-    for name in packet.overloads():
-        overload = getattr(packet, name)
-        arguments = overload._schema.arguments
-        places = tuple(argument.name for argument in arguments if argument.is_out)
-        if len(places) == len(operation._schema.returns) and wanted == [
-            (argument.name, str(argument.type)) for argument in arguments if not argument.is_out
-        ]:
-            return overload, places
-    return None
