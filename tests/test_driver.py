@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy.event
 
 from models import Signature
 from search_spaces import SearchSpace
 from tuner.driver import Driver, Terms
+from tuner.errors import TunerError
 from tuner.executors.protocol import Answer, Done, Ended, Flush, Lost, Message, Report, Started, Trouble, Work
 from tuner.history import History
 from tuner.ledger import Ledger
@@ -66,6 +68,7 @@ class Fake:
 
     life: Callable[[Work], Life]
     workers: int = 1
+    most: int = 1_000  # messages that come at once, and so are stored together
     submitted: list[Work] = field(default_factory=list)
     answers: list[tuple[int, Answer]] = field(default_factory=list)
     on_answer: Callable[[int, Answer], None] = lambda cohort, answer: None
@@ -81,7 +84,7 @@ class Fake:
     def receive(self, timeout: float) -> Sequence[Message]:
         said: list[Message] = []
         for cohort in list(self._due):
-            while cohort in self._due:
+            while cohort in self._due and len(said) < self.most:
                 try:
                     message = self._live[cohort].send(self._due[cohort])
                 except StopIteration:
@@ -273,6 +276,43 @@ def test_a_flush_is_answered_after_what_was_said_is_stored(ledger: Ledger) -> No
     assert counts == [1]
 
 
+def test_what_came_at_once_is_one_transaction_and_nobody_hears_of_it_before_its_end(tmp_path: Path) -> None:
+    """Workers get their answers, and people their lines, when everything is on the disk."""
+    heard: list[tuple[str, int]] = []
+    folder = tmp_path / "studies" / "one"
+
+    def last() -> int:
+        with Ledger.open(folder, read_only=True) as other:
+            return other.last()
+
+    class Watching(Silent):
+        def update(self, history: History, fresh: Sequence[Event], now: Any) -> None:
+            heard.append(("shown", max((event.seq for event in fresh), default=0) - last()))
+
+    with Ledger.create(folder) as ledger:
+        commits: list[None] = []
+        sqlalchemy.event.listen(ledger._engine, "commit", lambda _: commits.append(None))
+        executor = Fake(
+            lambda work: worker(work, rungs=[2]), on_answer=lambda *_: heard.append(("answered", last() - 14))
+        )
+        stage = Stage(ledger, executor, FakeSearch(), progress=Watching())
+        stage.run()
+    assert heard == [("shown", 0), ("shown", 0), ("answered", 0), ("shown", 0)]
+    assert len(commits) == 3, "asked; two epochs and a question; two epochs and the end"
+
+
+def test_a_fault_of_the_machine_ends_the_study_and_keeps_what_was_said_before_it(ledger: Ledger) -> None:
+    def life(work: Work) -> Life:
+        yield Started(0, 1, 0, 0)
+        yield Report(0, 1, 1, {0: {METRIC: 0.5}}, {}, 0.1, frozenset())
+        yield Trouble(0, 1, memory=False, message="no room for weights", machine=True)
+
+    stage = Stage(ledger, Fake(life), FakeSearch(), trials=1)
+    with pytest.raises(TunerError, match="no room for weights; mend it and launch again: nothing acknowledged is lost"):
+        stage.run()
+    assert stage.kinds(Kind.REPORTED) == [(0, 1)]
+
+
 def test_a_report_repeated_after_a_resume_changes_nothing(ledger: Ledger) -> None:
     """The second attempt says the first epoch again, with other numbers and with a trial that was stopped in it."""
 
@@ -460,7 +500,9 @@ def searching(history: History, trials: int, pruner: Mapping[str, Any] = ASHA) -
     return _search(spec, history)
 
 
-def lived(folder: Path, deaths: Sequence[int | None], life: Callable[[Work], Life]) -> tuple[list[Any], list[Any], int]:
+def lived(
+    folder: Path, deaths: Sequence[int | None], life: Callable[[Work], Life], most: int
+) -> tuple[list[Any], list[Any], int]:
     """One study over several lives: its facts, its groups in their order, and the appends of the last life."""
     trials, count = TRIALS, 0
     with Ledger.create(folder) as store:
@@ -468,7 +510,7 @@ def lived(folder: Path, deaths: Sequence[int | None], life: Callable[[Work], Lif
             store.append([Event(Kind.OPENED, {})])
             mortal = Mortal(store, death)
             search = searching(store.history(), trials)
-            stage = Stage(mortal, Fake(life), search, trials=trials, size=3)
+            stage = Stage(mortal, Fake(life, most=most), search, trials=trials, size=3)
             try:
                 stage.run()
             except Killed:
@@ -498,22 +540,26 @@ def scarce(work: Work) -> Life:
         yield from worker(work, epochs=3, rungs=[1, 2])
 
 
+@pytest.mark.parametrize("most", [1, 3, 1_000])
 @pytest.mark.parametrize("life", [plain, eventful, scarce], ids=lambda life: life.__name__)
 def test_a_driver_killed_at_any_append_asks_the_same_as_one_that_was_not(
-    tmp_path: Path, life: Callable[[Work], Life]
+    tmp_path: Path, life: Callable[[Work], Life], most: int
 ) -> None:
-    wanted, groups, appends = lived(tmp_path / "studies" / "whole", [None], life)
+    """Whether each message is stored by itself or many together: one worker says the same in the same order."""
+    wanted, groups, _ = lived(tmp_path / "studies" / "whole", [None], life, 1)
+    got, got_groups, appends = lived(tmp_path / "studies" / "together", [None], life, most)
+    assert (got, got_groups) == (wanted, groups)
     assert len(wanted) == TRIALS and {fact[3] for fact in wanted} >= {State.COMPLETE, State.PRUNED}
     different = []
     for death in range(1, appends + 1):
-        got, got_groups, _ = lived(tmp_path / "studies" / f"killed-{death}", [death, None], life)
+        got, got_groups, _ = lived(tmp_path / "studies" / f"killed-{death}", [death, None], life, most)
         if (got, got_groups) != (wanted, groups):
             different.append(death)
     assert different == [], f"of {appends} appends"
 
 
 def test_a_driver_killed_again_and_again_asks_the_same(tmp_path: Path) -> None:
-    wanted, groups, _ = lived(tmp_path / "studies" / "whole", [None], plain)
-    got, got_groups, _ = lived(tmp_path / "studies" / "killed", [*([5] * 30), None], plain)
+    wanted, groups, _ = lived(tmp_path / "studies" / "whole", [None], plain, 1)
+    got, got_groups, _ = lived(tmp_path / "studies" / "killed", [*([5] * 30), None], plain, 1)
     assert got_groups == groups
     assert got == wanted

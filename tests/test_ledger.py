@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -150,6 +151,34 @@ def test_the_first_one_wins_and_the_second_is_not_returned(
         (2, other.kind, other.body),
     ]
     assert list(ledger.read()) == stored
+
+
+def test_what_is_appended_together_is_seen_by_others_at_the_end_and_numbered_as_if_alone(
+    ledger: Ledger, folder: Path
+) -> None:
+    ledger.append([asked(0)])
+    with Ledger.open(folder, read_only=True) as other:
+        with ledger.together():
+            first = ledger.append([asked(1), asked(0), reported(1, 1)])
+            second = ledger.append([reported(1, 1), reported(1, 2), asked(2)])
+            assert other.last() == 1
+        assert list(other.read(after=1)) == [*first, *second]
+    assert [(e.seq, e.trial, e.epoch) for e in (*first, *second)] == [(2, 1, None), (3, 1, 1), (4, 1, 2), (5, 2, None)]
+
+
+def test_an_error_inside_leaves_nothing_of_what_was_appended_together(ledger: Ledger) -> None:
+    def together(value: float) -> None:
+        with ledger.together():
+            ledger.append([asked(0)])
+            ledger.append([Event(Kind.OPENED, {"x": value})])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        together(0.0)
+    with pytest.raises(ValueError, match="the body is no JSON"):
+        together(math.nan)
+    assert ledger.last() == 0
+    assert len(ledger.append([asked(0)])) == 1
 
 
 def test_what_may_happen_again_is_stored_again(ledger: Ledger) -> None:

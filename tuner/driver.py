@@ -3,17 +3,20 @@
 Knows search, executors, ledger and history, and joins them; never processes, files of weights, or MLflow.
 
 What it does next is a function of the ledger alone: a message is stored, then everything that follows
-from it is done, before the next message is looked at. So a study that was killed at any moment and
+from it is decided, before the next message is looked at. So a study that was killed at any moment and
 launched again asks the same trials as one that was not (one worker; several workers finish in an order
-that is theirs).
+that is theirs). What came at once is stored in one transaction; nobody hears of it, neither worker nor
+person, before it is on the disk.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from tuner.errors import TunerError
 from tuner.executors.protocol import (
@@ -72,13 +75,16 @@ class Driver:
         self._search, self._executor, self._progress, self._tick = search, executor, progress, tick
         self._running: dict[int, int] = {}  # cohort: attempt
         self._attempts = dict(history.attempts)
+        self._fresh: list[Event] = []  # of the transaction that is open: to be shown when it is on the disk
+        self._words: list[Callable[[], None]] = []  # to workers, to be said then
+        self._fault: TunerError | None = None  # of the machine, to be raised then
         self._queue: deque[Cohort] = deque()
         self._enqueue(rest for cohort in history.cohorts.values() if (rest := self._open(cohort)).trials)
 
     def _enqueue(self, cohorts: Iterable[Cohort]) -> None:
         """In the order of their first trials, so that the queue after a restart is the queue before it."""
-        first = {number: cohort.trials[0].number for number, cohort in self._history.cohorts.items()}
-        self._queue = deque(sorted((*self._queue, *cohorts), key=lambda cohort: first[cohort.number]))
+        whole = self._history.cohorts
+        self._queue = deque(sorted((*self._queue, *cohorts), key=lambda cohort: whole[cohort.number].trials[0].number))
 
     def _open(self, cohort: Cohort) -> Cohort:
         """The cohort without the trials that have ended, or have gone on in another cohort."""
@@ -92,17 +98,31 @@ class Driver:
 
     def run(self, stopping: Callable[[], bool]) -> bool:
         """Drive until all trials have ended (True), or `stopping()` says so and the workers have saved (False)."""
-        while True:
+        with self._settled():
             self._advance()
-            if not self._running:
-                return True
+        while self._running:
             if stopping():
                 self._wind_down()
                 return False
-            for message in self._executor.receive(_PATIENCE):
-                self._heed(message)
-                self._advance()
-            self._progress.update(self._history, (), self._tick())
+            messages = self._executor.receive(_PATIENCE)
+            with self._settled():
+                for message in messages:
+                    self._heed(message)
+                    self._advance()
+        return True
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """What is stored inside is on the disk at the end, and then workers and people are told."""
+        with self._ledger.together():
+            yield
+        fresh, self._fresh = self._fresh, []
+        self._progress.update(self._history, fresh, self._tick())
+        words, self._words = self._words, []
+        for say in words:
+            say()
+        if self._fault is not None:
+            raise self._fault
 
     def _advance(self) -> None:
         """Give work to whoever is free, and ask ahead until everybody has something to do next."""
@@ -111,11 +131,17 @@ class Driver:
                 cohort = self._queue.popleft()
                 attempt = self._attempts.get(cohort.number, 0) + 1
                 self._running[cohort.number] = self._attempts[cohort.number] = attempt
-                self._executor.submit(self._terms.work(cohort, attempt))
+                self._words.append(partial(self._submit, cohort, attempt))
             remaining = self._terms.trials - len(self._history.trials)
             if remaining <= 0 or len(self._queue) >= self._executor.workers:
                 return
             self._ask(remaining)
+
+    def _submit(self, cohort: Cohort, attempt: int) -> None:
+        self._executor.submit(self._terms.work(cohort, attempt))
+
+    def _answer(self, cohort: int, stop: frozenset[int] = frozenset()) -> None:
+        self._words.append(partial(self._executor.answer, cohort, Answer(stop)))
 
     def _ask(self, remaining: int) -> None:
         first = len(self._history.trials)
@@ -133,15 +159,17 @@ class Driver:
         self._executor.stop()
         deadline = time.monotonic() + STOP_SECONDS
         while self._running and time.monotonic() < deadline:
-            for message in self._executor.receive(0.1):
-                self._heed(message, requeue=False)
+            messages = self._executor.receive(0.1)
+            with self._settled():
+                for message in messages:
+                    self._heed(message, requeue=False)
 
     def _store(self, events: Sequence[Event]) -> None:
-        """One transaction; then the history, then whoever watches."""
+        """All of them or none; then the history."""
         stored = self._ledger.append(events)
         for event in stored:
             self._history.apply(event)
-        self._progress.update(self._history, stored, self._tick())
+        self._fresh += stored
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -157,7 +185,7 @@ class Driver:
         if isinstance(message, Report):
             self._report(message)
         elif isinstance(message, Flush):
-            self._executor.answer(message.cohort, Answer())
+            self._answer(message.cohort)
         elif isinstance(message, Ended):
             self._end(message)
         elif isinstance(message, Started):
@@ -165,7 +193,7 @@ class Driver:
         elif isinstance(message, Done):
             left = [trial.number for trial in self._open(self._history.cohorts[message.cohort]).trials]
             assert message.saved or not left, f"cohort {message.cohort} is done, its trials {left} are not"
-            del self._running[message.cohort]
+            del self._running[message.cohort], self._attempts[message.cohort]
         elif isinstance(message, Trouble):
             self._trouble(message)
         elif isinstance(message, Lost):
@@ -213,7 +241,7 @@ class Driver:
             self._search.tell(number, State.FAILED, None)
         if message.waits:
             ended = {number for number in message.metrics if trials[number].ended}
-            self._executor.answer(message.cohort, Answer(frozenset(stop | ended)))
+            self._answer(message.cohort, frozenset(stop | ended))
 
     def _end(self, message: Ended) -> None:
         trial = self._history.trials[message.trial]
@@ -226,7 +254,8 @@ class Driver:
     def _trouble(self, message: Trouble) -> None:
         """Too little memory: the same trials in two cohorts of half the size. Any other error ends them."""
         if message.machine:
-            raise TunerError(f"{message.message}; mend it and launch again: nothing acknowledged is lost")
+            self._fault = TunerError(f"{message.message}; mend it and launch again: nothing acknowledged is lost")
+            return
         del self._running[message.cohort]
         cohort = self._open(self._history.cohorts[message.cohort])
         count = len(cohort.trials)
