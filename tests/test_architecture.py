@@ -19,7 +19,13 @@ MAY_BE_LONGER: frozenset[str] = frozenset()  # "tuner/x.py" or "tuner/x.py:funct
 
 # A library, and the only modules that may import it.
 GATES = {
-    "optuna": {"tuner.search", "tuner.search.memory", "tuner.search.pruners", "tuner.search.samplers"},
+    "optuna": {
+        "tuner.search",
+        "tuner.search.memory",
+        "tuner.search.parzen",
+        "tuner.search.pruners",
+        "tuner.search.samplers",
+    },
     "cmaes": {"tuner.search.samplers"},
     "mlflow": {"tuner.tracking.tracker", "tuner.tracking.store", "tuner.tracking.registry"},
     "sqlalchemy": {"tuner.ledger", "tuner.tracking.store"},

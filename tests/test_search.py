@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -19,8 +20,8 @@ from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 
 from search_spaces import SearchSpace, load
 from tuner.search import Search, pruners
-from tuner.search.cube import place_of, value_at
-from tuner.search.memory import Memory, distribution
+from tuner.search.cube import drawn, place_of, value_at
+from tuner.search.memory import distribution, unborn
 from tuner.search.samplers import groups, shuffled
 from tuner.trial import State, Trial, derive
 
@@ -495,12 +496,12 @@ def test_samplers_that_learn_come_nearer_to_the_front_of_two_objectives_than_cha
 
     def distance(sampler: str, trials: int) -> float:
         search = make(mapping, sampler={"kind": sampler}, maximize=[False, False], trials=trials)
-        while (asked := len(search._asked)) < trials:
+        while (asked := search._asked) < trials:
             for trial in search.ask(asked, search.window(trials - asked)):
                 fails = trial.number % 7 == 5
                 search.observe([(trial.number, 1, schaffer(trial)[0])])
                 search.tell(trial.number, *((State.FAILED, None) if fails else (State.COMPLETE, schaffer(trial))))
-        found = sorted(sum(schaffer(Trial(0, params, 0))) - 0.02 for params in search._asked)
+        found = sorted(sum(schaffer(Trial(0, params, 0))) - 0.02 for params in search._memory.params)
         return sum(found[: trials // 6]) / (trials // 6)
 
     trials = 20 if kind == "gp" else 60
@@ -525,32 +526,94 @@ def test_a_search_of_several_objectives_is_rebuilt_from_what_ended(kind: str) ->
     assert lived.ask(14, 4) == again.ask(14, 4)
 
 
+def optunas(search: Search, events: Sequence[tuple[Any, ...]], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    """Optuna's study of the same trials, as its own samplers read them."""
+    told = {event[1]: event[2:] for event in events if event[0] == "told"}
+    directions = ["maximize" if up else "minimize" for up in search._memory.maximize]
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for number, params in enumerate(search._memory.params):
+        state, values = told.get(number, (None, None))
+        reports = {epoch: value for kind, n, epoch, value in (e for e in events if e[0] == "reported") if n == number}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state={
+                    None: optuna.trial.TrialState.RUNNING,
+                    State.COMPLETE: optuna.trial.TrialState.COMPLETE,
+                }.get(state, optuna.trial.TrialState.PRUNED),
+                params=dict(params),
+                distributions={name: distribution(search.space.parameters[name]) for name in params},
+                values=values if state is State.COMPLETE else None,
+                intermediate_values={
+                    epoch: math.nan if value is None else value
+                    for epoch, value in reports.items()
+                    if state is not State.FAILED and len(directions) == 1
+                },
+            )
+        )
+    return study
+
+
+FLAT = {name: SPACE[name] for name in ("rate", "optimizer", "width", "depth")}
+STEPPED = {
+    "tenths": {"type": "float", "low": 0.0, "high": 0.9, "step": 0.1},
+    "odd": {"type": "int", "low": 1, "high": 99, "step": 2},
+    "units": {"type": "int", "low": 1, "high": 1000, "log": True},
+    "share": {"type": "float", "low": -1.0, "high": 1.0},
+}
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("running", [0, 3])
-def test_tpes_draws_are_those_of_optunas_own_sampler_for_the_same_trials(running: int) -> None:
-    flat = {name: SPACE[name] for name in ("rate", "optimizer", "width", "depth")}
-    options = {"sampler": {"kind": "tpe", "startup": 6}, "alone": True}
-    driver = Driver(make(flat, **options), 12, epochs=1)
-    driver.run()
-    driver.search.ask(12, running)
-    number = 12 + running
+@pytest.mark.parametrize("maximize", [[True], [False], [True, False]])
+@pytest.mark.parametrize("space", [FLAT, {**FLAT, **STEPPED}], ids=["flat", "stepped"])
+@pytest.mark.parametrize(("ended", "running"), [(6, 0), (12, 3), (60, 5), (300, 1)])
+def test_tpes_draws_are_those_of_optunas_own_sampler_for_the_same_trials(
+    space: dict[str, Any], ended: int, running: int, maximize: list[bool]
+) -> None:
+    """Complete, stopped and failed trials, and some that still train; to the bit."""
+    search = make(space, sampler={"kind": "tpe", "startup": 6}, maximize=maximize, alone=True, trials=400)
+    events: list[tuple[Any, ...]] = []
+    draws = random.Random(ended)
+    while search._asked < ended:
+        (trial,) = search.ask(search._asked, 1)
+        kinds = [State.COMPLETE] * 4 + [State.FAILED] + [State.PRUNED] * (len(maximize) == 1)
+        state, last = draws.choice(kinds), draws.randint(1, 3)
+        for epoch in range(1, last + 1):
+            report = (trial.number, epoch, draws.choice([None, value_of(trial, epoch), value_of(trial, epoch)]))
+            search.observe([report])
+            events.append(("reported", *report))
+        values = [value_of(trial, last), draws.random()][: len(maximize)] if state is State.COMPLETE else None
+        search.tell(trial.number, state, values)
+        events.append(("told", trial.number, state, values))
+    search.ask(ended, running)
+    number = ended + running
     sampler = optuna.samplers.TPESampler(
         seed=derive(3, "sample", number), n_startup_trials=0, multivariate=True, group=True, constant_liar=True
     )
-    reference = optuna.create_study(direction="maximize", sampler=sampler)
-    reference.add_trials(driver.search._memory.study.trials)
-    parameters = driver.search.space.parameters
-    theirs = reference.ask({name: distribution(parameter) for name, parameter in parameters.items()}).params
-    (ours,) = driver.search.ask(number, 1)
-    assert ours.params == theirs
+    theirs = optunas(search, events, sampler).ask({n: distribution(p) for n, p in search.space.parameters.items()})
+    (ours,) = search.ask(number, 1)
+    fitted = {name: search.space.parameters[name].fit(value) for name, value in theirs.params.items()}
+    assert ours.params == fitted
+
+
+@given(seed=st.integers(0, 2**31 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_uniform_draw_is_that_of_optunas_random_sampler(seed: int) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    rng = np.random.RandomState(seed)
+    for name, parameter in SearchSpace.from_dict({**FLAT, **STEPPED}).parameters.items():
+        theirs = study.sampler.sample_independent(study, unborn(0), name, distribution(parameter))
+        assert drawn(parameter, rng) == parameter.fit(theirs)
 
 
 def test_the_groups_that_tpe_models_together_are_those_that_optuna_finds() -> None:
     search = make(trials=200, sampler={"kind": "random"})
+    events: list[tuple[Any, ...]] = []
     for trial in search.ask(0, 60):
         search.tell(trial.number, State.COMPLETE, [0.0])
-    theirs = _GroupDecomposedSearchSpace(True).calculate(search._memory.study).search_spaces
-    assert {frozenset(group) for group in theirs} == {
+        events.append(("told", trial.number, State.COMPLETE, [0.0]))
+    study = optunas(search, events, optuna.samplers.RandomSampler())
+    theirs = _GroupDecomposedSearchSpace(True).calculate(study).search_spaces
+    assert {frozenset(group) - {"seed_like"} for group in theirs} - {frozenset()} == {
         frozenset(group) - {"seed_like"} for group in groups(search.space)
     }
 
@@ -586,9 +649,8 @@ def test_failures_alone_teach_nothing() -> None:
 def test_every_trial_ends_told_to_the_sampler() -> None:
     driver = Driver(make(pruner={"kind": "asha"}), 48)
     driver.run()
-    states = Counter(trial.state.name for trial in driver.search._memory.study.get_trials(deepcopy=False))
-    assert states["RUNNING"] == states["WAITING"] == states["FAIL"] == 0
-    assert sum(states.values()) == 48
+    assert sorted(driver.search._memory.outcomes) == list(range(48))
+    assert driver.search._reports == {}, "nobody reads the reports of a trial that has ended"
 
 
 def test_the_first_end_of_a_trial_counts() -> None:
@@ -596,7 +658,7 @@ def test_the_first_end_of_a_trial_counts() -> None:
     search.ask(0, 1)
     search.tell(0, State.COMPLETE, [0.5])
     search.tell(0, State.FAILED, None)
-    assert search._memory.study.best_value == 0.5
+    assert search._memory.outcomes == {0: (0.5,)}
     with pytest.raises(ValueError, match="COMPLETE, PRUNED or FAILED, not RUNNING"):
         search.tell(search.ask(1, 1)[0].number, State.RUNNING, None)
 
@@ -733,7 +795,7 @@ def test_patient_stops_what_its_own_pruner_would_and_only_where_nothing_improves
 
 def test_hyperbands_brackets_have_the_first_rungs_and_the_shares_of_the_paper() -> None:
     """Li et al. 2018, table 1: R = 81, reduction 3: 81, 34, 15, 8 and 5 trials begin at 1, 3, 9, 27 and 81 epochs."""
-    facts = pruners.Facts(Memory([True]), maximize=True, seed=5, epochs=81)
+    facts = pruners.Facts(maximize=True, seed=5, epochs=81)
     rule = pruners.Hyperband(facts, min_epochs=1, reduction=3)
     counts = Counter(rule.bracket(number) for number in range(14_300))
     assert [round(counts[bracket] / 100) for bracket in range(5)] == pytest.approx([81, 34, 15, 8, 5], abs=2)

@@ -3,10 +3,10 @@
 Knows the space, what was asked, reported and told so far, and Optuna (no other package imports it);
 must never know how trials are trained, stored or shown, nor read a clock.
 
-Nothing here remembers more than the ledger does. A trial's draws come from samplers seeded by the
-study's seed and the trial's number alone, made anew for each trial, and Optuna's in-memory study
-holds the very values that were handed out. So a search rebuilt from events (`adopt`, `replay`,
-`tell`, in the ledger's order) is the search that lived them, and goes on equally.
+Nothing here remembers more than the ledger does. A trial's draws come from generators seeded by the
+study's seed and the trial's number alone, made anew for each trial, and the memory holds the very
+values that were handed out. So a search rebuilt from events (`adopt`, `replay`, `tell`, in the
+ledger's order) is the search that lived them, and goes on equally.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from optuna.trial import TrialState
 
 from search_spaces import SearchSpace
 from tuner.search import pruners, samplers
@@ -55,11 +53,14 @@ class Search:
             space, self._distributions, self._memory, seed, trials, given=len(start_with), alone=alone
         )
         self._sampler = samplers.build(sampler, self._facts)
-        self._pruner = pruners.build(pruner, pruners.Facts(self._memory, maximize[0], seed, epochs))
+        self._pruner = pruners.build(pruner, pruners.Facts(maximize[0], seed, epochs))
         points = self._sampler.points if isinstance(self._sampler, samplers.Grid) else trials
         self.trials = min(trials, len(start_with) + points)
-        self._asked: list[Params] = []
-        self._reports: dict[int, dict[int, float | None]] = {}
+        self._reports: dict[int, dict[int, float | None]] = {}  # of the trials that have not ended
+
+    @property
+    def _asked(self) -> int:
+        return len(self._memory.params)
 
     # ------------------------------------------------------------------ asking
 
@@ -69,12 +70,12 @@ class Search:
         Samplers that do not learn lose nothing by asking far ahead; the others ask as much as lets equal structures
         meet, and learn from it before they go on.
         """
-        return min(remaining, self._sampler.window(len(self._asked)))
+        return min(remaining, self._sampler.window(self._asked))
 
     def ask(self, first: int, count: int) -> list[Trial]:
         """The trials numbered `first` (the number after the last one), `first` + 1, …; each must later be told."""
-        if first != len(self._asked):
-            raise ValueError(f"trial {len(self._asked)} is next, not {first}")
+        if first != self._asked:
+            raise ValueError(f"trial {self._asked} is next, not {first}")
         asked = []
         for number in range(first, first + count):
             trial = Trial(number, self._sample(number), derive(self.seed, "trial", number))
@@ -84,14 +85,12 @@ class Search:
 
     def adopt(self, trial: Trial) -> None:
         """Take in a trial asked before, by this process or the one that died. In the order of numbers."""
-        if trial.number != len(self._asked):
-            raise ValueError(f"trial {len(self._asked)} is next, not {trial.number}")
+        if trial.number != self._asked:
+            raise ValueError(f"trial {self._asked} is next, not {trial.number}")
         problems = self.space.validate(trial.params)
         if problems:
             raise ValueError(f"trial {trial.number} does not fit the search space: {'; '.join(problems)}")
-        known = {name: trial.params[name] for name in self._distributions if name in trial.params}
-        self._memory.add(known, {name: self._distributions[name] for name in known})
-        self._asked.append(trial.params)
+        self._memory.add(trial.params)
         self._reports[trial.number] = {}
 
     def _sample(self, number: int) -> Params:
@@ -142,17 +141,20 @@ class Search:
         FAIL is nothing, and the sampler would go on trying what diverges. The first end counts, as in
         the ledger.
         """
-        reports = self._reports[number]
         if self._memory.ended(number):
             return
+        reports = self._reports[number]
         if state is State.COMPLETE and values is not None and all(map(math.isfinite, values)):
-            self._memory.end(number, TrialState.COMPLETE, reports, tuple(values))
+            self._memory.end(number, reports, tuple(values))
+            if self._pruner is not None:
+                self._pruner.complete(reports)
         elif state is State.PRUNED:
-            self._memory.end(number, TrialState.PRUNED, reports, None)
+            self._memory.end(number, reports, None)
         elif state in (State.COMPLETE, State.FAILED):
-            self._memory.end(number, TrialState.PRUNED, {}, None)
+            self._memory.end(number, {}, None)
         else:
             raise ValueError(f"a trial ends COMPLETE, PRUNED or FAILED, not {state}")
+        del self._reports[number]
 
     def rungs(self, epochs: int) -> set[int]:
         """The epochs before the last of `epochs` at which a verdict can be anything but "go on"."""

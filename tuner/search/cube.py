@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from search_spaces import Choice, Float, Int
 from tuner.trial import Value
 
@@ -39,3 +41,17 @@ def _ends(parameter: Float | Int) -> tuple[float, float]:
     """The ends of the range; of integers half of one further out, so that the outer ones have as much room."""
     room = 0.5 if isinstance(parameter, Int) else 0.0
     return parameter.low - room, parameter.high + room
+
+
+def drawn(parameter: Float | Int | Choice, rng: np.random.RandomState) -> Value:
+    """A uniform draw: the very value that Optuna's RandomSampler has for a generator in the same state.
+
+    A choice has a draw for each of its values, of which the highest wins.
+    """
+    if isinstance(parameter, Choice):
+        return parameter.nth(int(rng.uniform(size=parameter.count).argmax()))
+    half = (parameter.step or (1 if isinstance(parameter, Int) else 0)) / 2
+    if parameter.log:
+        at = rng.uniform(math.log(parameter.low - half), math.log(parameter.high + half))
+        return parameter.fit(math.exp(at))
+    return parameter.fit(rng.uniform(parameter.low - half, parameter.high + half))

@@ -1,30 +1,36 @@
-"""Optuna's in-memory study, holding what was asked and how it ended, and our parameters in Optuna's words.
+"""What was asked and how it ended, in as few bytes a trial as samplers need, and our parameters in Optuna's words.
 
-Knows Optuna's studies and trials; must never know which sampler or pruner reads them.
+Knows what ranks a trial; must never know which sampler or pruner reads it.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
+from optuna.samplers._tpe.sampler import _split_complete_trials_multi_objective
 from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Float, Int
-from tuner.trial import Value
+from tuner.trial import Params
 
 Values = tuple[float, ...]  # one for each objective
+Reports = Mapping[int, float | None]  # epoch → the first objective, None where it was not finite
+
+_MOST_GOOD = 25  # trials that Optuna's TPE counts as good, of one objective
 
 
 class Memory:
-    """What was asked and how it ended, under our numbers, as Optuna's samplers and pruners read it.
+    """What was asked and how it ended, under our numbers.
 
     `maximize` has one entry for each objective. `outcomes` holds what samplers that rank trials learn from:
     the values of a complete trial, the best report of one that was stopped, None for one that failed.
@@ -32,38 +38,66 @@ class Memory:
 
     def __init__(self, maximize: Sequence[bool]) -> None:
         self.maximize = tuple(maximize)
-        self.study, self._storage, self._study_id = _study(self.maximize)
-        self._ids: list[int] = []  # Optuna's own, by our number
-        self.params: list[dict[str, Value]] = []  # by number, those that have more than one value
+        self.params = _Assignments()  # by number
         self.outcomes: dict[int, Values | None] = {}  # by number, of those that have ended
         self.finished = 0  # complete or pruned, so that a sampler has something to learn from
+        self._complete = array("q")  # numbers
+        self._ranked: list[tuple[int, float, float, int]] = []  # the best first, as TPE ranks what ended
 
-    def add(self, params: dict[str, Value], distributions: dict[str, BaseDistribution]) -> None:
-        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-        self._ids.append(self._storage.create_new_trial(self._study_id, running))
+    def add(self, params: Params) -> None:
         self.params.append(params)
 
     def ended(self, number: int) -> bool:
         return number in self.outcomes
 
-    def end(self, number: int, state: TrialState, reports: Mapping[int, float | None], values: Values | None) -> None:
-        """End a trial COMPLETE with its values, or PRUNED, which is a failure where there are no reports."""
-        for epoch, report in reports.items():
-            self._storage.set_trial_intermediate_value(self._ids[number], epoch, math.nan if report is None else report)
-        self.study.tell(number, values, state)
+    def end(self, number: int, reports: Reports, values: Values | None) -> None:
+        """End a trial complete with its values, or stopped, which is a failure where there are no reports."""
         seen = [report for report in reports.values() if report is not None]
         best = ((max if self.maximize[0] else min)(seen),) if seen and len(self.maximize) == 1 else None
         self.outcomes[number] = values or best
         self.finished += bool(reports) or values is not None
+        if values is not None:
+            self._complete.append(number)
+        if values is None or len(self.maximize) == 1:
+            bisect.insort(self._ranked, (*self._rank(reports, values), number))
+            if len(self.maximize) == 1:
+                del self._ranked[_MOST_GOOD:]
+
+    def _rank(self, reports: Reports, values: Values | None) -> tuple[int, float, float]:
+        """TPE's order: complete trials by their value, then stopped ones by their last report, the later the better.
+
+        What failed before any report comes last.
+        """
+        sign = -1.0 if self.maximize[0] else 1.0
+        if values is not None:
+            return 0, 0.0, sign * values[0]
+        if not reports:
+            return 2, 0.0, 0.0
+        last = max(reports)
+        value = reports[last]
+        return 1, -last, math.inf if value is None else sign * value
+
+    def good(self) -> list[int]:
+        """The numbers of the trials that TPE counts as good, ascending; a tenth of those that have ended.
+
+        Of one objective they are the best, and no more than 25. Of several complete ones come first, by the fronts that
+        they are on, within a front by the volume that they dominate.
+        """
+        count = math.ceil(0.1 * len(self.outcomes))
+        if len(self.maximize) == 1:
+            return sorted(number for *_, number in self._ranked[:count])
+        complete = [_Ended(number, self.outcomes[number] or ()) for number in sorted(self._complete)]
+        good, _ = _split_complete_trials_multi_objective(complete, bare(self.maximize), min(count, len(complete)))  # type: ignore[arg-type]
+        return sorted([one.number for one in good] + [one[-1] for one in self._ranked[: count - len(good)]])
 
     def scored(self, names: Mapping[str, BaseDistribution]) -> Study:
-        """A study of the same trials in which each that has ended is complete, for samplers that heed no others.
+        """Optuna's study of the same trials, each that has ended complete, for samplers that heed no others.
 
         Only those parameters are in it, which every trial must have. One that was stopped has its best report, one
         that failed the worst value there is of each objective. Empty where nothing has a value.
         """
         known = [values for values in self.outcomes.values() if values is not None]
-        study, storage, study_id = _study(self.maximize)
+        study = bare(self.maximize)
         if not known:
             return study
         worst = tuple(
@@ -71,14 +105,49 @@ class Memory:
         )
         for number, params in enumerate(self.params):
             ended = number in self.outcomes
-            frozen = optuna.trial.create_trial(
-                state=TrialState.COMPLETE if ended else TrialState.RUNNING,
-                params={name: params[name] for name in names},
-                distributions=dict(names),
-                values=(self.outcomes[number] or worst) if ended else None,
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.COMPLETE if ended else TrialState.RUNNING,
+                    params={name: params[name] for name in names},
+                    distributions=dict(names),
+                    values=(self.outcomes[number] or worst) if ended else None,
+                )
             )
-            storage.create_new_trial(study_id, frozen)
         return study
+
+
+class _Assignments(Sequence[Params]):
+    """Params by number; a trial's names are shared with all trials that have the same, which is a third of a dict."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._rows: list[tuple[Any, ...]] = []  # the names, then a value for each: one object less than a pair
+
+    def append(self, params: Params) -> None:
+        names = tuple(params)
+        self._rows.append((self._names.setdefault(names, names), *params.values()))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Params: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Params]: ...
+
+    def __getitem__(self, at: int | slice) -> Params | list[Params]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(len(self))[at]]
+        names, *values = self._rows[at]
+        return dict(zip(names, values, strict=True))
+
+
+class _Ended:
+    """As much of a trial as Optuna's ranking of several objectives looks at."""
+
+    def __init__(self, number: int, values: Values) -> None:
+        self.number, self.values = number, values
 
 
 class _Storage(InMemoryStorage):
@@ -88,18 +157,18 @@ class _Storage(InMemoryStorage):
         pass
 
 
-def _study(maximize: Sequence[bool]) -> tuple[Study, _Storage, int]:
+def bare(maximize: Sequence[bool]) -> Study:
+    """One of Optuna's studies in memory, without trials, a sampler or a pruner."""
     storage = _Storage()
     with quiet(optuna.logging.WARNING):  # it would announce a study that is none of the user's
         directions = [StudyDirection.MAXIMIZE if up else StudyDirection.MINIMIZE for up in maximize]
-        study_id = storage.create_new_study(directions, "search")
-        study = optuna.load_study(
+        storage.create_new_study(directions, "search")
+        return optuna.load_study(
             study_name="search",
             storage=storage,
             sampler=RandomSampler(seed=0),
             pruner=optuna.pruners.NopPruner(),
         )
-    return study, storage, study_id
 
 
 @contextlib.contextmanager

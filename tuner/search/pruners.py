@@ -1,13 +1,15 @@
 """Who stops a trial early: each a rule of what was reported, none of the order within a cohort.
 
-Knows reports and rungs, and Optuna's median; must never know samplers, nor which trials train together.
+Knows reports and rungs; must never know samplers, nor which trials train together.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
+import statistics
 import warnings
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,10 +17,8 @@ from typing import Any, Protocol
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from tuner.search.memory import Memory, unborn
+from tuner.search.memory import Reports, bare, unborn
 from tuner.trial import derive
-
-Reports = Mapping[int, float | None]  # epoch → the first objective, None where it was not finite
 
 
 class Pruner(Protocol):
@@ -26,6 +26,9 @@ class Pruner(Protocol):
 
     def record(self, number: int, epoch: int, value: float | None, /) -> None:
         """Take in a report, once."""
+
+    def complete(self, reports: Reports, /) -> None:
+        """Take in that a trial has come to its end, with all that it reported."""
 
     def stops(self, number: int, epoch: int, reports: Reports, /) -> bool:
         """Whether to stop the trial after that epoch."""
@@ -38,25 +41,40 @@ class Pruner(Protocol):
 class Facts:
     """What a pruner may know of the study; `epochs` are those of the longest trial."""
 
-    memory: Memory
     maximize: bool
     seed: int
     epochs: int
 
 
 class Median:
-    """Optuna's MedianPruner: stop where the best so far is worse than the median of complete trials at this epoch."""
+    """Optuna's MedianPruner: stop where the best so far is worse than the median of complete trials at this epoch.
+
+    Ours, because Optuna's reads all reports of all complete trials at every verdict; here each is sorted in once.
+    """
 
     def __init__(self, facts: Facts, *, min_epochs: int = 1, startup: int = 5) -> None:
-        self._study, self._first = facts.memory.study, min_epochs
-        self._rule = optuna.pruners.MedianPruner(startup, min_epochs)
+        self._first, self._startup = min_epochs, startup
+        self._sign = -1.0 if facts.maximize else 1.0
+        self._complete = 0
+        self._costs: dict[int, array[float]] = {}  # epoch → of complete trials, ascending, the best first
 
     def record(self, _number: int, _epoch: int, _value: float | None) -> None:
         """Nothing: the rule reads complete trials alone."""
 
+    def complete(self, reports: Reports) -> None:
+        self._complete += 1
+        for epoch, value in reports.items():
+            if value is not None:
+                bisect.insort(self._costs.setdefault(epoch, array("d")), self._sign * value)
+
     def stops(self, _number: int, epoch: int, reports: Reports) -> bool:
-        seen = {at: math.nan if value is None else value for at, value in reports.items() if at <= epoch}
-        return self._rule.prune(self._study, unborn(0, seen))
+        if self._complete < max(1, self._startup) or epoch < self._first:
+            return False
+        seen = [self._sign * value for at, value in reports.items() if at <= epoch and value is not None]
+        if not seen:
+            return True
+        costs = self._costs.get(epoch)
+        return costs is not None and min(seen) > statistics.median(costs)
 
     def rungs(self, epochs: int) -> set[int]:
         return set(range(self._first, epochs))
@@ -73,11 +91,14 @@ class Asha:
     def __init__(self, facts: Facts, *, min_epochs: int = 1, reduction: int = 3) -> None:
         self._first, self._reduction = min_epochs, reduction
         self._sign = -1.0 if facts.maximize else 1.0
-        self._costs: dict[int, list[float]] = {}  # rung → ascending, the best first
+        self._costs: dict[int, array[float]] = {}  # rung → ascending, the best first
 
     def record(self, _number: int, epoch: int, value: float | None) -> None:
         if value is not None and self._is_rung(epoch):
-            bisect.insort(self._costs.setdefault(epoch, []), self._sign * value)
+            bisect.insort(self._costs.setdefault(epoch, array("d")), self._sign * value)
+
+    def complete(self, reports: Reports) -> None:
+        """Nothing: the rule reads rungs alone."""
 
     def stops(self, _number: int, epoch: int, reports: Reports) -> bool:
         if not self._is_rung(epoch):
@@ -117,6 +138,9 @@ class Hyperband:
     def record(self, number: int, epoch: int, value: float | None) -> None:
         self._brackets[self.bracket(number)].record(number, epoch, value)
 
+    def complete(self, reports: Reports) -> None:
+        """Nothing: the rule reads rungs alone."""
+
     def stops(self, number: int, epoch: int, reports: Reports) -> bool:
         return self._brackets[self.bracket(number)].stops(number, epoch, reports)
 
@@ -136,13 +160,17 @@ class Patient:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's word on its interface, not on the rule
             self._rule = optuna.pruners.PatientPruner(None, patience, min_delta)
-        self._study, self._least = facts.memory.study, patience + 2
+        self._study, self._least = bare([facts.maximize]), patience + 2
         self._worst = -math.inf if facts.maximize else math.inf
         self._inner = None if pruner is None else build(pruner, facts)
 
     def record(self, number: int, epoch: int, value: float | None) -> None:
         if self._inner is not None:
             self._inner.record(number, epoch, value)
+
+    def complete(self, reports: Reports) -> None:
+        if self._inner is not None:
+            self._inner.complete(reports)
 
     def stops(self, number: int, epoch: int, reports: Reports) -> bool:
         seen = {at: self._worst if value is None else value for at, value in reports.items() if at <= epoch}

@@ -10,17 +10,19 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import GPSampler, NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import Choice, Float, Int, SearchSpace
-from tuner.search.cube import place_of, value_at
-from tuner.search.memory import Memory, quiet, unborn
+from tuner.search.cube import drawn, place_of, value_at
+from tuner.search.memory import Memory, bare, quiet, unborn
+from tuner.search.parzen import Estimator
 from tuner.trial import Value, derive
 
 _AHEAD = 1024  # the most trials asked at once by samplers that do not learn: enough to fill any cohort
@@ -48,12 +50,12 @@ class Facts:
     trials: int
     given: int
     alone: bool
+    rng: np.random.RandomState = field(default_factory=np.random.RandomState)  # seeded anew before each use
 
     def uniform(self, number: int, name: str) -> Value:
         """A draw that depends on seed, number and name alone."""
-        sampler = RandomSampler(seed=derive(self.seed, "sample", number, name))
-        drawn = sampler.sample_independent(self.memory.study, unborn(number), name, self.distributions[name])
-        return self.space.parameters[name].fit(drawn)
+        self.rng.seed(derive(self.seed, "sample", number, name))
+        return drawn(self.space.parameters[name], self.rng)
 
     def fitted(self, drawn: Mapping[str, Any]) -> dict[str, Value]:
         """What a sampler computed, as legal values."""
@@ -148,19 +150,22 @@ class Tpe(_Startup):
     def __init__(self, facts: Facts, *, startup: int = 10) -> None:
         super().__init__(facts, startup=startup)
         self._groups = groups(facts.space)
+        free = [sorted(name for name in group if name in facts.distributions) for group in self._groups]
+        self._estimators = [
+            Estimator({name: facts.distributions[name] for name in names}, facts.memory) if names else None
+            for names in free
+        ]
 
     def _learnt(self, number: int) -> Mapping[str, Value]:
         facts, space = self._facts, self._facts.space
-        sampler = TPESampler(
-            seed=derive(facts.seed, "sample", number), n_startup_trials=0, multivariate=True, constant_liar=True
-        )
+        facts.rng.seed(derive(facts.seed, "sample", number))
         values: dict[str, Value] = {}
-        for group in self._groups:
+        for group, estimator in zip(self._groups, self._estimators, strict=True):
             if not space.active(group[0], values):
                 continue
             values |= {name: space.parameters[name].nth(0) for name in group if name not in facts.distributions}
-            free = {name: facts.distributions[name] for name in sorted(group) if name not in values}
-            values |= facts.fitted(sampler.sample_relative(facts.memory.study, unborn(number), free) if free else {})
+            if estimator is not None:
+                values |= facts.fitted(estimator.draw(facts.rng))
         return values
 
 
@@ -204,6 +209,7 @@ class Nsga2(_Generations):
 
     def __init__(self, facts: Facts, *, population: int = 16) -> None:
         super().__init__(facts, population=population)
+        self._study = bare(facts.memory.maximize)
         self._parents: tuple[int, dict[int, list[FrozenTrial]]] = (0, {})  # how many had ended then, by generation
 
     def draw(self, number: int) -> Mapping[str, Value]:
@@ -212,9 +218,9 @@ class Nsga2(_Generations):
         if self._parents[0] != ended:
             self._parents = (ended, {})
         sampler = _Nsga2(self._population, derive(facts.seed, "sample", number), self._individuals, self._parents[1])
-        if len(sampler.get_parent_population(facts.memory.study, generation)) < 2:
+        if len(sampler.get_parent_population(self._study, generation)) < 2:
             return {}
-        child = sampler.sample_relative(facts.memory.study, unborn(number), dict(facts.distributions))
+        child = sampler.sample_relative(self._study, unborn(number), dict(facts.distributions))
         return facts.fitted(child)
 
     def _individuals(self, generation: int) -> list[FrozenTrial]:
