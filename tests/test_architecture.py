@@ -34,14 +34,15 @@ GATES = {
 }
 
 # A module (or a whole package, ending in .*), and everything outside the standard library that it may import.
-VALUES = {"tuner.errors", "tuner.trial", "tuner.history"}
+VALUES = {"tuner.errors", "tuner.trial", "tuner.curves", "tuner.history"}
 ALLOWED = {
     "search_spaces.*": {"search_spaces", "pydantic", "pydantic_core", "ruamel"},
     "models.*": {"models", "torch"},
     "tuner": set(),
     "tuner.errors": set(),
     "tuner.trial": set(),
-    "tuner.history": {"tuner.trial"},
+    "tuner.curves": set(),
+    "tuner.history": {"tuner.trial", "tuner.curves"},
     "tuner.output": set(),
     "tuner.data.batches": {"torch", "numpy", "tuner.trial", "tuner.errors"},
     "tuner.data.augmentation": {"torch", "numpy", "tuner.trial", "tuner.errors", "models"},

@@ -5,10 +5,13 @@ Study loop, results, tracking and status all read a `History`; none of them keep
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
+from tuner.curves import Curves, Times
 from tuner.trial import TERMINAL, Cohort, Event, Kind, Objective, Params, State, Trial
 
 _STATES = {Kind.PRUNED: State.PRUNED, Kind.FINISHED: State.COMPLETE, Kind.FAILED: State.FAILED}
@@ -16,15 +19,17 @@ _STATES = {Kind.PRUNED: State.PRUNED, Kind.FINISHED: State.COMPLETE, Kind.FAILED
 
 @dataclass(slots=True)
 class TrialHistory:
-    """All that happened to one trial. `reports` maps an epoch (from 1) to its metrics, non-finite ones left out."""
+    """All that happened to one trial. `reports` maps an epoch (from 1) to its metrics, non-finite ones left out.
+
+    A study of 100,000 trials keeps as many of these: what they hold is small, or shared.
+    """
 
     number: int
     params: Params
     seed: int
     cohort: int | None = None
     state: State = State.WAITING
-    reports: dict[int, dict[str, float]] = field(default_factory=dict)
-    report_times: dict[int, float] = field(default_factory=dict)
+    reports: Curves = field(default_factory=Curves)
     seconds: float = 0.0
     message: str = ""
     ended_at: float | None = None
@@ -35,16 +40,21 @@ class TrialHistory:
         return self.state not in (State.WAITING, State.RUNNING)
 
     @property
+    def report_times(self) -> Mapping[int, float]:
+        """Epoch → when its report was stored."""
+        return Times(self.reports)
+
+    @property
     def epochs(self) -> int:
         """Epochs reported so far."""
         return max(self.reports, default=0)
 
     def best_epoch(self, metric: str, maximize: bool) -> int | None:
         """The first epoch with the best finite value of `metric`, None where there is none."""
-        finite = [(values[metric], -epoch) for epoch, values in self.reports.items() if metric in values]
-        if not finite:
+        curve = self.reports.of(metric)
+        if not curve:
             return None
-        return -max(finite)[1] if maximize else -max((-value, epoch) for value, epoch in finite)[1]
+        return max(curve, key=lambda one: (one[1] if maximize else -one[1], -one[0]))[0]
 
     def best_value(self, metric: str, maximize: bool) -> float | None:
         """The value at `best_epoch`."""
@@ -78,9 +88,13 @@ class History:
     folder: str = ""  # of the study file, from which it names its data and networks
     network: str | None = None  # digest of the file that a person's own network comes from
     trials: dict[int, TrialHistory] = field(default_factory=dict)
+    running: dict[int, TrialHistory] = field(default_factory=dict)  # those of them that train now
+    states: Counter[State] = field(default_factory=Counter)  # how many trials are in each
+    epochs_ended: int = 0  # of the trials that have ended, all together
     cohorts: dict[int, Cohort] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)  # workers that died, by cohort
+    _structures: dict[str, Params] = field(default_factory=dict)
     completed: str = ""  # "", "complete" or "failed"
     created_at: float = 0.0
     updated_at: float = 0.0
@@ -106,53 +120,68 @@ class History:
                 self.study_id, self.data, self.created_at = body["id"], body["data"], event.time
                 self.network, self.folder = body.get("network"), body.get("folder", "")
         elif event.kind is Kind.GROUPED and event.cohort is not None:
-            members = tuple(
-                Trial(number, self.trials[number].params, self.trials[number].seed) for number in body["trials"]
-            )
-            self.cohorts[event.cohort] = Cohort(event.cohort, members, body["structure"], body["company"])
-            for member in members:
-                self.trials[member.number].cohort = event.cohort
+            told = [self.trials[number] for number in body["trials"]]
+            members = tuple(Trial(trial.number, trial.params, trial.seed) for trial in told)
+            self.cohorts[event.cohort] = Cohort(event.cohort, members, self._shared(body["structure"]), body["company"])
+            for trial in told:
+                trial.cohort = event.cohort
         elif event.kind is Kind.STARTED and event.cohort is not None:
             self.attempts[event.cohort] = body["attempt"]
             for number in body["trials"]:
                 if not self.trials[number].ended:
-                    self.trials[number].state = State.RUNNING
+                    self._move(self.trials[number], State.RUNNING)
         elif event.kind is Kind.LOST and event.cohort is not None:
             self.losses[event.cohort] = self.losses.get(event.cohort, 0) + 1
-            self._wait(trial for trial in self.trials.values() if trial.cohort == event.cohort)
+            self._wait([trial for trial in self.running.values() if trial.cohort == event.cohort])
         elif event.kind in (Kind.OPENED, Kind.INTERRUPTED):
-            self._wait(self.trials.values())
+            self._wait(list(self.running.values()))
             self.tracking = body.get("tracking", self.tracking)
             self.machine = body.get("machine", self.machine)
         elif event.kind is Kind.COMPLETED:
             self.completed = body["state"]
 
-    @staticmethod
-    def _wait(trials: Iterable[TrialHistory]) -> None:
+    def _shared(self, structure: Params) -> Params:
+        """One mapping for all cohorts of that structure."""
+        return self._structures.setdefault(repr(structure), _slim(structure))
+
+    def _wait(self, trials: Iterable[TrialHistory]) -> None:
         """Nobody trains these any more, until they are started again."""
         for trial in trials:
-            if trial.state is State.RUNNING:
-                trial.state = State.WAITING
+            self._move(trial, State.WAITING)
+
+    def _move(self, trial: TrialHistory, state: State) -> None:
+        self.states[trial.state] -= 1
+        self.states[state] += 1
+        trial.state = state
+        self.running.pop(trial.number, None)
+        if state is State.RUNNING:
+            self.running[trial.number] = trial
 
     def _apply_to_trial(self, event: Event, number: int) -> None:
         body = event.body
         if event.kind is Kind.ASKED:
-            self.trials[number] = TrialHistory(number, body["params"], body["seed"])
+            self.trials[number] = TrialHistory(number, _slim(body["params"]), body["seed"])
+            self.states[State.WAITING] += 1
             return
         trial = self.trials[number]
         if event.kind is Kind.REPORTED and event.epoch is not None and not trial.ended:
-            trial.reports[event.epoch] = dict(body["metrics"])
-            trial.report_times[event.epoch] = event.time
+            trial.reports.add(event.epoch, event.time, body["metrics"])
             trial.seconds += body["seconds"]
         elif event.kind in TERMINAL:
-            trial.state = _STATES[event.kind]
+            self._move(trial, _STATES[event.kind])
+            self.epochs_ended += trial.epochs
             trial.message = body.get("message", "")
             trial.ended_at = event.time
         elif event.kind is Kind.TESTED:
             trial.tested = dict(body["metrics"])
 
     def count(self, state: State) -> int:
-        return sum(trial.state is state for trial in self.trials.values())
+        return self.states[state]
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return sum(self.states[state] for state in _STATES.values())
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -180,6 +209,11 @@ class History:
             if not any(dominates(better, merit) for better, _ in front):
                 front.append((merit, trial))
         return sorted((trial for _, trial in front), key=lambda trial: trial.number)
+
+
+def _slim(params: Params) -> Params:
+    """The same, its texts shared with all other trials."""
+    return {intern(name): intern(value) if type(value) is str else value for name, value in params.items()}
 
 
 def dominates(merit: Sequence[float], other: Sequence[float]) -> bool:

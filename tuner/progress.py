@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO, TypedDict
 
@@ -110,11 +110,9 @@ class Pace:
         rate = (self._epochs - self._marks[0][2]) / seconds if seconds > 0 else 0.0
         if rate <= 0:
             return None
-        ended = [trial.epochs for trial in history.trials.values() if trial.ended]
-        running = [trial for trial in history.trials.values() if trial.state is State.RUNNING]
-        typical = sum(ended) / len(ended) if ended else epochs_of(history, None)
-        to_train = max(0, total - len(ended) - len(running)) * typical
-        to_train += sum(max(typical - trial.epochs, 1.0) for trial in running)
+        typical = history.epochs_ended / history.ended if history.ended else epochs_of(history, None)
+        to_train = max(0, total - history.ended - len(history.running)) * typical
+        to_train += sum(max(typical - trial.epochs, 1.0) for trial in history.running.values())
         return to_train / rate
 
 
@@ -230,8 +228,7 @@ class PlainProgress:
         self._pace.note(history, fresh)
         total = _total(history, now)
         if self._ended is None:
-            ended = sum(trial.ended for trial in history.trials.values())
-            self._ended = ended - sum(event.kind in TERMINAL for event in fresh)
+            self._ended = history.ended - sum(event.kind in TERMINAL for event in fresh)
         for event in fresh:
             leader = self._leader.trial
             self._leader.note(history, [event])
@@ -322,8 +319,7 @@ class TerminalProgress:
 
         wanted = objectives(history)
         total = _total(history, now)
-        counts = Counter(trial.state for trial in history.trials.values())
-        ended = counts[State.COMPLETE] + counts[State.PRUNED] + counts[State.FAILED]
+        counts, ended = history.states, history.ended
         left = self._pace.seconds_left(history, total)
         speed = self._pace.steps_per_second()
 
@@ -355,8 +351,8 @@ def _best(history: History, leader: TrialHistory | None, wanted: Sequence[Object
     metric, maximize = wanted[0]
     running = [
         (value if maximize else -value, -trial.number)
-        for trial in history.trials.values()
-        if trial.state is State.RUNNING and (value := trial.best_value(metric, maximize)) is not None
+        for trial in history.running.values()
+        if (value := trial.best_value(metric, maximize)) is not None
     ]
     if not running:
         return "no best yet"
@@ -370,8 +366,8 @@ def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[Rend
     from rich.table import Table
 
     running: dict[int, list[TrialHistory]] = {}
-    for trial in history.trials.values():
-        if trial.state is State.RUNNING and trial.cohort is not None:
+    for trial in history.running.values():
+        if trial.cohort is not None:
             running.setdefault(trial.cohort, []).append(trial)
     if not running:
         return
