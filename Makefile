@@ -28,7 +28,9 @@ test-all: test ## the same and the slow tests
 # The quick ones of benchmarks/README.md, in this order, each with its arguments.
 BENCHMARKS := \
 	'study.py' \
-	'steps.py --quick'
+	'steps.py --quick' \
+	'overhead.py --repeats 1 --who tuner-random tuner-tpe optuna-random optuna-tpe rustuna-tpe ray-actors' \
+	'memory.py --repeats 1'
 
 bench: .venv/.ready ## time Tuner beside its peers, a table for each comparison; wants a quiet machine
 	@failed=0; for script in $(BENCHMARKS); do \

@@ -1,0 +1,248 @@
+"""Tuner's own study loop over workers that do nothing: what a trial costs before anybody trains it.
+
+Everything of the product but the training: a study file, the sampler, cohorts by structure, the ledger on the disk, the
+history, plain progress into nowhere. A worker says at once what it may say before it needs an answer, as trials do that
+take no time. Run as a script it drives one study and leaves its times and its memory as JSON, for `overhead.py` and
+`memory.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import psutil
+
+from tuner import plan, study
+from tuner.driver import Driver, Terms
+from tuner.executors.protocol import Answer, Done, Ended, Message, Report, Started, Work
+from tuner.grouping import Grouping
+from tuner.history import History
+from tuner.ledger import Ledger
+from tuner.progress import Now, PlainProgress
+from tuner.sizes import Sizes
+from tuner.spec import StudySpec
+from tuner.trial import Event, Kind
+
+METRIC = "val/accuracy"
+MARKS = 20  # looks at the memory, evenly over the trials
+SPACE = {  # the six hyperparameters of study.py
+    "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+    "batch_size": {"type": "choice", "values": [32, 64, 128]},
+    "depth": {"type": "int", "low": 1, "high": 3},
+    "width": {"type": "choice", "values": [32, 64, 128]},
+    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+    "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
+}
+
+
+def score(learning_rate: float, dropout: float, epoch: int) -> float:
+    """What a trial reports: best at a rate of 0.01 without dropout, and better from epoch to epoch."""
+    return 1.0 - 0.1 * abs(math.log10(learning_rate) + 2.0) - 0.1 * dropout - 0.5 / epoch
+
+
+def spec(sampler: str, trials: int, epochs: int, pruner: str = "none") -> StudySpec:
+    return StudySpec.from_json(
+        {
+            "study": "idle",
+            "seed": 1,
+            "data": {"source": "digits", "validation": 0.2, "test": 0.2},
+            "model": {"family": "mlp"},
+            "train": {"epochs": epochs},
+            "search": {
+                "space": SPACE,
+                "objective": {"metric": METRIC, "goal": "maximize"},
+                "sampler": {"kind": sampler},
+                "pruner": {"kind": pruner},
+                "trials": trials,
+            },
+            "run": {"device": "cpu"},
+            "tracking": {"mlflow": "off"},
+        },
+        Path(__file__).parent,
+    )
+
+
+@dataclass
+class Clock:
+    """Seconds spent inside the calls that it was put around, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        self.seconds[name] = 0.0
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.seconds[name] += time.perf_counter() - begun
+
+        return timed
+
+    def outside(self, name: str, context: Callable[[], AbstractContextManager[None]]) -> Callable[[], Any]:
+        """The same of a context: what it takes to open and to close."""
+        self.seconds[name] = 0.0
+
+        @contextmanager
+        def timed() -> Iterator[None]:
+            inner, begun = 0.0, time.perf_counter()
+            with context():
+                opened = time.perf_counter()
+                yield
+                inner = time.perf_counter() - opened
+            self.seconds[name] += time.perf_counter() - begun - inner
+
+        return timed
+
+
+Life = Generator[Message, Answer | None, None]
+
+
+@dataclass
+class Idle:
+    """An executor whose workers say at once what training would let them say."""
+
+    workers: int
+    _live: dict[int, Life] = field(default_factory=dict)
+    _due: dict[int, Answer | None] = field(default_factory=dict)  # what to send next; absent while one waits
+
+    def submit(self, work: Work) -> None:
+        self._live[work.task.cohort], self._due[work.task.cohort] = life(work), None
+
+    def receive(self, timeout: float) -> Sequence[Message]:  # noqa: ARG002 - the protocol's
+        messages: list[Message] = []
+        for cohort in list(self._due):
+            while cohort in self._due:
+                try:
+                    message = self._live[cohort].send(self._due[cohort])
+                except StopIteration:
+                    del self._due[cohort], self._live[cohort]
+                    break
+                messages.append(message)
+                self._due[cohort] = None
+                if isinstance(message, Report) and message.waits:
+                    del self._due[cohort]
+        return messages
+
+    def answer(self, cohort: int, answer: Answer) -> None:
+        self._due[cohort] = answer
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def life(work: Work) -> Life:
+    """What a worker says of a cohort that needs no time."""
+    task, attempt = work.task, work.attempt
+    cohort, rows, epochs = task.cohort, {row.number: row for row in task.rows}, task.rows[0].config.epochs
+    yield Started(cohort, attempt, 0, 0)
+    for epoch in range(1, epochs + 1):
+        metrics = {}
+        for number, row in rows.items():
+            value = score(row.config.learning_rate, float(row.network["dropout"]), epoch)
+            metrics[number] = {"train/loss": 1.0 - value, "val/loss": 1.1 - value, METRIC: value}
+        undecided = frozenset(rows) if epoch in task.rungs and epoch < epochs else frozenset()
+        answer = yield Report(cohort, attempt, epoch, metrics, {}, 0.01, undecided)
+        if answer is not None:
+            rows = {number: row for number, row in rows.items() if number not in answer.stop}
+    for number in rows:
+        yield Ended(cohort, attempt, number, epochs, epochs)
+    yield Done(cohort, attempt)
+
+
+class Nowhere:
+    """Where plain progress goes."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+def drive(
+    wanted: StudySpec, folder: Path, *, workers: int, watch: Callable[[History], None] = lambda _: None
+) -> tuple[History, dict[str, float]]:
+    """One study of idle trials in `folder`: its history, and seconds in all and by part. `watch` sees it grow."""
+    dataset = plan.load(wanted)
+    with Ledger.create(folder) as ledger, ledger.lock():
+        body = {"spec": wanted.canonical(), "digest": wanted.digest, "text": "", "seed": wanted.seed, "id": "idle"}
+        data = {"name": "digits", "digest": "", "split": "", "rows": dataset.rows, "signature": {}}
+        ledger.append([Event(Kind.CREATED, {**body, "data": data}), Event(Kind.OPENED, {})])
+        history, clock = ledger.history(), Clock()
+        search, executor = study._search(wanted, history), Idle(workers)
+        grouping = Grouping(wanted, dataset, folder, "cpu", workers, search.rungs, print)
+        group, work = clock.around("group", grouping.group), clock.around("work", grouping.work)
+        progress = PlainProgress(cast("TextIO", Nowhere()))
+        known: Any = clock.around("sizes", Sizes(wanted, dataset.signature))
+        terms = Terms(wanted.search.trials, wanted.objectives, group, work, grouping.split, known)
+
+        def tick() -> Now:
+            watch(history)
+            return Now(trials=wanted.search.trials, workers=workers, tracking=None)
+
+        timed: list[tuple[str, Any, str]] = [
+            ("ask", search, "ask"), ("observe", search, "observe"), ("tell", search, "tell"),
+            ("ledger", ledger, "append"), ("progress", progress, "update"),
+            ("worker", executor, "receive"),
+        ]  # fmt: skip
+        for name, owner, method in timed:
+            setattr(owner, method, clock.around(name, getattr(owner, method)))
+        ledger.together = clock.outside("commit", ledger.together)  # type: ignore[method-assign]
+        begun = time.perf_counter()
+        driver = Driver(terms, ledger, history, search, executor, progress, tick)
+        if not driver.run(lambda: False):
+            raise RuntimeError("the study loop stopped before its last trial ended")
+        total = time.perf_counter() - begun - clock.seconds.pop("worker")
+    return history, {"total": total, **clock.seconds, "rest": total - sum(clock.seconds.values())}
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    return psutil.Process().memory_info().rss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sampler", default="random")
+    parser.add_argument("--pruner", default="none")
+    parser.add_argument("--trials", type=int, default=1_000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    marks: list[tuple[int, int]] = []  # trials that have ended, bytes
+
+    def watch(history: History) -> None:
+        if history.ended >= (len(marks) + 1) * given.trials / MARKS:
+            marks.append((history.ended, resident()))
+
+    with tempfile.TemporaryDirectory(dir=given.out.parent) as home:
+        wanted = spec(given.sampler, given.trials, given.epochs, given.pruner)
+        history, seconds = drive(wanted, Path(home) / "studies" / "idle", workers=given.workers, watch=watch)
+    if history.ended != given.trials:
+        sys.exit(f"{history.ended} of {given.trials} trials ended")
+    reports = sum(len(trial.reports) for trial in history.trials.values())
+    told = {
+        "seconds": seconds,
+        "trials": given.trials,
+        "reports": reports,
+        "cohorts": len(history.cohorts),
+        "memory": marks,
+    }
+    given.out.write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
