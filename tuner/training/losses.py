@@ -6,6 +6,7 @@ Legend: K rows, B batch, T positions of a text or targets of a regression, C cla
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,24 @@ def _beside(value_K: Tensor, like: Tensor) -> Tensor:
 _FEW = 16  # classes: fewer do not fill the vectors of torch's softmax over the last dimension
 
 
+class _Beside(torch.autograd.Function):
+    """x [..., B, C] → [..., C, B] in memory, and its gradient back in memory: products with views of it are slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        return x.mT.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        return gradient.mT.contiguous()
+
+
 def log_probabilities(output: Tensor) -> Tensor:
     """log softmax over the last dimension; of few classes with the examples [B] side by side: a tenth of the time."""
     if output.shape[-1] > _FEW:
         return F.log_softmax(output, -1)
-    return F.log_softmax(output.mT.contiguous(), -2).mT
+    beside: Tensor = _Beside.apply(output)  # type: ignore[no-untyped-call]
+    return F.log_softmax(beside, -2).mT
 
 
 def cross_entropy(
