@@ -51,11 +51,14 @@ def place(inputs: np.ndarray, device: torch.device) -> Tensor | Mapped:
     return Mapped(inputs, device) if isinstance(inputs, np.memmap) else torch.as_tensor(inputs).to(device)
 
 
-def visit(inputs: Tensor | Mapped, order: Tensor, batch_size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(row numbers, inputs) of each batch from number `first` on; a mapped one is read while its forerunner trains."""
+def visit(inputs: Tensor | Mapped, order: Tensor, batch_size: int, first: int) -> Iterator[tuple[Tensor, ...]]:
+    """The row numbers of each batch from number `first` on, and with them, of mapped ones, their inputs.
+
+    A mapped batch is read while its forerunner trains.
+    """
     chosen = [order[start : start + batch_size] for start in range(first * batch_size, len(order), batch_size)]
     if not isinstance(inputs, Mapped):
-        yield from ((rows, inputs[rows]) for rows in chosen)
+        yield from ((rows,) for rows in chosen)
         return
     with ThreadPoolExecutor(1) as reader:
         coming = [reader.submit(inputs.__getitem__, rows) for rows in chosen[:1]]

@@ -217,7 +217,7 @@ class Training:
             numbers_S = torch.arange(first, first + self.steps, dtype=torch.int32, device=self.device)
             self._keys_SKL.copy_(stateless.mix(self._keys_KL ^ stateless.mix(numbers_S)[:, None, None]))
         self._losses_KS.zero_()
-        for chosen, x in batches.visit(data.train_inputs, order, config.batch_size, self.step):
+        for batch in batches.visit(data.train_inputs, order, config.batch_size, self.step):
             self._at.fill_(self.step)
             if self._foreign and not self.task.company:
                 # A person's own network may draw from torch's generator; alone in its stack it may, keyed.
@@ -225,13 +225,17 @@ class Training:
                 torch.manual_seed(derive(self.rows[0].seed, "step", number))
             if self._strengths:
                 self._draws.copy_(augmentation.keys(self.task.seed, self.epoch, self.step))
-            self._programs.play("step", self._step, x, data.train_targets[chosen])
+            self._programs.play("step", self._step, *batch)
             self.step += 1
             yield
         self._note_divergence()
 
-    def _step(self, x: Tensor, target: Tensor) -> None:
-        """One update of every row."""
+    def _step(self, rows: Tensor, x: Tensor | None = None) -> None:
+        """One update of every row of the stack on these rows of the data, [B]; x are their inputs where mapped."""
+        if x is None:
+            assert isinstance(self.arrays.train_inputs, Tensor)
+            x = self.arrays.train_inputs.index_select(0, rows)
+        target = self.arrays.train_targets.index_select(0, rows)
         if self._dropouts:
             keys_KL = self._keys_SKL.index_select(0, self._at)[0]
             for layer, name in enumerate(self._dropouts):
@@ -244,7 +248,7 @@ class Training:
         gradient_KP = self.stack.backward(loss_K)
         self.optimizer.step(self.stack.flat_KP, gradient_KP, self._at)
         loss_K = loss_K.detach()
-        self.loss_sum.add_(loss_K, alpha=len(x) if shared else x.shape[1])
+        self.loss_sum.add_(loss_K, alpha=len(rows))
         self._losses_KS.index_copy_(1, self._at, loss_K[:, None])
 
     def _note_divergence(self) -> None:

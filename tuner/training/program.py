@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,6 +49,14 @@ class _Entry:
     reads: set[int]
     writes: set[int]
     makes: set[int]
+
+
+@cache
+def _traits(operation: Any) -> tuple[tuple[int, ...], tuple[str, ...], bool]:
+    """The places and names of the arguments that an operation writes into, and whether it draws random numbers."""
+    written = [(at, argument.name) for at, argument in enumerate(operation._schema.arguments) if argument.is_write]
+    random = torch.Tag.nondeterministic_seeded in operation.tags
+    return tuple(at for at, _ in written), tuple(name for _, name in written), random
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -99,23 +108,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             reads, arguments, named = set(), (FILLS[func](*args),), {}
         result = func(*args, **keywords)
         answers = result if isinstance(result, tuple | list) else [result]
-        results: list[_Place | None] = []
         if func in PRODUCTS:
             self.shapes.add(tuple(result.shape))
-        for answer in answers:
-            if not isinstance(answer, Tensor | None) or torch.Tag.nondeterministic_seeded in func.tags:
-                self.obstacle = self.obstacle or str(func)
-            results.append(self._place(answer, made=True) if isinstance(answer, Tensor) else None)
-        writes = {
-            value.storage
-            for schema, value in zip(func._schema.arguments, arguments, strict=False)
-            if schema.is_write and isinstance(value, _Place)
-        }
-        writes |= {
-            named[schema.name].storage
-            for schema in func._schema.arguments
-            if schema.is_write and isinstance(named.get(schema.name), _Place)
-        }
+        positions, names, random = _traits(func)
+        if random or not all(isinstance(answer, Tensor | None) for answer in answers):
+            self.obstacle = self.obstacle or str(func)
+        results = [self._place(answer, made=True) if isinstance(answer, Tensor) else None for answer in answers]
+        written = [*(arguments[at] for at in positions if at < len(arguments)), *(named.get(name) for name in names)]
+        writes = {value.storage for value in written if isinstance(value, _Place)}
         makes = {place.storage for place in results if place} - reads
         if makes or writes:  # all others are views
             self.entries.append(_Entry(func, arguments, named, results, reads, writes, makes))
