@@ -252,6 +252,7 @@ def report(
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.set_defaults(asha=False)  # the reference study's trials are all trained to their end
     parser.add_argument("--points", type=int, nargs="+", default=list(RUNS), help="in one run")
     parser.add_argument("--runs", type=int, help="of each size; 64 of 60 points and 16 of 1,000 unless given")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds that a peer writes; then its rate is known")

@@ -27,6 +27,28 @@ def test_who_stands_by_ends_without_a_trace_where_there_is_no_study(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "begins"),
+    [
+        ("tracking: {mlflow: embedded}", [], True),
+        ("", [], True),
+        ("tracking: {mlflow: off}", [], False),
+        ('{"tracking": {"mlflow": "off"}}', [], False),
+        ("tracking:\n  mlflow:   'off'", [], False),
+        ("study: a", ["tracking.mlflow=off"], False),
+        ("study: offer\ntracking: {mlflow: offline.db}", [], True),
+    ],
+)
+def test_nobody_stands_by_for_a_study_that_is_not_tracked(
+    text: str, overrides: list[str], begins: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    with Standby(tmp_path / "study.yaml", overrides) as standby:
+        assert (standby._process is not None) is begins
+    with Standby(tmp_path / "missing.yaml") as standby:
+        assert standby._process is not None
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["ready", "killed"])
 def test_who_stood_by_writes_the_study_and_a_new_process_where_that_has_died(killed: bool, tmp_path: Path) -> None:
     content = studies.study(search={"trials": 3}, train={"epochs": 2}, tracking={"mlflow": "embedded"})

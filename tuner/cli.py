@@ -94,7 +94,7 @@ def launch(
         return
     from tuner.tracking.standby import Standby
 
-    with Standby() as standby:  # it imports MLflow while we import torch
+    with Standby(file, overrides or ()) as standby:  # it imports MLflow while we import torch
         spec = _read(file, overrides, name, trials)
         from tuner.progress import progress_for
         from tuner.study import launch as launch_study

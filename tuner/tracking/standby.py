@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 FOLLOW = (sys.executable, "-P", "-m", "tuner.tracking.follow")  # the process's command, before its arguments
 _NICE = 10  # from its first import on: training comes first
 
 
+_OFF = re.compile(r"\bmlflow\b[\"']?\s*[:=]\s*[\"']?off\b")
+
+
 class Standby:
     """The process; without a study it ends with this object's `with` block, or its parent, and leaves no trace."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = subprocess.Popen(
+    def __init__(self, file: Path | None = None, overrides: Sequence[str] = ()) -> None:
+        """No process where the file or an override seems to turn tracking off; a wrong guess costs time alone."""
+        self._process: subprocess.Popen[str] | None = None
+        text = ""
+        if file is not None:
+            with contextlib.suppress(OSError):
+                text = file.read_text(encoding="utf-8", errors="replace")
+        if _OFF.search("\n".join((text, *overrides))):
+            return
+        self._process = subprocess.Popen(
             [*FOLLOW, "--standby"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -75,8 +75,8 @@ class Training:
         self._standard = Standard.of(arrays.train_targets, task.signature.task, dtype)
         stack = Stack([self._network(row) for row in self.rows], self.device, dtype, company=task.company)
         counts = (len(arrays.train_inputs), self.rows[0].config.batch_size), (len(arrays.inputs), self._evaluated)
-        # A GPU's kernels are another matter, and a person's own network may multiply what it likes.
-        known = not self._foreign and self.device.type == "cpu"
+        # What is known of MKL says nothing of others, and a person's own network may multiply what it likes.
+        known = not self._foreign and self.device.type == "cpu" and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         self._ghost = task.company and not (known and not singular(stack, task.signature, counts))
         self._start(stack, Optimizer([row.config for row in self.rows], stack.flat_KP, task.named))
         if self._ghost and len(self.rows) == 1:
