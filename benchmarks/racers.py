@@ -81,7 +81,7 @@ def chosen(shape: Shape, device: str = "cpu") -> int:
         return ALONE
     signature = Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES)
     network = models.build(shape.family, signature, shape.network)
-    return cost.largest(sum(parameter.numel() for parameter in network.parameters()), device)
+    return cost.largest(shape.family, sum(parameter.numel() for parameter in network.parameters()), device)
 
 
 def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:

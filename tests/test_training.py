@@ -99,7 +99,7 @@ def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width(
 @pytest.mark.parametrize(
     ("parameters", "device", "expected"),
     [
-        (1, "cpu", 32),  # never more than LARGEST
+        (1, "cpu", 32),  # never more
         (31_250, "cpu", 32),  # 16 MB / (16 bytes × 31 250) = 32
         (31_251, "cpu", 31),
         (62_500, "cpu", 16),
@@ -115,7 +115,12 @@ def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width(
     ],
 )
 def test_how_many_train_together(parameters: int, device: str, expected: int) -> None:
-    assert cost.largest(parameters, device) == expected
+    assert cost.largest("mlp", parameters, device) == expected
+
+
+def test_networks_with_numbers_at_every_step_train_fewer_together_on_a_cpu() -> None:
+    assert [cost.largest(family, 1_000, "cpu") for family in ("cnn", "rnn", "transformer", "net.py:Net")] == [8] * 4
+    assert cost.largest("rnn", 1_000, "cuda") == 1024
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

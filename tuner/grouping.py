@@ -122,7 +122,8 @@ class Grouping:
             company = self._company(members[0].params)
             size = 1
             if company:
-                most = cost.largest(self._size(network), self._device) if spec.run.cohort == "auto" else spec.run.cohort
+                auto = cost.largest(self._family, self._size(network), self._device)
+                most = auto if spec.run.cohort == "auto" else spec.run.cohort
                 pieces = -(-len(members) // min(most, fair))
                 size = -(-len(members) // pieces)
             for start in range(0, len(members), size):

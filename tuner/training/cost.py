@@ -12,9 +12,13 @@ from typing import Any
 
 from models.interface import IMAGE
 
-LARGEST = 32  # rows; more gained nothing on two cores, and lose more training when a worker dies
+# Rows on a CPU; more gained nothing on two cores, and lose more training when a worker dies. Where every step of a
+# sequence or every pixel has numbers of its own, more than 8 rows leave the caches (benchmarks/steps.py).
+_ROWS = {"mlp": 32}
+_ROWS_OF_OTHERS = 8
 _CACHE = 16e6  # bytes of parameters, gradients and two moments that a CPU's caches keep warm
 _GPU = 2e9  # bytes of the same on a GPU: far below its memory, which also holds activations
+_ROWS_ON_A_GPU = 1024
 _NARROW_CNN = 8  # channels of the first block: wider convolutions ran 0.6 to 0.9 times as fast in company on a CPU
 
 
@@ -24,7 +28,10 @@ def company(family: str, network: Mapping[str, Any], device: str, modality: str 
     return not (wide and device == "cpu")
 
 
-def largest(parameters: int, device: str) -> int:
-    """Rows per cohort at most, for networks of so many parameters."""
-    room = _CACHE if device == "cpu" else _GPU
-    return max(2, min(LARGEST if device == "cpu" else 1024, int(room / (16 * parameters))))
+def largest(family: str, parameters: int, device: str) -> int:
+    """Rows per cohort at most, for networks of that family with so many parameters."""
+    if device == "cpu":
+        rows, room = _ROWS.get(family, _ROWS_OF_OTHERS), _CACHE
+    else:
+        rows, room = _ROWS_ON_A_GPU, _GPU
+    return max(2, min(rows, int(room / (16 * parameters))))
