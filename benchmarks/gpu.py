@@ -226,15 +226,7 @@ def main() -> int:
     if given.device != "cpu" and not torch.cuda.is_available():
         print("gpu.py needs CUDA, which torch does not find on this machine; nothing was measured")
         return 0
-    try:
-        records = list(measure(given))
-    except harness.RunFailed as error:
-        print(f"no comparison: {error}", file=sys.stderr)
-        return 1
-    text, body = report(given, records)
-    harness.save(given.out, body)
-    print(text)
-    return 0
+    return harness.compare(given, measure, report)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Knows processes, clocks and tables. Must never know what is compared, nor decide
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -13,8 +14,9 @@ import platform
 import signal
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -236,3 +238,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def save(path: Path, body: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+
+
+def compare(
+    given: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], Iterable[dict[str, Any]]],
+    report: Callable[[argparse.Namespace, Sequence[dict[str, Any]]], tuple[str, Mapping[str, Any]]],
+) -> int:
+    """A script's whole way from its arguments to its table and its JSON (`given.out`); its exit code."""
+    try:
+        records = list(measure(given))
+    except RunFailed as error:
+        print(f"no comparison: {error}", file=sys.stderr)
+        return 1
+    text, body = report(given, records)
+    save(given.out, body)
+    print(text)
+    return 0

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 import psutil
+from reference import SPACE
 
 from tuner import plan, study
 from tuner.driver import Driver, Terms
@@ -35,14 +36,6 @@ from tuner.trial import Event, Kind
 
 METRIC = "val/accuracy"
 MARKS = 20  # looks at the memory, evenly over the trials
-SPACE = {  # the six hyperparameters of study.py
-    "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
-    "batch_size": {"type": "choice", "values": [32, 64, 128]},
-    "depth": {"type": "int", "low": 1, "high": 3},
-    "width": {"type": "choice", "values": [32, 64, 128]},
-    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
-    "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
-}
 
 
 def score(learning_rate: float, dropout: float, epoch: int) -> float:

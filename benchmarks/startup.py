@@ -142,16 +142,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    given = arguments()
-    try:
-        records = list(measure(given))
-    except RunFailed as error:
-        print(f"no comparison: {error}", file=sys.stderr)
-        return 1
-    text, body = report(given, records)
-    harness.save(given.out, body)
-    print(text)
-    return 0
+    return harness.compare(arguments(), measure, report)
 
 
 if __name__ == "__main__":

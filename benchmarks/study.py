@@ -25,6 +25,7 @@ import harness
 from harness import Spread
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from reference import SPACE
 
 METRICS = ("train/loss", "val/loss", "val/accuracy")
 OBJECTIVE = "val/accuracy"
@@ -70,14 +71,7 @@ def ours(folder: Path, seed: int, given: argparse.Namespace) -> list[str]:
         "model": {"family": "mlp", "activation": "relu"},
         "train": {"epochs": given.epochs},
         "search": {
-            "space": {
-                "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
-                "batch_size": {"type": "choice", "values": [32, 64, 128]},
-                "depth": {"type": "int", "low": 1, "high": 3},
-                "width": {"type": "choice", "values": [32, 64, 128]},
-                "dropout": {"type": "float", "low": 0.0, "high": 0.5},
-                "optimizer": {"type": "choice", "values": ["sgd", "adam"]},
-            },
+            "space": SPACE,
             "objective": {"metric": OBJECTIVE, "goal": "maximize"},
             "sampler": {"kind": "tpe"},
             "trials": given.trials,

@@ -61,14 +61,11 @@ def rustuna(given: argparse.Namespace) -> Callable[[], int]:
     return lambda: in_optunas_words(library, study, given)
 
 
-def ray_tune(given: argparse.Namespace) -> Callable[[], int]:
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # no CSV, JSON and TensorBoard files
-    import ray
+def ray_space() -> dict[str, Any]:
+    """The six hyperparameters in Ray Tune's words."""
     from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False)
-    space = {
+    return {
         "learning_rate": tune.loguniform(1e-4, 1e-1),
         "batch_size": tune.choice([32, 64, 128]),
         "depth": tune.randint(1, 4),  # 4 is excluded
@@ -76,6 +73,16 @@ def ray_tune(given: argparse.Namespace) -> Callable[[], int]:
         "dropout": tune.uniform(0.0, 0.5),
         "optimizer": tune.choice(["sgd", "adam"]),
     }
+
+
+def ray_tune(given: argparse.Namespace) -> Callable[[], int]:
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # no CSV, JSON and TensorBoard files
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    space = ray_space()
 
     def trainable(config: dict[str, Any]) -> None:
         for epoch in range(1, given.epochs + 1):

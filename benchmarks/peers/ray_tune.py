@@ -14,6 +14,7 @@ from typing import Any
 
 import digits
 import ray
+from nothing import ray_space
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
@@ -75,14 +76,6 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # what CSV, JSON and TensorBoard get, MLflow has
     ray.init(address="local", num_cpus=given.workers, include_dashboard=False)
-    space = {
-        "learning_rate": tune.loguniform(1e-4, 1e-1),
-        "batch_size": tune.choice([32, 64, 128]),
-        "depth": tune.randint(1, 4),  # 4 is excluded
-        "width": tune.choice([32, 64, 128]),
-        "dropout": tune.uniform(0.0, 0.5),
-        "optimizer": tune.choice(["sgd", "adam"]),
-    }
     function = tune.with_parameters(trainable, dataset=digits.load(given.seed), epochs=given.epochs, seed=given.seed)
     scheduler = None
     if given.budget is not None:
@@ -91,7 +84,7 @@ def main() -> None:
         scheduler = ASHAScheduler(max_t=given.epochs, grace_period=first, reduction_factor=reduction)
     tuner = tune.Tuner(
         tune.with_resources(function, {"cpu": 1}),
-        param_space=space,
+        param_space=ray_space(),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
