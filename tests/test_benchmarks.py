@@ -123,7 +123,8 @@ def test_peers_of_a_study_with_asha_are_given_its_epochs_and_its_rungs(study: An
 
 def test_every_script_is_told_of_and_make_bench_names_scripts_that_there_are(harness: Any) -> None:
     table = (FOLDER / "README.md").read_text()
-    scripts = {path.name for path in FOLDER.glob("*.py") if "ArgumentParser(" in path.read_text()} - {"racers.py", "idle.py"}
+    scripts = {path.name for path in FOLDER.glob("*.py") if "ArgumentParser(" in path.read_text()}
+    scripts -= {"racers.py", "idle.py"}
     assert {name for name in scripts if f"| `{name}` |" not in table} == set()
     made = (FOLDER.parent / "Makefile").read_text().partition("\nBENCHMARKS :=")[2].partition("\n\n")[0]
     named = re.findall(r"'([^' ]+)", made)
