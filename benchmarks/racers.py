@@ -186,11 +186,15 @@ def plain_study(job: Mapping[str, Any], device: torch.device) -> Laps:
 
 
 def products(_job: Mapping[str, Any], device: torch.device) -> Laps:
-    """Matrix products and nothing else; a lap is one product's multiply-adds."""
-    one, other = torch.randn(2, _PRODUCT, _PRODUCT, device=device)
-    target = torch.empty(_PRODUCT, _PRODUCT, device=device)
+    """Matrix products and nothing else, as cohorts are multiplied; a lap is one product's multiply-adds."""
+    from tuner.training import products as tuners
+    from tuner.training.kernels import aten
+
+    one, other, target = torch.randn(3, 1, _PRODUCT, _PRODUCT, device=device)
+    torchs = [(torch.bmm, (one, other), {"out": target})]
+    ((multiply, factors, place),) = tuners.calls(aten.bmm.default, (one, other), {}, target) or torchs
     while True:
-        torch.mm(one, other, out=target)
+        multiply(*factors, **place)
         yield _PRODUCT**3
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ import shapes
 from harness import Crew, Spread
 from racers import ALONE, chosen
 from shapes import SHAPES, Shape
+
+from tuner.processor import settings
 
 PACKAGES = ("cohort-tuner", "torch", "numpy")
 QUICK = {"rows": [1, 8, 32], "rounds": 3, "seconds": 0.25}
@@ -67,12 +70,13 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
         running = {}
         for name, (count, threads) in crews.items():
-            around = harness.environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+            own = {key: os.environ.get(key, value) for key, value in settings().items()} if name == "tuner" else {}
+            around = harness.environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **own)
             command = [sys.executable, str(script), "--threads", str(threads)]
             running[name] = stack.enter_context(Crew(command, count, around))
         for shape in given.shapes:
             contenders = [
-                Contender("products", "many", {"work": "products"}),
+                Contender("products", "tuner", {"work": "products"}),
                 *plain(given.cores),
                 *cohorts(SHAPES[shape], given.rows),
             ]

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+import tuner  # noqa: F401 # before numpy: its BLAS is told of the processor when it is loaded
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_reaches_what_tests_start() -> None:

@@ -38,7 +38,8 @@ VALUES = {"tuner.errors", "tuner.trial", "tuner.curves", "tuner.history"}
 ALLOWED = {
     "search_spaces.*": {"search_spaces", "pydantic", "pydantic_core", "ruamel"},
     "models.*": {"models", "torch"},
-    "tuner": set(),
+    "tuner": {"tuner.processor"},
+    "tuner.processor": set(),
     "tuner.errors": set(),
     "tuner.trial": set(),
     "tuner.curves": set(),
@@ -46,6 +47,7 @@ ALLOWED = {
     "tuner.output": set(),
     "tuner.data.batches": {"torch", "numpy", "tuner.trial", "tuner.errors"},
     "tuner.data.augmentation": {"torch", "numpy", "tuner.trial", "tuner.errors", "models"},
+    "tuner.training.products": {"torch", "numpy", "threadpoolctl", "tuner.processor"},
     "tuner.training.*": {
         "tuner.training",
         "models",

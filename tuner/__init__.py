@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from tuner import processor
+
 __version__ = "0.1.0"
 __all__ = ["StudySpec", "launch"]
+
+processor.tell()
 
 _HOME = {"launch": "tuner.study", "StudySpec": "tuner.spec"}
 

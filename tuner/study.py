@@ -37,6 +37,7 @@ from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
+from tuner.training import products
 from tuner.trial import Event, Kind, State, Trial
 
 if TYPE_CHECKING:
@@ -176,7 +177,12 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
             f"the file of the network {spec.model['family']} changed since study {spec.study} was created; "
             "restore it, or give the study another name (--name)"
         )
-    machine = {"device": device_of(spec), "torch": torch.__version__, "python": platform.python_version()}
+    machine = {
+        "device": device_of(spec),
+        "torch": torch.__version__,
+        "matrix products": products.numpys() or "torch's own",
+        "python": platform.python_version(),
+    }
     for name, before in history.machine.items():
         if history.trials and not history.completed and machine[name] != before:
             progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from tuner.training.products import Call
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+aten = torch.ops.aten
 
 ALLOCATIONS = {
     aten.empty.memory_format,
@@ -32,14 +32,6 @@ FILLS: dict[Any, Callable[..., Any]] = {
     aten.new_zeros.default: lambda *_: 0,
     aten.ones_like.default: lambda *_: 1,
     aten.zeros_like.default: lambda *_: 0,
-}
-PRODUCTS = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten.bmm.out,
-    aten.baddbmm.default,
-    aten.baddbmm.out,
 }
 _COPIES = {aten.clone.default, aten._to_copy.default}
 # torch's own functions are found in half the time that an overload takes.

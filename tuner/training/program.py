@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tuner.training.kernels import ALLOCATIONS, FILLS, PRODUCTS, Call, in_place, into
+from tuner.training import products
+from tuner.training.kernels import ALLOCATIONS, FILLS, in_place, into
+from tuner.training.products import PRODUCTS, Call
 
 
 class CannotRecord(Exception):
@@ -106,7 +108,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reads = {place.storage for place in found}
         if func in FILLS:
             reads, arguments, named = set(), (FILLS[func](*args),), {}
-        result = func(*args, **keywords)
+        result = products.multiply(func, args, keywords) if func in PRODUCTS else func(*args, **keywords)
         answers = result if isinstance(result, tuple | list) else [result]
         if func in PRODUCTS:
             self.shapes.add(tuple(result.shape))
@@ -250,11 +252,19 @@ class _Plan:
                 continue
             arguments: tuple[Any, ...] = self._bound(entry.arguments)
             keywords = {name: self._bound(value) for name, value in entry.keywords.items()}
-            if entry.writes:
+            multiplied = self._multiplied(entry, arguments, keywords) if entry.operation in PRODUCTS else []
+            if multiplied:
+                found += multiplied
+            elif entry.writes:
                 found.append(in_place(entry.operation, arguments, keywords))
             else:
                 found.append(into(entry.operation, arguments, keywords, self._bound(entry.results)))
         return found
+
+    def _multiplied(self, entry: _Entry, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Call]:
+        """A product as `products` computes it; nothing where torch does."""
+        result = keywords["out"] if entry.writes else self._bound(entry.results[0])
+        return products.calls(entry.operation, arguments, keywords, result)
 
 
 def _needed(entries: Sequence[_Entry], outside: set[int]) -> list[_Entry]:

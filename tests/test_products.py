@@ -1,0 +1,129 @@
+"""Products by numpy's BLAS: torch's values, and bits that do not depend on how many matrices there are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tuner import processor
+from tuner.training import products
+from tuner.training.kernels import aten
+from tuner.training.program import Program
+
+BMM, BADDBMM = aten.bmm.default, aten.baddbmm.default
+
+
+@pytest.fixture(autouse=True)
+def _numpy_multiplies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On every machine, whichever library is the faster one there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(products, "numpys", lambda: "numpy's own")
+    yield
+    torch.set_num_threads(before)
+
+
+def matrices(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
+
+
+def by_numpy(operation: object, *arguments: Tensor) -> Tensor:
+    first, second = arguments[-2:]
+    result = torch.full((first.shape[0], first.shape[1], second.shape[2]), torch.nan, dtype=first.dtype)
+    calls = products.calls(operation, arguments, {}, result)
+    assert calls and calls[0][0] is np.matmul
+    for call, given, keywords in calls:
+        call(*given, **keywords)
+    return result
+
+
+LAID = {
+    "as they are": (lambda: (matrices(3, 8, 5), matrices(3, 5, 7))),
+    "transposed": (lambda: (matrices(3, 5, 8).mT, matrices(3, 7, 5).mT)),
+    "one for all": (lambda: (matrices(8, 5).expand(3, 8, 5), matrices(3, 5, 7))),
+    "parts of larger ones": (lambda: (matrices(3, 8, 9)[:, :, 2:7], matrices(3, 11, 7)[:, 4:9])),
+    "rows of a stack side by side": (lambda: (matrices(8, 3, 5).transpose(0, 1), matrices(5, 3, 7).transpose(0, 1))),
+    "a vector": (lambda: (matrices(3, 1, 5), matrices(3, 5, 7))),
+}
+
+
+@pytest.mark.parametrize("laid", LAID)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numpy_finds_torchs_products(laid: str, dtype: torch.dtype) -> None:
+    first, second = (factor.to(dtype) for factor in LAID[laid]())
+    added = matrices(7).to(dtype)
+    torch.testing.assert_close(by_numpy(BMM, first, second), torch.bmm(first, second))
+    expected = torch.baddbmm(added, first, second)
+    torch.testing.assert_close(by_numpy(BADDBMM, added.expand(3, 1, 7), first, second), expected)
+
+
+@pytest.mark.parametrize(("batch", "inputs", "outputs"), [(64, 64, 64), (37, 13, 5), (128, 128, 128), (1, 64, 10)])
+def test_a_products_bits_do_not_depend_on_how_many_there_are(batch: int, inputs: int, outputs: int) -> None:
+    x, weights = matrices(9, batch, inputs), matrices(9, outputs, inputs)
+    together = by_numpy(BMM, x, weights.mT)
+    gradients = by_numpy(BMM, together.mT, x)
+    for row in (0, 4, 8):
+        alone = by_numpy(BMM, x[row : row + 1].clone(), weights[row : row + 1].clone().mT)
+        assert torch.equal(alone[0], together[row])
+        assert torch.equal(by_numpy(BMM, alone.mT, x[row : row + 1].clone())[0], gradients[row])
+
+
+def test_torch_multiplies_what_numpy_would_be_slow_or_wrong_with() -> None:
+    x, y, result = matrices(3, 8, 5), matrices(3, 5, 7), torch.empty(3, 8, 7)
+    assert products.calls(BMM, (x, y), {}, result)
+    assert not products.calls(BMM, (matrices(3, 8, 10)[:, :, ::2], y), {}, result), "columns apart from each other"
+    assert not products.calls(BMM, (x, y), {}, torch.empty(3, 8, 14)[:, :, ::2])
+    assert not products.calls(BMM, (x.int(), y.int()), {}, result.int())
+    assert not products.calls(BADDBMM, (result, x, y), {"beta": 0.5}, torch.empty(3, 8, 7))
+    assert not products.calls(aten.baddbmm.out, (result, x, y), {"out": result}, result), "added to itself"
+    assert not products.calls(aten.mm.default, (x[0], y[0]), {}, result[0]), "rows may have been laid side by side"
+
+
+def test_more_threads_than_one_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, result = matrices(3, 8, 5), matrices(3, 5, 7), torch.empty(3, 8, 7)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not products.calls(BMM, (x, y), {}, result)
+
+
+def test_a_program_multiplies_as_its_recording_did() -> None:
+    x, y, answer = matrices(3, 64, 64), matrices(3, 64, 64), torch.zeros(3, 64, 64)
+    program = Program(lambda: answer.copy_(torch.baddbmm(x, x, y.mT).bmm(y)), torch.device("cpu"))
+    recorded = answer.clone()
+    assert torch.equal(recorded, by_numpy(BMM, x + by_numpy(BMM, x, y.mT), y))
+    answer.zero_()
+    program()
+    assert torch.equal(answer, recorded)
+    with products.Multiplied():
+        assert torch.equal(torch.baddbmm(x, x, y.mT).bmm(y), recorded)
+
+
+@pytest.mark.parametrize(
+    ("wide", "before", "after"), [(True, None, "SkylakeX"), (True, "Zen", "Zen"), (False, None, None)]
+)
+def test_a_wide_amd_is_told_of_unless_a_person_has_said_something(
+    monkeypatch: pytest.MonkeyPatch, wide: bool, before: str | None, after: str | None
+) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", before or "")
+    if before is None:
+        monkeypatch.delenv("OPENBLAS_CORETYPE")
+    monkeypatch.setattr(processor, "wide_amd", lambda: wide)
+    processor.tell()
+    assert os.environ.get("OPENBLAS_CORETYPE") == after
+
+
+@pytest.mark.skipif(not processor.wide_amd(), reason="an AMD processor with vectors of 512 bits")
+def test_it_is_told_before_numpy_is_loaded() -> None:
+    script = (
+        "import sys, tuner; assert 'numpy' not in sys.modules; from tuner.training import products;"
+        "print(products.numpys())"
+    )
+    around = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    done = subprocess.run([sys.executable, "-c", script], env=around, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "OpenBLAS, SkylakeX"
