@@ -19,6 +19,7 @@ from models.layers import (
     DropoutRate,
     MaxPool2,
     Norm,
+    biased,
     nonlinearity,
     normalise,
 )
@@ -55,8 +56,7 @@ class Block(nn.Module):
     def __init__(self, inputs: int, channels: int, kernel: int, activation: str, norm: str) -> None:
         super().__init__()
         self.kernel = kernel
-        # Batch norm takes any bias out again, and adam would make steps of the rounding that is its gradient.
-        self.windows = Linear(kernel * inputs, channels, bias=norm != "batch")
+        self.windows = Linear(kernel * inputs, channels, bias=biased(norm))
         self.norm = _STEP_NORMS[norm](channels)
         self.activation = nonlinearity(activation)
 
@@ -122,7 +122,7 @@ class CNN(nn.Module):
         for block in range(depth):
             wide = width << block
             if self.image:
-                blocks += [Conv2d(channels, wide, kernel), *normalise(norm, wide)]
+                blocks += [Conv2d(channels, wide, kernel, biased(norm)), *normalise(norm, wide)]
                 # The larger of four is the same before a rising nonlinearity, which then has a quarter of the work.
                 last = [MaxPool2(), nonlinearity(activation)]
                 blocks += last if activation in RISING else last[::-1]

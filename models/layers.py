@@ -81,11 +81,31 @@ class Nonlinearity(nn.Module):
         return self.name
 
 
+class _Product(torch.autograd.Function):
+    """x [B, F] times weight [W, F] transposed; the weight's gradient comes as the weight lies, and needs no copy."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return x @ weight.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's signature
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight = ctx.needs_input_grad
+        return gradient @ weight if of_x else None, gradient.mT @ x if of_weight else None
+
+
 class Linear(nn.Linear):
     """nn.Linear, x [B, F] → [B, W], as a product and a sum: vmap takes F.linear apart into more than these."""
 
     def forward(self, x: Tensor) -> Tensor:
-        product = x @ self.weight.mT
+        product: Tensor = _Product.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return product if self.bias is None else product + self.bias
 
 
@@ -118,7 +138,7 @@ class _Convolution(torch.autograd.Function):
     """torch's convolution with a batching rule of our own; see `Conv2d`."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
@@ -141,20 +161,23 @@ class _Convolution(torch.autograd.Function):
         """Row by row on a CPU; folded into groups of one convolution elsewhere."""
         x, weight, bias, padding = inputs
         rows = info.batch_size
-        weight, bias = (
-            value.movedim(dim, 0) if dim is not None else value.expand(rows, *value.shape)
-            for value, dim in ((weight, dims[1]), (bias, dims[2]))
-        )
+
+        def rowwise(value: Tensor, dim: int | None) -> Tensor:
+            return value.expand(rows, *value.shape) if dim is None else value.movedim(dim, 0)
+
+        weight, bias = rowwise(weight, dims[1]), None if bias is None else rowwise(bias, dims[2])
         if dims[0] is not None:
             x = x.movedim(dims[0], 0)
         if weight.device.type == "cpu":
             each = x if dims[0] is not None else [x] * rows
-            return torch.stack([F.conv2d(*row, padding=padding) for row in zip(each, weight, bias, strict=True)]), 0
+            biases = [None] * rows if bias is None else bias
+            return torch.stack([F.conv2d(*row, padding=padding) for row in zip(each, weight, biases, strict=True)]), 0
+        added = None if bias is None else bias.flatten()
         if dims[0] is None:
-            y = F.conv2d(x, weight.flatten(0, 1), bias.flatten(), padding=padding)
+            y = F.conv2d(x, weight.flatten(0, 1), added, padding=padding)
         else:
             folded = x.transpose(0, 1).flatten(1, 2)
-            y = F.conv2d(folded, weight.flatten(0, 1), bias.flatten(), padding=padding, groups=rows)
+            y = F.conv2d(folded, weight.flatten(0, 1), added, padding=padding, groups=rows)
         return y.view(len(y), rows, -1, *y.shape[2:]).transpose(0, 1), 0
 
 
@@ -210,8 +233,8 @@ class Conv2d(nn.Conv2d):
     there, and torch picks its kernel by the number of groups, so that a row's bits would depend on K.
     """
 
-    def __init__(self, inputs: int, channels: int, kernel: int) -> None:
-        super().__init__(inputs, channels, kernel, padding=kernel // 2)
+    def __init__(self, inputs: int, channels: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(inputs, channels, kernel, padding=kernel // 2, bias=bias)
         self.reach = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -294,6 +317,14 @@ DropoutRate = Annotated[float, Setting("share of units silenced per step", low=0
 def nonlinearity(name: str) -> nn.Module:
     """The layer for one of `ACTIVATIONS`."""
     return Nonlinearity(name)
+
+
+def biased(norm: str) -> bool:
+    """Whether a layer before this norm has a bias.
+
+    Batch norm takes any bias out again, and adam would make steps of the rounding that is its gradient.
+    """
+    return norm != "batch"
 
 
 def normalise(name: str, channels: int) -> list[nn.Module]:
