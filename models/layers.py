@@ -81,10 +81,13 @@ class Nonlinearity(nn.Module):
         return self.name
 
 
+def _rows(value: Tensor, dim: int | None, count: int) -> Tensor:
+    """A row's part of vmap's `value` at each place of the first dimension; the same one where all share it."""
+    return value.expand(count, *value.shape) if dim is None else value.movedim(dim, 0)
+
+
 class _Product(torch.autograd.Function):
     """x [B, F] times weight [W, F] transposed; the weight's gradient comes as the weight lies, and needs no copy."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
@@ -99,6 +102,12 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight = ctx.needs_input_grad
         return gradient @ weight if of_x else None, gradient.mT @ x if of_weight else None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, int | None], x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
+        """The same with every row's x [K, B, F] and weight [K, W, F]."""
+        x, weight = _rows(x, dims[0], info.batch_size), _rows(weight, dims[1], info.batch_size)
+        return _Product.apply(x, weight), 0  # type: ignore[no-untyped-call]
 
 
 class Linear(nn.Linear):
@@ -161,11 +170,7 @@ class _Convolution(torch.autograd.Function):
         """Row by row on a CPU; folded into groups of one convolution elsewhere."""
         x, weight, bias, padding = inputs
         rows = info.batch_size
-
-        def rowwise(value: Tensor, dim: int | None) -> Tensor:
-            return value.expand(rows, *value.shape) if dim is None else value.movedim(dim, 0)
-
-        weight, bias = rowwise(weight, dims[1]), None if bias is None else rowwise(bias, dims[2])
+        weight, bias = _rows(weight, dims[1], rows), None if bias is None else _rows(bias, dims[2], rows)
         if dims[0] is not None:
             x = x.movedim(dims[0], 0)
         if weight.device.type == "cpu":

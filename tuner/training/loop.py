@@ -84,7 +84,7 @@ class Training:
 
     def _network(self, row: Row) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(row.seed, "weights"))
+            torch.default_generator.manual_seed(derive(row.seed, "weights"))  # torch.manual_seed walks the call stack
             return models.build(self.task.family, self.task.signature, row.network, Path(self.task.folder))
 
     def finished(self, weights: dict[str, Tensor]) -> nn.Module:
@@ -221,8 +221,10 @@ class Training:
             self._at.fill_(self.step)
             if self._foreign and not self.task.company:
                 # A person's own network may draw from torch's generator; alone in its stack it may, keyed.
-                number = self.epoch * self.steps + self.step
-                torch.manual_seed(derive(self.rows[0].seed, "step", number))
+                seed = derive(self.rows[0].seed, "step", self.epoch * self.steps + self.step)
+                torch.default_generator.manual_seed(seed)
+                if self.device.type == "cuda":
+                    torch.cuda.manual_seed(seed)
             if self._strengths:
                 self._draws.copy_(augmentation.keys(self.task.seed, self.epoch, self.step))
             self._programs.play("step", self._step, *batch)
