@@ -7,6 +7,8 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +328,49 @@ def test_the_shortest_launch_beside_all_peers_gives_the_table(tmp_path: Path) ->
         assert 0 < step <= report < whole
         assert 0 < end < whole
     assert len(json.loads(out.read_text())["runs"]) == 5
+
+
+def test_a_part_is_charged_with_what_is_spent_in_it_and_in_no_part_inside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import parts  # type: ignore[import-not-found]
+
+    now = 0.0
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        work(16)
+        yield
+        work(32)
+
+    monkeypatch.setattr(parts.time, "thread_time", lambda: now)
+    spent = parts.Parts(_since=now)
+    spent.begin("all")
+    inner = spent.around("inner", lambda: work(2))
+    spent.around("outer", lambda: (work(1), inner(), work(4)))()
+    work(8)
+    with spent.opening("context", context)():
+        work(64)
+    spent.turn()
+    assert spent.seconds == {"all": 8 + 64, "outer": 1 + 4, "inner": 2, "context": 16 + 32}
+
+
+@pytest.mark.slow
+def test_a_small_study_is_taken_apart_to_the_last_process(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "parts.py"), "--trials", "8", "--epochs", "2", "--repeats", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "parts.json")], capture_output=True, text=True, check=True, timeout=300
+    )
+    (run,) = json.loads((tmp_path / "parts.json").read_text())["runs"]
+    assert {name for name, parts in run["parts"].items() if sum(parts.values()) > 0.1} == {
+        "driver",
+        "workers",
+        "writer",
+    }
+    for part in ("matrix products", "recording steps", "evaluation", "asking the sampler", "ledger"):
+        assert f" {part} |" in done.stdout
