@@ -193,8 +193,9 @@ def once(folder: Path, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     for path in folder.glob("worker-*.json"):
         for name, seconds in json.loads(path.read_text()).items():
             workers[name] = workers.get(name, 0.0) + seconds
-    imports = processor_seconds("from tuner.tracking.store import load; load()")
-    writer = {IMPORT: imports, WRITER: told["children"] - sum(workers.values()) - imports}
+    wrote = told["children"] - sum(workers.values())
+    imports = min(processor_seconds("from tuner.tracking.store import load; load()"), wrote)
+    writer = {IMPORT: imports, WRITER: wrote - imports}
     return {"seconds": took, "parts": {DRIVER: told["driver"], WORKERS: workers, "writer": writer}}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.interface import Setting, Signature
-from models.layers import Activation, Dropout, DropoutRate, Linear, Norm, biased, nonlinearity, normalise
+from models.layers import Activation, Dropout, DropoutRate, Linear, Norm, nonlinearity, normalise
 
 
 class MLP(nn.Module):
@@ -29,8 +29,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         units = math.prod(signature.inputs)
         for _ in range(depth):
-            layers += [Linear(units, width, bias=biased(norm)), *normalise(norm, width)]
-            layers += [nonlinearity(activation), Dropout(dropout)]
+            layers += [Linear(units, width), *normalise(norm, width), nonlinearity(activation), Dropout(dropout)]
             units = width
         self.layers = nn.Sequential(*layers, Linear(units, signature.outputs))
 
