@@ -27,8 +27,8 @@ GATES = {
         "tuner.search.samplers",
     },
     "cmaes": {"tuner.search.samplers"},
-    "mlflow": {"tuner.tracking.tracker", "tuner.tracking.store", "tuner.tracking.registry"},
-    "sqlalchemy": {"tuner.ledger", "tuner.tracking.store"},
+    "mlflow": {f"tuner.tracking.{name}" for name in ("tracker", "store", "sink", "bulk", "registry")},
+    "sqlalchemy": {"tuner.ledger", "tuner.tracking.store", "tuner.tracking.bulk"},
     "sqlite3": {"tuner.ledger", "tuner.tracking.store"},
     "ray": {"tuner.executors.ray_cluster", "tuner.ray_tune"},
 }

@@ -14,24 +14,24 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tuner import champion
 from tuner.ledger import Ledger
 from tuner.tracking import registry
-from tuner.tracking.mirror import RUNNING, Mirror, Point, milliseconds, reported
+from tuner.tracking.bulk import sink_for
+from tuner.tracking.mirror import Mirror, milliseconds, reported
+from tuner.tracking.sink import Sink, Written
 from tuner.tracking.store import connect
 from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
@@ -46,21 +46,6 @@ class Progress:
     written: int
     waiting: int
     error: str | None = None
-
-
-@dataclass
-class _Written:
-    """A run as MLflow has it."""
-
-    id: str
-    status: str
-    ended: int | None = None
-    params: set[str] = field(default_factory=set)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, run: Run) -> _Written:
-        return cls(run.info.run_id, run.info.status, run.info.end_time, set(run.data.params), dict(run.data.tags))
 
 
 class Tracker:
@@ -81,11 +66,12 @@ class Tracker:
         self._backlog: deque[Event] = deque()
         self._waiting = self._done = 0
         self._client: MlflowClient | None = None
+        self._sink: Sink  # made anew by `_attach`, so that nothing is left in it from before a fault
         self._lock: int | None = None
         self._attached = False
         self._experiment = ""
-        self._parent = _Written("", "")
-        self._children: dict[int, _Written] = {}
+        self._parent = Written("", "")
+        self._children: dict[int, Written] = {}
         self._curve = 0  # points of the parent's curve that are written
 
     def cycle(self, closing: bool = False) -> Progress:
@@ -163,11 +149,12 @@ class Tracker:
             self._unsure = False
         events = list(islice(self._backlog, _SLICE))
         for number, epochs in self._due(events).items():
-            self._write_trial(self._client, number, epochs, alive)
+            self._write_trial(self._sink, number, epochs, alive)
         for number, child in self._children.items():
             if number in self._mirror.began:
-                self._settle_trial(self._client, number, child, alive)
-        self._write_study(self._client, events, alive)
+                self._settle_trial(self._sink, number, child, alive)
+        self._write_study(self._client, self._sink, events, alive)
+        self._sink.flush()
         for event in events:
             self._backlog.popleft()
             self._waiting -= reported(event)
@@ -188,15 +175,15 @@ class Tracker:
 
     def _attach(self, client: MlflowClient) -> None:
         """Find what MLflow has of this study, make what every study has, and take up the cursor."""
-        history = self._mirror.history
+        history, sink = self._mirror.history, sink_for(client)
         self._experiment = self._find_experiment(client)
-        parents: list[_Written] = []
-        children: dict[int, list[_Written]] = {}
+        parents: list[Written] = []
+        children: dict[int, list[Written]] = {}
         wanted = f"tags.`tuner.ledger` = '{history.study_id}'"
         token = None
         while True:
             found = client.search_runs([self._experiment], wanted, max_results=_PAGE, page_token=token)
-            for run in map(_Written.of, found):
+            for run in map(Written.of, found):
                 trial = run.tags.get("tuner.trial")
                 (parents if trial is None else children.setdefault(int(trial), [])).append(run)
             token = found.token
@@ -204,8 +191,8 @@ class Tracker:
                 break
         # A request whose answer was lost may have made a run that we made again: the one known here, or else the one
         # that was written to, stays.
-        self._parent, twins = _keep(parents, self._parent.id) if parents else (self._create_parent(client), [])
-        kept: dict[int, _Written] = {}
+        self._parent, twins = _keep(parents, self._parent.id) if parents else (self._create_parent(sink), [])
+        kept: dict[int, Written] = {}
         for number, runs in children.items():
             known = self._children.get(number)
             kept[number], more = _keep(runs, known.id if known else "")
@@ -217,10 +204,11 @@ class Tracker:
         lost = any(event.seq <= cursor and number not in kept for number, event in self._mirror.began.items())
         if twins or strays or lost or cursor > history.seq:  # the last where an older copy of the ledger was put back
             cursor = 0
-            _log(client, self._parent, (), {_CURSOR: "0"})
+            sink.log(self._parent, (), {_CURSOR: "0"})
+        sink.flush()
         for twin in twins:
             client.delete_run(twin.id)
-        self._curve = 0
+        self._sink, self._curve = sink, 0
         self._backlog = deque(event for event in self._ledger.read(after=cursor) if event.seq <= history.seq)
         self._waiting = sum(map(reported, self._backlog))
         self._attached = True
@@ -235,48 +223,50 @@ class Tracker:
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _create_parent(self, client: MlflowClient) -> _Written:
+    def _create_parent(self, sink: Sink) -> Written:
         study, history = self._mirror.study, self._mirror.history
         tags = {"tuner.study": study, "tuner.ledger": history.study_id}
-        run = client.create_run(self._experiment, milliseconds(history.created_at), tags, study)
-        return _Written(run.info.run_id, RUNNING, tags=tags)
+        return sink.create(self._experiment, study, milliseconds(history.created_at), tags)
 
-    def _write_trial(self, client: MlflowClient, number: int, epochs: set[int], alive: bool) -> None:
+    def _write_trial(self, sink: Sink, number: int, epochs: set[int], alive: bool) -> None:
         mirror = self._mirror
         tags = {**mirror.tags(number, alive), _PARENT: self._parent.id}
         child = self._children.get(number)
         if child is None:
             began = milliseconds(mirror.began[number].time)
-            run = client.create_run(self._experiment, began, tags, f"trial-{number:04d}")
-            child = self._children[number] = _Written(run.info.run_id, RUNNING, tags=tags)
-        params = {name: value for name, value in mirror.params(number).items() if name not in child.params}
-        _log(client, child, mirror.points(number, epochs), tags, params)
+            child = self._children[number] = sink.create(self._experiment, f"trial-{number:04d}", began, tags)
+        sink.log(child, mirror.points(number, epochs), tags, mirror.params(number))
 
-    def _settle_trial(self, client: MlflowClient, number: int, child: _Written, alive: bool) -> None:
+    def _settle_trial(self, sink: Sink, number: int, child: Written, alive: bool) -> None:
         status = self._mirror.status(number, alive)
         if child.status != status or not self._mirror.pareto(number).items() <= child.tags.items():
-            _log(client, child, (), self._mirror.tags(number, alive))
-        _settle(client, child, status, self._mirror.ended(number))
+            sink.log(child, (), self._mirror.tags(number, alive))
+        sink.settle(child, status, self._mirror.ended(number))
 
-    def _write_study(self, client: MlflowClient, events: Sequence[Event], alive: bool) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
+    def _write_study(self, client: MlflowClient, sink: Sink, events: Sequence[Event], alive: bool) -> None:
         mirror, kinds = self._mirror, {event.kind for event in events}
         if kinds & {Kind.CREATED, Kind.EXTENDED}:
-            client.log_text(self._parent.id, mirror.history.text, "study.yaml")
-            dataset = Dataset(**mirror.dataset())
-            client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        for event in events:
-            if event.kind is Kind.TESTED and event.trial is not None:
-                self._show(client, event.trial)
+            self._describe(client)
         if Kind.TESTED in kinds:
+            sink.flush()  # the runs that these belong to
+            for event in events:
+                if event.kind is Kind.TESTED and event.trial is not None:
+                    self._show(client, event.trial)
             self._crown(client)
         tests = mirror.test_points() if Kind.TESTED in kinds else []
-        _log(client, self._parent, [*mirror.curve[self._curve :], *tests], mirror.study_tags(alive))
-        _settle(client, self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))
-        if events:
-            _log(client, self._parent, (), {_CURSOR: str(events[-1].seq)})
+        cursor = {_CURSOR: str(events[-1].seq)} if events else {}
+        sink.log(self._parent, [*mirror.curve[self._curve :], *tests], mirror.study_tags(alive))
+        sink.settle(self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))
+        sink.log(self._parent, (), cursor)  # the last call of all
         self._curve = len(mirror.curve)
+
+    def _describe(self, client: MlflowClient) -> None:
+        """The study file and the data, as the parent's artifact and input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        client.log_text(self._parent.id, self._mirror.history.text, "study.yaml")
+        dataset = Dataset(**self._mirror.dataset())
+        client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _show(self, client: MlflowClient, number: int) -> None:
         """Log what the study's folder shows of a winner to its run; a file that is there is written over."""
@@ -304,39 +294,7 @@ def _explain(problem: Exception) -> str:
     return re.sub(r"//\S*@", "//", text)[:300]
 
 
-def _keep(runs: Sequence[_Written], known: str) -> tuple[_Written, list[_Written]]:
+def _keep(runs: Sequence[Written], known: str) -> tuple[Written, list[Written]]:
     """Of runs made twice, the one to keep and the others: the known one, else one that was written to."""
     first, *others = sorted(runs, key=lambda run: (run.id != known, _CURSOR not in run.tags, not run.params, run.id))
     return first, others
-
-
-def _log(
-    client: MlflowClient,
-    run: _Written,
-    points: Sequence[Point],
-    tags: Mapping[str, str],
-    params: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """One batch of what `run` does not have; points that it has are known to MLflow by their timestamps."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    fresh = {key: value for key, value in tags.items() if run.tags.get(key) != value}
-    if points or fresh or params:
-        client.log_batch(
-            run.id,
-            [Metric(point.key, point.value, point.timestamp, point.step) for point in points],
-            [Param(key, value) for key, value in params.items()],
-            [RunTag(key, value) for key, value in fresh.items()],
-        )
-        run.tags.update(fresh)
-        run.params.update(params)
-
-
-def _settle(client: MlflowClient, run: _Written, status: str, ended: int) -> None:
-    """Give a run its status, and its end where it has ended."""
-    if status == RUNNING and run.status != RUNNING:
-        client.update_run(run.id, RUNNING)
-    elif status != RUNNING and (run.status, run.ended) != (status, ended):
-        client.set_terminated(run.id, status, ended)
-        run.ended = ended
-    run.status = status
