@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +22,7 @@ from tuner.tracking import bulk
 from tuner.tracking.bulk import Bulk, sink_for
 from tuner.tracking.mirror import Point
 from tuner.tracking.sink import ClientSink, Sink
+from tuner.tracking.store import close
 from tuner.tracking.tracker import Tracker
 
 FORMS: dict[str, Callable[[MlflowClient], Sink]] = {"bulk": sink_for, "client": ClientSink}
@@ -230,19 +233,14 @@ def test_unknown_columns_send_a_study_through_the_client_and_that_is_said_once(
 # --- one transaction -------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
 @contextmanager
-def failing(at: sa.Engine, number: int, moment: str, error: type[BaseException]) -> Iterator[list[str]]:
-    """The `number`-th statement or commit of the engine fails, before or after it was carried out; those so far."""
+def watching(at: sa.Engine, moment: str, act: Callable[[int], object]) -> Iterator[list[str]]:
+    """Every statement and commit of the engine; `act` is told their number before or after each is carried out."""
     seen: list[str] = []
 
     def count(what: str) -> None:
         seen.append(what)
-        if len(seen) == number:
-            raise error  # a new one each time: its traceback would keep the connection's cursor, and that its lock
+        act(len(seen))
 
     def execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         count(statement)
@@ -257,6 +255,21 @@ def failing(at: sa.Engine, number: int, moment: str, error: type[BaseException])
     finally:
         sa.event.remove(at, f"{moment}_cursor_execute", execute)
         sa.event.remove(at, "commit", commit)
+
+
+def die(store: Store, story: Story, number: int, moment: str) -> bool:
+    """Let a process of its own write what there is and die at one of its statements; whether it came to that."""
+    close()  # SQLite's connections must not be taken into another process
+    engine(store).dispose()
+    process = os.fork()
+    if not process:
+        signal.alarm(60)
+        with watching(engine(store), moment, lambda n: n == number and os._exit(9)):
+            store.sync(story)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert code in (0, 9)
+    return code == 9
 
 
 def instalments(story: Story) -> Iterator[None]:
@@ -274,81 +287,88 @@ def instalments(story: Story) -> Iterator[None]:
     yield
 
 
-def sabotage(store: Store, folder: Path, number: int, moment: str, dies: bool) -> int:
-    """Write a short study while one statement fails; how many there were."""
-    story = Story(folder, f"{folder.name}-{number}-{moment}-{dies}".lower(), trials=2)
+def deaths(store: Store, folder: Path, number: int, moment: str) -> int:
+    """Write a short study by processes that die at their `number`-th statement; how many have died."""
+    story = Story(folder, f"{folder.name}-dies-{number}-{moment}", trials=2)
+    died = 0
+    for _ in instalments(story):
+        died += die(store, story, number, moment)
+        store.sync(story)
+    store.assert_mirrors(story)
+    return died
+
+
+def fault(store: Store, folder: Path, number: int, moment: str) -> bool:
+    """Write a short study by one process, one of whose statements fails; whether there were as many."""
+
+    def fail(at: int) -> None:
+        if at == number:
+            raise OSError("the disk is gone")
+
+    story = Story(folder, f"{folder.name}-fails-{number}-{moment}", trials=2)
     tracker = store.track(story)
-    with failing(engine(store), number, moment, Killed if dies else OSError) as seen:
+    with watching(engine(store), moment, fail) as seen:
         for _ in instalments(story):
-            for _ in range(6):
-                try:
-                    tracker.cycle()
-                except Killed:
-                    tracker.close()
-                    tracker = store.track(story)
+            for _ in range(4):
+                tracker.cycle()
                 if tracker.drained:
                     break
     tracker.close()
     store.assert_mirrors(story)
-    return len(seen)
+    return len(seen) >= number
 
 
-def test_a_death_or_a_fault_at_some_statements_adds_nothing_twice_and_misses_nothing(
-    store: Store, tmp_path: Path
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_death_at_some_statements_adds_nothing_twice_and_misses_nothing(
+    store: Store, tmp_path: Path, moment: str
 ) -> None:
-    number = statements = 1
-    while number <= statements:
-        moment = "after" if number % 2 else "before"
-        statements = sabotage(store, tmp_path, number, moment, dies=number % 3 != 0)
-        number += 7
-    assert statements > 60, "the study was too short to be a test"
+    number = 4 if moment == "before" else 1
+    while deaths(store, tmp_path, number, moment):
+        number += 9
+    assert number > 30, "the study was too short to be a test"
+
+
+def test_a_fault_at_some_statements_adds_nothing_twice_and_misses_nothing(store: Store, tmp_path: Path) -> None:
+    number = 1
+    while fault(store, tmp_path, number, "before" if number % 2 else "after"):
+        number += 9
+    assert number > 60
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("dies", [True, False])
-def test_a_death_or_a_fault_at_any_statement_adds_nothing_twice_and_misses_nothing(
-    store: Store, tmp_path: Path, moment: str, dies: bool
+@pytest.mark.parametrize("ends", [deaths, fault])
+def test_an_end_at_any_statement_adds_nothing_twice_and_misses_nothing(
+    store: Store, tmp_path: Path, moment: str, ends: Callable[[Store, Path, int, str], int]
 ) -> None:
-    number = statements = 1
-    while number <= statements:
-        statements = sabotage(store, tmp_path, number, moment, dies)
+    number = 1
+    while ends(store, tmp_path, number, moment):
         number += 1
-    assert statements > 60
+    assert number > 30
 
 
 def test_a_cycle_that_dies_leaves_no_part_of_it_and_one_that_ends_leaves_it_all(store: Store, tmp_path: Path) -> None:
     story = Story(tmp_path, "whole-or-not", trials=2)
     story.ask([0, 1])
     story.start(0, [0, 1])
-    tracker = store.track(story)
-    drain(tracker)
-    folder, statements = Path(store.uri.removeprefix("sqlite:///")).parents[1], 1
+    store.sync(story)
+    folder, number = Path(store.uri.removeprefix("sqlite:///")).parents[1], 1
     before = tables(folder)
     story.report(1, [0, 1])
     story.end([0])
-    while True:
-        with failing(engine(store), statements, "after", Killed) as seen:
-            try:
-                tracker._read()
-                tracker._write(alive=True)
-            except Killed:
-                assert tables(folder) == before, f"after {seen[-1]}"
-                tracker._attach(store.client)
-            else:
-                break
-        statements += 1
-    assert statements > 6
+    while die(store, story, number, "after"):
+        assert tables(folder) == before
+        number += 1
+    assert number > 10
     assert tables(folder)["metrics"] != before["metrics"]
     assert store.parent("whole-or-not").data.tags["tuner.cursor"] == str(story.ledger.last())
-    tracker.close()
 
 
 def test_nothing_is_asked_of_the_store_where_nothing_is_new(store: Store, tmp_path: Path) -> None:
     story = Story(tmp_path, "quiet").whole()
     tracker = store.track(story)
     drain(tracker)
-    with failing(engine(store), 0, "before", Killed) as seen:
+    with watching(engine(store), "before", id) as seen:
         for _ in range(3):
             assert tracker.cycle().error is None
     assert seen == []
@@ -365,7 +385,7 @@ def test_a_cycle_is_one_transaction_however_many_trials_it_is_about(store: Store
         story.start(0, range(trials))
         story.report(1, range(trials))
         story.end(range(trials))
-        with failing(engine(store), 0, "before", Killed) as seen:
+        with watching(engine(store), "before", id) as seen:
             assert tracker.cycle().error is None
         assert seen.count("COMMIT") == 1
         counts.append(len(seen))
