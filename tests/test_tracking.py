@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -918,7 +919,7 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     assert len(store.client.search_model_versions("name = 'crowned'")) == 2
 
 
-def test_after_a_rehearsal_the_champion_does_not_wait_for_a_look_at_what_is_installed(
+def test_neither_the_rehearsal_nor_the_champion_waits_for_a_look_at_all_that_is_installed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib_metadata
@@ -932,14 +933,36 @@ def test_after_a_rehearsal_the_champion_does_not_wait_for_a_look_at_what_is_inst
     tracker = store.track(story)
     drain(tracker)
     tracker.prepare()
-    assert len(looks) == 1
     story.whole()
     crown(story, 3)
     story.test(3, accuracy=0.9)
     drain(tracker)
     tracker.close()
     assert_champion(store.uri, story)
-    assert len(looks) == 1
+    assert looks == []
+    (champion,) = store.client.search_model_versions("name = 'rehearsed'")
+    needs = Path(champion.source.removeprefix("file://"), "requirements.txt").read_text().split()
+    assert [need.partition("==")[0] for need in needs] == ["mlflow", "torch", "numpy", "pandas"]
+    assert all(version(name) == number for name, _, number in (need.partition("==") for need in needs))
+
+
+def test_a_rehearsal_leaves_nothing_in_mlflow(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    story = Story(tmp_path, "nothing-left")
+    tracker = store.track(story)
+    drain(tracker)
+
+    def rows() -> dict[str, int]:
+        with sqlite3.connect(tmp_path / "mlflow" / "mlflow.db") as database:
+            names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            return {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+
+    before = rows()
+    tracker._mirror.under_way = True
+    tracker.prepare()
+    assert tracker._prepared
+    assert rows() == before
+    tracker.close()
 
 
 def test_what_is_shown_of_a_winner_is_in_its_own_run_however_often_it_is_written(store: Store, tmp_path: Path) -> None:

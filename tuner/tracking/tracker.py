@@ -100,10 +100,10 @@ class Tracker:
 
     def prepare(self) -> None:
         """Do ahead, once, what the champion will need, where a study is still to come to its end."""
-        if self._mirror.under_way and not self._prepared:
+        if self._client is not None and self._mirror.under_way and not self._prepared:
             self._prepared = True
             with suppress(Exception):  # what goes wrong will be met, and told, with the champion itself
-                registry.rehearse()
+                registry.rehearse(self._client, self._mirror.study, self._experiment)
 
     def close(self) -> None:
         self._ledger.close()
