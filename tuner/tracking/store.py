@@ -2,8 +2,8 @@
 
 An embedded store that we make keeps a write-ahead log, and commits do not wait for the disk: a power cut may take
 back the last of them, in their order, so the cursor (written last) is never ahead of what it counts and the ledger
-has the rest. Knows MLflow's client; never a study. With `tracker` and `registry` the only module that imports mlflow
-(when it first needs it: 2 s), and the only one beside the ledger that knows SQLite.
+has the rest. Knows MLflow's client, and beside the ledger and `bulk` alone that there is SQLite; never a study. Imports
+mlflow when it first needs it (2 s).
 """
 
 from __future__ import annotations
