@@ -347,20 +347,19 @@ def test_an_end_at_any_statement_adds_nothing_twice_and_misses_nothing(
     assert number > 30
 
 
-def test_a_cycle_that_dies_leaves_no_part_of_it_and_one_that_ends_leaves_it_all(store: Store, tmp_path: Path) -> None:
-    story = Story(tmp_path, "whole-or-not", trials=2)
+def test_a_cycle_that_dies_leaves_no_part_of_it_and_one_that_ends_leaves_it_all(tmp_path: Path) -> None:
+    store, story = Store(tmp_path), Story(tmp_path, "whole-or-not", trials=2)
     story.ask([0, 1])
     story.start(0, [0, 1])
     store.sync(story)
-    folder, number = Path(store.uri.removeprefix("sqlite:///")).parents[1], 1
-    before = tables(folder)
+    before, number = tables(tmp_path), 1
     story.report(1, [0, 1])
     story.end([0])
     while die(store, story, number, "after"):
-        assert tables(folder) == before
+        assert tables(tmp_path) == before
         number += 1
     assert number > 10
-    assert tables(folder)["metrics"] != before["metrics"]
+    assert tables(tmp_path)["metrics"] != before["metrics"]
     assert store.parent("whole-or-not").data.tags["tuner.cursor"] == str(story.ledger.last())
 
 
