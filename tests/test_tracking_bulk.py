@@ -124,11 +124,11 @@ def test_both_ways_of_writing_a_study_leave_the_same_rows_in_every_table(
 CURVE = [
     [Point("loss", 0.5, 1_000, 1), Point("loss", 0.25, 2_000, 2), Point("other", -0.0, 1_000, 0)],
     [Point("loss", 0.5, 1_000, 1), Point("loss", 0.25, 2_000, 2)],  # again
-    [Point("loss", 9.0, 9_000, 1)],  # later, of an earlier step
     [Point("loss", 0.75, 2_000, 2), Point("loss", 0.125, 2_000, 2)],  # of the same step and time
     [Point("diverging", math.inf, 1_000, 1), Point("diverging", -math.inf, 1_000, 1)],
     [Point("other", math.nan, 1_000, 0), Point("other", math.nan, 1_000, 0)],  # kept as 0, which is there already
     [Point("other", math.nan, 1_000, 3), Point("other", 0.0, 1_000, 3), Point("other", -1.0, 1_000, 3)],
+    [Point("loss", 9.0, 9_000, 1)],  # later, of an earlier step: never the latest
 ]
 
 
