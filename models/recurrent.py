@@ -1,315 +1,95 @@
 """Recurrent layers that fuse: RNN, LSTM and GRU for K rows and both directions as one recurrence.
 
-The inputs of all steps are multiplied at once; what is left for a step is one batched product and a few
-elementwise operations. The gradient is written by hand, step by step, so that what a step needs stays in
+A step multiplies what it knows, its state, a one and its input, which lie in one piece of memory, by one matrix of
+weights. The gradient is found step by step as well, that of the weights with it, so that what a step needs stays in
 the processor's cache. torch's nn.LSTM and nn.GRU have no batching rule on a CPU.
 
-Legend: R rows of a recurrence (trials × directions), T steps, B batch, F features, W width, G gates · W.
+Legend: R rows of a recurrence (trials × directions), D directions, T steps, B batch, F features, W width, G gates · W,
+S what a step knows: W of its state, a one, and F of its input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import whole
-
-Many = tuple[Tensor, ...]
-
-_tanh_back = torch.ops.aten.tanh_backward.grad_input  # gradient · (1 − y²) of y = tanh(x)
-_sigmoid_back = torch.ops.aten.sigmoid_backward.grad_input  # gradient · y · (1 − y) of y = sigmoid(x)
+from models.cells import CELLS, PARTS, Cell, Many, Pairs, column
 
 
-def _steady(x_RBW: Tensor) -> bool:
-    """`models.layers.steady` of one row; a part of wider gates is looped over apart in each example, in any company."""
-    part = x_RBW.stride(-2) != x_RBW.shape[-1]
-    return part or torch.compiler.is_compiling() or whole(x_RBW[0])
+def _onto(found: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
+    """The batched product, added in place to what was found."""
+    return torch.bmm(first, second) if found is None else torch.baddbmm(found, first, second, out=found)
 
 
-def _sigmoid(x_RBW: Tensor) -> Tensor:
-    """In place."""
-    return x_RBW.sigmoid_() if _steady(x_RBW) else x_RBW.mul_(0.5).tanh_().mul_(0.5).add_(0.5)
+def _pairs(cell: type[Cell], weights: Sequence[Tensor], known_RSB: Tensor, width: int, *, first: bool) -> Pairs:
+    """The first step's state is zero, and not multiplied."""
+    found = []
+    for name, weight in zip(cell.reads, weights, strict=True):
+        seen = known_RSB[:, PARTS[name](width)]
+        begins = width if first and name == "all" else 0
+        found.append((weight[:, begins:], seen[:, begins:]))
+    return found
 
 
-def _tanh_of_half(x_RBW: Tensor) -> Tensor:
-    """tanh(½x), in place."""
-    return x_RBW.sigmoid_().mul_(2.0).sub_(1.0) if _steady(x_RBW) else x_RBW.mul_(0.5).tanh_()
-
-
-class Cell(Protocol):
-    """What one kind of cell computes.
-
-    `scales`: what a gate's sum comes multiplied by, which is exact: 2 where its tanh is made of a sigmoid, because
-    tanh(x) = 2·sigmoid(2x) − 1 (see `models.layers.tanh`). Sigmoids stand first.
-    """
-
-    scales: ClassVar[tuple[float, ...]]
-    biased: ClassVar[bool]
-    """whether the recurrent product has a bias of its own, which does not merely add to that of the inputs"""
-
-    @staticmethod
-    def forward(
-        gates_RTBG: Tensor, weight_RWG: Tensor, bias_R1G: Tensor | None, real_RTB1: Tensor | None, *, keep: bool
-    ) -> Many:
-        """The states [R, T, B, W], then what `backward` needs, time first. A step that is not real changes no state."""
-
-    @staticmethod
-    def backward(
-        gradient_RTBW: Tensor, weight_RWG: Tensor, real_RTB1: Tensor | None, states_RTBW: Tensor, *kept: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients by the inputs' gates and by the recurrent product, both [R, T, B, G]."""
-
-
-class _Steps:
-    """Where the results of all steps go, [T, R, B, width]: into one tensor, or apart unless `keep`.
-
-    Time comes first because a batched product into a place with gaps falls apart into R products, except for
-    the states, whose `rows_first` are what the next layer multiplies. torch.export has no use for writing into
-    places, and what is only evaluated needs no gradients.
-    """
-
-    def __init__(self, like_RTBG: Tensor, width: int, keep: bool, *, rows_first: bool = False) -> None:
-        rows, time, batch, _ = like_RTBG.shape
-        shape = (rows, time, batch, width) if rows_first else (time, rows, batch, width)
-        self.whole = like_RTBG.new_empty(shape) if keep else None
-        self.at: Sequence[Tensor | None] = [None] * time
-        if self.whole is not None:
-            self.at = self.whole.unbind(int(rows_first))
-
-
-def _joined(states: list[Tensor], into: _Steps, *kept: _Steps) -> Many:
-    """What a cell's forward answers: its states, and what it kept."""
-    if into.whole is None:
-        return (torch.stack(states, 1),)
-    return (into.whole, *(steps.whole for steps in kept if steps.whole is not None))
-
-
-def _parted(gradient: Tensor, real_RTB1: Tensor | None, t: int) -> tuple[Tensor, Tensor | None]:
-    """A gradient's share for the real steps at t, and what passes the others unchanged."""
-    if real_RTB1 is None:
-        return gradient, None
-    here = gradient * real_RTB1[:, t]
-    return here, gradient - here
-
-
-def _sum(gradient: Tensor, *others: Tensor | None) -> Tensor:
-    """In place."""
-    for other in others:
-        if other is not None:
-            gradient.add_(other)
-    return gradient
-
-
-class Plain(Cell):
-    """h = tanh(x + h·U). Elman 1990, as nn.RNN."""
-
-    scales = (2.0,)
-    biased = False
-
-    @staticmethod
-    def forward(
-        gates_RTBG: Tensor,
-        weight_RWG: Tensor,
-        bias_R1G: Tensor | None,  # noqa: ARG004 - the others' argument
-        real_RTB1: Tensor | None,
-        *,
-        keep: bool,
-    ) -> Many:
-        place = _Steps(gates_RTBG, gates_RTBG.shape[-1], keep, rows_first=True)
-        h = torch.zeros_like(gates_RTBG[:, 0])
-        states = []
-        for t, gates in enumerate(gates_RTBG.unbind(1)):
-            bent = _tanh_of_half(torch.baddbmm(gates, h, weight_RWG))
-            at = place.at[t]
-            if real_RTB1 is not None:
-                h = torch.where(real_RTB1[:, t], bent, h, out=at)
-            else:
-                h = bent if at is None else at.copy_(bent)
-            states.append(h)
-        return _joined(states, place)
-
-    @staticmethod
-    def backward(
-        gradient_RTBW: Tensor,
-        weight_RWG: Tensor,
-        real_RTB1: Tensor | None,
-        states_RTBW: Tensor,
-        *kept: Tensor,  # noqa: ARG004 - the others' argument
-    ) -> tuple[Tensor, Tensor]:
-        back = weight_RWG.mT.contiguous()
-        found = torch.empty_like(states_RTBW)
-        dh = gradient_RTBW[:, -1]
-        for t in reversed(range(found.shape[1])):
-            dh, passed = _parted(dh, real_RTB1, t)
-            _tanh_back(dh, states_RTBW[:, t], grad_input=found[:, t]).mul_(0.5)
-            if t:
-                dh = _sum(torch.baddbmm(gradient_RTBW[:, t - 1], found[:, t], back), passed)
-        return found, found
-
-
-class LSTM(Cell):
-    """Gates in, forget, out and candidate: c = f·c + i·g, h = o·tanh(c). Hochreiter & Schmidhuber 1997, as nn.LSTM."""
-
-    scales = (1.0, 1.0, 1.0, 2.0)
-    biased = False
-
-    @staticmethod
-    def forward(
-        gates_RTBG: Tensor,
-        weight_RWG: Tensor,
-        bias_R1G: Tensor | None,  # noqa: ARG004 - the others' argument
-        real_RTB1: Tensor | None,
-        *,
-        keep: bool,
-    ) -> Many:
-        width = weight_RWG.shape[1]
-        opened = _Steps(gates_RTBG, 4 * width, keep)
-        cells, bent = _Steps(gates_RTBG, width, keep), _Steps(gates_RTBG, width, keep)
-        place = _Steps(gates_RTBG, width, keep, rows_first=True)
-        h = c = torch.zeros_like(gates_RTBG[:, 0, :, :width])
-        states = []
-        for t, gates in enumerate(gates_RTBG.unbind(1)):
-            a = torch.baddbmm(gates, h, weight_RWG, out=opened.at[t])
-            _sigmoid(a[..., : 3 * width])
-            _tanh_of_half(a[..., 3 * width :])
-            i, f, o, g = a.chunk(4, -1)
-            if real_RTB1 is None:
-                c = torch.mul(f, c, out=cells.at[t]).add_(i * g)
-                h = torch.mul(o, _tanh_of_half(torch.mul(c, 2.0, out=bent.at[t])), out=place.at[t])
-            else:
-                real = real_RTB1[:, t]
-                c = torch.where(real, (f * c).add_(i * g), c, out=cells.at[t])
-                h = torch.where(real, o * _tanh_of_half(torch.mul(c, 2.0, out=bent.at[t])), h, out=place.at[t])
-            states.append(h)
-        return _joined(states, place, opened, cells, bent)
-
-    @staticmethod
-    def backward(
-        gradient_RTBW: Tensor, weight_RWG: Tensor, real_RTB1: Tensor | None, states_RTBW: Tensor, *kept: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        opened, cells, bent = kept
-        width = weight_RWG.shape[1]
-        back = weight_RWG.mT.contiguous()
-        found = opened.new_empty(*states_RTBW.shape[:3], 4 * width)
-        none = torch.zeros_like(cells[0])
-        by_gate = torch.empty_like(opened[0])
-        by_in, by_forget, by_out, by_candidate = by_gate.chunk(4, -1)
-        dh, dc = gradient_RTBW[:, -1], none
-        for t in reversed(range(found.shape[1])):
-            i, f, o, g = opened[t].chunk(4, -1)
-            dh, passed = _parted(dh, real_RTB1, t)
-            through = dh * o
-            dc = _tanh_back(through, bent[t], grad_input=through).add_(dc)
-            dc, kept_on = _parted(dc, real_RTB1, t)
-            torch.mul(dc, g, out=by_in)
-            torch.mul(dc, cells[t - 1] if t else none, out=by_forget)
-            torch.mul(dh, bent[t], out=by_out)
-            torch.mul(dc, i, out=by_candidate)
-            sigmoids, candidate = torch.split(found[:, t], [3 * width, width], -1)
-            _sigmoid_back(by_gate[..., : 3 * width], opened[t, ..., : 3 * width], grad_input=sigmoids)
-            _tanh_back(by_candidate, g, grad_input=candidate).mul_(0.5)
-            if t:
-                dh = _sum(torch.baddbmm(gradient_RTBW[:, t - 1], found[:, t], back), passed)
-                dc = _sum(dc * f, kept_on)
-        return found, found
-
-
-class GRU(Cell):
-    """Gates reset, update and new: n = tanh(x + r·(h·U + b)), h = n + z·(h − n). Cho et al. 2014, as nn.GRU."""
-
-    scales = (1.0, 1.0, 2.0)
-    biased = True
-
-    @staticmethod
-    def forward(
-        gates_RTBG: Tensor, weight_RWG: Tensor, bias_R1G: Tensor | None, real_RTB1: Tensor | None, *, keep: bool
-    ) -> Many:
-        assert bias_R1G is not None
-        width = weight_RWG.shape[1]
-        opened = _Steps(gates_RTBG, 2 * width, keep)
-        news, inner = _Steps(gates_RTBG, width, keep), _Steps(gates_RTBG, width, keep)
-        place = _Steps(gates_RTBG, width, keep, rows_first=True)
-        early, late = torch.split(gates_RTBG, [2 * width, width], -1)
-        h = torch.zeros_like(late[:, 0])
-        states = []
-        for t, (both, x) in enumerate(zip(early.unbind(1), late.unbind(1), strict=True)):
-            product, m = torch.split(torch.baddbmm(bias_R1G, h, weight_RWG), [2 * width, width], -1)
-            if inner.whole is not None:
-                inner.whole[t] = m
-            r, z = _sigmoid(torch.add(both, product, out=opened.at[t])).chunk(2, -1)
-            n = _tanh_of_half(torch.mul(r, m, out=news.at[t]).add_(x))
-            if real_RTB1 is None:
-                h = torch.sub(h, n, out=place.at[t]).mul_(z).add_(n)
-            else:
-                h = torch.where(real_RTB1[:, t], (h - n).mul_(z).add_(n), h, out=place.at[t])
-            states.append(h)
-        return _joined(states, place, opened, news, inner)
-
-    @staticmethod
-    def backward(
-        gradient_RTBW: Tensor, weight_RWG: Tensor, real_RTB1: Tensor | None, states_RTBW: Tensor, *kept: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        opened, news, inner = kept
-        width = weight_RWG.shape[1]
-        back = weight_RWG.mT.contiguous()
-        by_gates, by_product = (opened.new_empty(*states_RTBW.shape[:3], 3 * width) for _ in range(2))
-        none = torch.zeros_like(news[0])
-        by_both = torch.empty_like(opened[0])
-        by_reset, by_update = by_both.chunk(2, -1)
-        dh = gradient_RTBW[:, -1]
-        for t in reversed(range(len(opened))):
-            r, z = opened[t].chunk(2, -1)
-            n = news[t]
-            dh, passed = _parted(dh, real_RTB1, t)
-            kept_on = dh * z
-            by_new = _tanh_back(dh - kept_on, n, grad_input=by_gates[:, t, :, 2 * width :]).mul_(0.5)
-            torch.mul(by_new, inner[t], out=by_reset)
-            torch.sub(states_RTBW[:, t - 1] if t else none, n, out=by_update).mul_(dh)
-            both = _sigmoid_back(by_both, opened[t], grad_input=by_gates[:, t, :, : 2 * width])
-            by_product[:, t, :, : 2 * width] = both
-            torch.mul(by_new, r, out=by_product[:, t, :, 2 * width :])
-            if t:
-                dh = _sum(torch.baddbmm(gradient_RTBW[:, t - 1], by_product[:, t], back), kept_on, passed)
-        return by_gates, by_product
-
-
-CELLS: dict[str, type[Cell]] = {"rnn": Plain, "lstm": LSTM, "gru": GRU}
-
-
-def _column(like: Tensor, values: tuple[float, ...], width: int) -> Tensor:
-    """[gates · width]: each value for a whole gate."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(width)
+def _unrolled(cell: type[Cell], x: Tensor, real: Tensor | None, *weights: Tensor) -> Many:
+    """`_Recurrence`'s states and last state without writing into places, of which torch.export has no use."""
+    rows, time, features, batch = x.shape
+    width = weights[0].shape[1] - features - 1
+    rest = torch.cat((torch.ones_like(x[:, :, :1]), x), 2)
+    before = cell.begin(x.new_zeros(rows, width, batch), ())
+    states = []
+    for t in range(time):
+        pairs = _pairs(cell, weights, torch.cat((before[0], rest[:, t]), 1), width, first=False)
+        before = cell.forward(pairs, before, None if real is None else real[:, t], None, ())
+        states.append(before[0])
+    return torch.stack(states), states[-1]
 
 
 class _Recurrence(torch.autograd.Function):
-    """One cell over all steps. Rows come first, so a cohort's rows are nothing but more of them."""
+    """One cell over all steps. Rows come first, so a cohort's rows are nothing but more of them.
+
+    x [R, T, F, B], real [R or 1, T, 1, B], weights as the cell's → the states [T, R, W, B] and the last of them, what
+    each step knew [T + 1, R, S, B], and what the cell keeps.
+    """
 
     @staticmethod
-    def forward(
-        cell: type[Cell], keep: bool, gates: Tensor, weight: Tensor, bias: Tensor | None, real: Tensor | None
-    ) -> Many:
-        return cell.forward(gates, weight, bias, real, keep=keep)
+    def forward(cell: type[Cell], keep: bool, x: Tensor, real: Tensor | None, *weights: Tensor) -> Many:
+        rows, time, features, batch = x.shape
+        size = weights[0].shape[1]
+        width = size - features - 1
+        known = x.new_empty(time + 1, rows, size, batch)
+        states = known[:, :, :width]
+        states[0].zero_()
+        known[:, :, width].fill_(1.0)
+        # What all rows see is turned once.
+        known[:time, :, width + 1 :].copy_((x if x.stride(0) else x[:1].contiguous()).transpose(0, 1))
+        kept = [x.new_empty(time + 1, rows, count * width, batch) for count in cell.keeps] if keep else []
+        before = cell.begin(states[0], [part[0] for part in kept])
+        for t in range(time):
+            pairs = _pairs(cell, weights, known[t], width, first=not t)
+            places = [[part[at] for part in kept] for at in (t, t + 1)] if keep else ()
+            before = cell.forward(pairs, before, None if real is None else real[:, t], states[t + 1], places)
+        return states[1:], states[time], known, *kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Many) -> None:
-        ctx.cell, _, _, weight, bias, real = inputs
-        ctx.biased = bias is not None
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.cell, _, _, real, *weights = inputs
+        ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)  # for what is only kept they would be large tensors of zeros
-        ctx.save_for_backward(weight, real, *output)
+        ctx.count = len(weights)
+        ctx.save_for_backward(real, *weights, *output[2:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        weight, real, states, *kept = ctx.saved_tensors
-        by_gates, by_product = ctx.cell.backward(gradient, weight, real, states, *kept)
-        products = by_product.flatten(1, 2)
-        # One product over all steps: what a step found is the state of the step before, the first found zeros.
-        by_weight = torch.bmm(states[:, :-1].flatten(1, 2).mT, by_product[:, 1:].flatten(1, 2))
-        return None, None, by_gates, by_weight, products.sum(1, keepdim=True) if ctx.biased else None, None
+    def backward(ctx: Any, by_states: Tensor | None, by_last: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        real, *saved = ctx.saved_tensors
+        weights, known, kept = saved[: ctx.count], saved[ctx.count], saved[ctx.count + 1 :]
+        by_x, by_weights = _gradients(
+            ctx.cell, by_states, by_last, real, weights, known, kept, wanted=ctx.needs_input_grad[2]
+        )
+        return None, None, by_x, None, *by_weights
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], cell: type[Cell], keep: bool, *inputs: Tensor | None) -> Any:
@@ -322,48 +102,90 @@ class _Recurrence(torch.autograd.Function):
             return value.flatten(0, 1)
 
         found = _Recurrence.apply(cell, keep, *(rows(*pair) for pair in zip(inputs, dims[2:], strict=True)))  # type: ignore[no-untyped-call]
-        axes = (0, *(1,) * (len(found) - 1))
+        axes = (1, 0, *(1,) * (len(found) - 2))
         parted = tuple(value.unflatten(axis, (info.batch_size, -1)) for value, axis in zip(found, axes, strict=True))
         return parted, axes
 
 
-class Recurrent(nn.Module):
-    """One recurrent layer, x [T, B, F] → [T, B, W], with `bidirectional` [T, B, 2·W]: forwards, then backwards.
+def _gradients(
+    cell: type[Cell],
+    by_states: Tensor | None,
+    by_last: Tensor | None,
+    real: Tensor | None,
+    weights: Sequence[Tensor],
+    known: Tensor,
+    kept: Sequence[Tensor],
+    *,
+    wanted: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    """`_Recurrence`'s gradients by x, where they are wanted, and by the weights."""
+    width = weights[0].shape[2] // len(cell.slopes[0])
+    features = known.shape[2] - width - 1
+    slopes = [column(known, values, width) for values in cell.slopes]
+    back = [weight * slope for weight, slope in zip(weights, slopes, strict=True)]
+    to_state = [(at, back[at][:, :width]) for at, name in enumerate(cell.reads) if name != "input"]
+    to_input = [(at, back[at][:, -features:]) for at, name in enumerate(cell.reads) if name != "state"]
+    by_weights = [torch.zeros_like(weight) for weight in weights]
+    by_x = []
+    dh, later = by_last, None
+    for t in reversed(range(len(known) - 1)):
+        if by_states is not None:
+            dh = by_states[t] if dh is None else dh + by_states[t]
+        assert dh is not None
+        dh = dh.contiguous()  # where a product is added to another layout it rounds otherwise
+        now = None if real is None else real[:, t]
+        dh, later, found = cell.backward(dh, later, known[t, :, :width], now, [part[t] for part in kept])
+        places = _pairs(cell, by_weights, known[t], width, first=not t)
+        for (place, seen), by_product in zip(places, found, strict=True):
+            if t:
+                _onto(place, seen, by_product.mT)
+            else:  # a place with gaps, for which a product falls apart into one for each row
+                place.add_(torch.bmm(seen, by_product.mT))
+        for at, weight in to_state if t else ():
+            dh = _onto(dh, weight, found[at])
+        step: Tensor | None = None
+        for at, weight in to_input if wanted else ():
+            step = _onto(step, weight, found[at])
+        by_x += [] if step is None else [step]
+    scaled = [value * slope for value, slope in zip(by_weights, slopes, strict=True)]
+    return (torch.stack(by_x[::-1], 1) if wanted else None), scaled
 
-    `real` [T, B] (bool) tells the steps of unequal sequences: the state is carried through the others, so
-    that the backward direction begins at each sequence's own last step, as in torch's packed sequences.
-    Weights as torch's: uniform within ±1/√W; gates in the order of the cell's own description, and the
-    two biases of RNN and LSTM, which only ever appear as their sum, are one.
+
+class Recurrent(nn.Module):
+    """One recurrent layer, x [T, B, F] → its states [T, B, W] and the last of them [B, W]; with `bidirectional` 2·W.
+
+    Forwards come first, then backwards, whose last state is that of the first step. `real` [T, B] (bool) tells the
+    steps of unequal sequences: the state is carried through the others, so that the backward direction begins at each
+    sequence's own last step, as in torch's packed sequences. Weights as torch's: uniform within ±1/√W; gates in the
+    order of the cell's own description, and the two biases of RNN and LSTM, which only ever appear as their sum, are
+    one.
     """
 
     def __init__(self, cell: str, features: int, width: int, *, bidirectional: bool = False) -> None:
         super().__init__()
         self.cell = CELLS[cell]
         self.width, self.directions = width, 2 if bidirectional else 1
-        gates = len(self.cell.scales) * width
         bound = width**-0.5
 
-        def uniform(*shape: int) -> nn.Parameter:
+        def uniform(rows: int) -> nn.Parameter:
+            shape = (self.directions, rows, self.cell.gates * width)
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
-        self.weight = uniform(self.directions * gates, features)
-        self.bias = uniform(self.directions * gates)
-        self.recurrent_weight = uniform(self.directions, width, gates)
-        self.recurrent_bias = uniform(self.directions, 1, gates) if self.cell.biased else None
+        self.weight, self.bias = uniform(features), uniform(1)
+        self.recurrent_weight = uniform(width)
+        self.recurrent_bias = uniform(1) if self.cell.biased else None
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        time, batch, features = x.shape
-        scale = _column(x, self.cell.scales, self.width)
-        both = scale.repeat(self.directions)
-        # The bias as one more feature that is always 1: adding it apart would go through all gates once more.
-        known = F.pad(x.reshape(time * batch, features), (0, 1), value=1.0)
-        flat = known @ (torch.cat((self.weight, self.bias[:, None]), 1) * both[:, None]).mT
-        gates = flat.view(time, batch, self.directions, -1).permute(2, 0, 1, 3)
-        steps = None if real is None else real[None, :, :, None]
+    def forward(self, x: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = x.mT[None]
+        steps = None if real is None else real[None, :, None]
         if self.directions == 2:
-            gates = torch.stack((gates[0], gates[1].flip(0)))
+            x = torch.cat((x, x.flip(1)))
             steps = None if steps is None else torch.cat((steps, steps.flip(1)))
-        bias = None if self.recurrent_bias is None else self.recurrent_bias * scale
-        keep = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        states: Tensor = _Recurrence.apply(self.cell, keep, gates, self.recurrent_weight * scale, bias, steps)[0]  # type: ignore[no-untyped-call]
-        return states[0] if self.directions == 1 else torch.cat((states[0], states[1].flip(0)), -1)
+        weights = self.cell.weights(self.recurrent_weight, self.recurrent_bias, self.bias, self.weight)
+        if torch.compiler.is_compiling():
+            states, last = _unrolled(self.cell, x, steps, *weights)
+        else:
+            states, last, *_ = _Recurrence.apply(self.cell, torch.is_grad_enabled(), x, steps, *weights)  # type: ignore[no-untyped-call]
+        if self.directions == 2:
+            states = torch.stack((states[:, 0], states[:, 1].flip(0)), 1)
+        return states.flatten(1, 2).mT, last.flatten(0, 1).T.contiguous()  # products of turned small matrices are slow

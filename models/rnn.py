@@ -6,9 +6,10 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from models.cells import CELLS
 from models.interface import LANGUAGE, Setting, Signature
 from models.layers import Dropout, DropoutRate
-from models.recurrent import CELLS, Recurrent
+from models.recurrent import Recurrent
 from models.sequences import Embedded, LayerNorm, Linear, Readout, ReadoutName, StepNorm, Vectors
 
 
@@ -42,16 +43,21 @@ class RNN(nn.Module):
             features = width * (2 if bidirectional else 1)
             self.norms.append(LayerNorm(features) if norm == "layer" else nn.Identity())
             self.dropouts.append(Dropout(dropout))
-        everywhere = signature.task == LANGUAGE
-        self.readout = None if everywhere else Readout(readout, features, width if bidirectional else 0)
+        self.last = readout == "last" and signature.task != LANGUAGE
+        averages = not self.last and signature.task != LANGUAGE
+        self.readout = Readout(readout, features) if averages else None
         self.output = Linear(features, signature.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         h, real = self.vectors(x)
         h = h.transpose(0, 1)
         by_time = None if real is None else real.T
-        for layer, norm, dropout in zip(self.layers, self.norms, self.dropouts, strict=True):
-            h = dropout(norm(layer(h, by_time)))
-        h = h.transpose(0, 1)
-        output: Tensor = self.output(h if self.readout is None else self.readout(h, real))
+        *lower, (layer, norm, dropout) = zip(self.layers, self.norms, self.dropouts, strict=True)
+        for below, norm_below, dropout_below in lower:
+            h = dropout_below(norm_below(below(h, by_time)[0]))
+        states, last = layer(h, by_time)
+        found = norm(last) if self.last else norm(states).transpose(0, 1)
+        if self.readout is not None:
+            found = self.readout(found, real)
+        output: Tensor = self.output(dropout(found))
         return output

@@ -95,13 +95,12 @@ class Readout(nn.Module):
     """h [B, T, W] and real [B, T] or None → [B, W]: the mean of the real steps, the last one, or a weighted mean.
 
     `attention` weighs each step by the softmax of a learnt score (Yang et al. 2016, without the hidden layer).
-    The last `backwards` of the W numbers come from a layer that ran backwards: its last step is the first.
     While `record` is set, the weights [B, T] of a call are kept in `recorded`.
     """
 
-    def __init__(self, name: str, width: int, backwards: int = 0) -> None:
+    def __init__(self, name: str, width: int) -> None:
         super().__init__()
-        self.name, self.backwards = name, backwards
+        self.name = name
         self.score = Linear(width, 1) if name == "attention" else None
         self.record, self.recorded = False, torch.empty(0)
 
@@ -125,16 +124,10 @@ class Readout(nn.Module):
         if self.record:
             self.recorded = weights.detach()
         if real is None and self.name == "last":
-            return self._ends(h[:, -1], h[:, 0])
+            return h[:, -1]
         if real is None and self.name == "mean":
             return h.mean(1)
-        found = (h * weights[..., None]).sum(1)
-        return self._ends(found, h[:, 0]) if self.name == "last" else found
-
-    def _ends(self, last: Tensor, first: Tensor) -> Tensor:
-        if not self.backwards:
-            return last
-        return torch.cat((last[:, : -self.backwards], first[:, -self.backwards :]), -1)
+        return (h * weights[..., None]).sum(1)
 
 
 def feed_forward(width: int, hidden: int, activation: str) -> nn.Sequential:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import models
 from models import MODALITIES_OF, TASKS_OF, Signature, build
 from models.attention import Block, SelfAttention, sinusoids
+from models.cells import CELLS, LSTM
 from models.cnn import Block as Convolution
 from models.layers import BatchNorm
-from models.recurrent import CELLS, LSTM, Recurrent
+from models.recurrent import Recurrent
 from models.sequences import LayerNorm, Patches, Readout, last_steps
 from tests import zoo
 from tuner.training.cohort import Stack
@@ -63,11 +64,10 @@ def as_torch(value: Tensor, cell: str) -> Tensor:
 def twin(ours: Recurrent, cell: str, bidirectional: bool) -> nn.RNNBase:
     """torch's layer with our weights."""
     theirs = NATIVE[cell](ours.weight.shape[1], ours.width, bidirectional=bidirectional).double()
-    weights, biases = ours.weight.chunk(ours.directions), ours.bias.chunk(ours.directions)
     with torch.no_grad():
         for direction, end in zip(range(ours.directions), ("", "_reverse"), strict=False):
-            getattr(theirs, f"weight_ih_l0{end}").copy_(as_torch(weights[direction], cell))
-            getattr(theirs, f"bias_ih_l0{end}").copy_(as_torch(biases[direction], cell))
+            getattr(theirs, f"weight_ih_l0{end}").copy_(as_torch(ours.weight[direction].T, cell))
+            getattr(theirs, f"bias_ih_l0{end}").copy_(as_torch(ours.bias[direction, 0], cell))
             getattr(theirs, f"weight_hh_l0{end}").copy_(as_torch(ours.recurrent_weight[direction].T, cell))
             getattr(theirs, f"bias_hh_l0{end}").zero_()
             if ours.recurrent_bias is not None:
@@ -86,22 +86,27 @@ def test_a_recurrent_layer_and_its_gradients_are_torchs(cell: str, bidirectional
     real = torch.arange(TIME)[:, None] < LENGTHS
     if packed:
         bundle = nn.utils.rnn.pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
-        expected, _ = nn.utils.rnn.pad_packed_sequence(theirs(bundle)[0])
-        found = ours(x, real) * real[..., None]
+        answer, ends = theirs(bundle)
+        expected, _ = nn.utils.rnn.pad_packed_sequence(answer)
+        found, last = ours(x, real)
+        found = found * real[..., None]
     else:
-        expected, _ = theirs(x)
-        found = ours(x)
+        expected, ends = theirs(x)
+        found, last = ours(x)
     close(found, expected)
-    weighing = normal(*expected.shape, seed=1)
+    expected_last = (ends[0] if cell == "lstm" else ends).transpose(0, 1).flatten(1)
+    close(last, expected_last, "last state")
+    weighing, at_last = normal(*expected.shape, seed=1), normal(*expected_last.shape, seed=2)
     names = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"] + ["bias_hh_l0"] * ours.cell.biased
     mine = [ours.weight, ours.recurrent_weight, ours.bias, *([ours.recurrent_bias] if ours.cell.biased else [])]
-    by_x, *by_mine = torch.autograd.grad((found * weighing).sum(), [x, *mine])
+    by_x, *by_mine = torch.autograd.grad((found * weighing).sum() + (last * at_last).sum(), [x, *mine])
     both = [f"{name}{end}" for end in ("", "_reverse")[: ours.directions] for name in names]
-    theirs_by_x, *by_theirs = torch.autograd.grad((expected * weighing).sum(), [x, *(getattr(theirs, n) for n in both)])
+    of_theirs = (expected * weighing).sum() + (expected_last * at_last).sum()
+    theirs_by_x, *by_theirs = torch.autograd.grad(of_theirs, [x, *(getattr(theirs, n) for n in both)])
     close(by_x, theirs_by_x, "inputs")
     for direction in range(ours.directions):
-        by_input, by_state, *by_bias = (value.chunk(ours.directions)[direction] for value in by_mine)
-        parts = [by_input, by_state[0].T, by_bias[0], *(value[0, 0] for value in by_bias[1:])]
+        by_input, by_state, *by_bias = (value[direction] for value in by_mine)
+        parts = [by_input.T, by_state.T, *(value[0] for value in by_bias)]
         for name, part in zip(names, parts, strict=True):
             close(as_torch(part, cell), by_theirs[direction * len(names) + names.index(name)], f"{direction} {name}")
 
@@ -209,7 +214,7 @@ def test_readouts_read_real_steps() -> None:
     zero = torch.zeros(2, dtype=torch.float64)
     close(Readout("mean", 2)(h, real), torch.stack((h[0].mean(0), h[1, 0], zero)))
     close(Readout("last", 2)(h, real), torch.stack((h[0, 3], h[1, 0], zero)))
-    close(Readout("last", 2, backwards=1)(h, None), torch.stack((h[:, -1, 0], h[:, 0, 1]), 1))
+    close(Readout("last", 2)(h, None), h[:, -1])
     attention = Readout("attention", 2).double()
     close(attention.weights(h, real).sum(1), real.any(1).double())
     close(attention(h, real)[1], h[1, 0])
