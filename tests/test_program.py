@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.recurrent import Recurrent
 from tuner.training.products import Multiplied
 from tuner.training.program import CannotRecord, Program, Programs
 
@@ -146,3 +147,23 @@ def test_programs_tell_sizes_apart() -> None:
     for count in (4, 3, 4, 3, 1):
         programs.play("sum", lambda x: total.add_(x.sum()), torch.ones(count))
     assert total.item() == 15.0
+
+
+def calls(cell: str, steps: int) -> int:
+    """Kernel calls of a recurrent layer on so many steps, and of its gradients."""
+    layer, x = Recurrent(cell, 8, 32), torch.ones(steps, 64, 8)
+    parameters = {name: torch.stack([value.detach()] * 3) for name, value in layer.named_parameters()}
+    places = [torch.zeros_like(value) for value in parameters.values()]
+
+    def run() -> None:
+        given = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        last = torch.func.vmap(lambda one: torch.func.functional_call(layer, one, (x,))[1])(given)
+        for place, gradient in zip(places, torch.autograd.grad(last.sum(), list(given.values())), strict=True):
+            place.copy_(gradient)
+
+    return len(Program(run, CPU))
+
+
+@pytest.mark.parametrize(("cell", "most"), [("rnn", 7), ("lstm", 17), ("gru", 21)])
+def test_another_step_of_a_recurrence_is_few_kernel_calls(cell: str, most: int) -> None:
+    assert 0 < calls(cell, 5) - calls(cell, 4) <= most
