@@ -20,8 +20,8 @@ from models.cells import CELLS, PARTS, Cell, Many, Pairs, column
 
 
 def _onto(found: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
-    """The batched product, added in place to what was found."""
-    return torch.bmm(first, second) if found is None else torch.baddbmm(found, first, second, out=found)
+    """The batched product, added to what was found; not in place, where MKL alone can add it."""
+    return torch.bmm(first, second) if found is None else torch.baddbmm(found, first, second)
 
 
 def _pairs(cell: type[Cell], weights: Sequence[Tensor], known_RSB: Tensor, width: int, *, first: bool) -> Pairs:
@@ -136,10 +136,10 @@ def _gradients(
         now = None if real is None else real[:, t]
         dh, later, found = cell.backward(dh, later, known[t, :, :width], now, [part[t] for part in kept])
         places = _pairs(cell, by_weights, known[t], width, first=not t)
-        for (place, seen), by_product in zip(places, found, strict=True):
+        for at, ((place, seen), by_product) in enumerate(zip(places, found, strict=True)):
             if t:
-                _onto(place, seen, by_product.mT)
-            else:  # a place with gaps, for which a product falls apart into one for each row
+                by_weights[at] = _onto(place, seen, by_product.mT)
+            else:
                 place.add_(torch.bmm(seen, by_product.mT))
         for at, weight in to_state if t else ():
             dh = _onto(dh, weight, found[at])
