@@ -6,10 +6,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from models import columns
 from models.attention import Block, sinusoids
 from models.interface import IMAGE, LANGUAGE, Setting, Signature
 from models.layers import Activation, Dropout, DropoutRate
-from models.sequences import LayerNorm, Linear, Patches, Readout, ReadoutName, Vectors
+from models.sequences import Linear, Patches, Readout, ReadoutName, Vectors
 
 POSITIONS = ("learned", "sinusoidal")
 
@@ -42,7 +43,7 @@ class Transformer(nn.Module):
         image, everywhere = signature.modality == IMAGE, signature.task == LANGUAGE
         self.vectors = Patches(signature, patch) if image else Vectors(signature, width)
         time = self.vectors.grid[0] * self.vectors.grid[1] if isinstance(self.vectors, Patches) else signature.inputs[0]
-        self.inward = Linear(self.vectors.features, width)
+        self.inward = columns.Linear(self.vectors.features, width)
         if positions == "learned":  # and begun where the others stand
             self.places = nn.Parameter(sinusoids(time, width))
         else:
@@ -51,15 +52,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, heads, feedforward * width, activation, dropout, causal=everywhere) for _ in range(depth)
         )
-        self.norm = LayerNorm(width)
+        self.norm = columns.LayerNorm(width)
         self.readout = None if everywhere else Readout(readout, width)
         self.output = Linear(width, signature.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, real = self.vectors(x)
-        h = self.dropout(self.inward(h) + self.places[: h.shape[1]])
+        vectors, real = self.vectors(x)
+        h = self.inward(vectors.permute(2, 0, 1))
+        places = self.places if len(self.places) == h.shape[2] else self.places[: h.shape[2]]
+        h = self.dropout(h + places.mT[:, None])
         for block in self.blocks:
             h = block(h, real)
-        h = self.norm(h)
+        h = self.norm(h).permute(1, 2, 0)
         output: Tensor = self.output(h if self.readout is None else self.readout(h, real))
         return output

@@ -111,6 +111,11 @@ def test_a_recurrent_layer_and_its_gradients_are_torchs(cell: str, bidirectional
             close(as_torch(part, cell), by_theirs[direction * len(names) + names.index(name)], f"{direction} {name}")
 
 
+def as_columns(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
+    """A module of columns [W, B, T] on x [B, T, W], as torch has it."""
+    return module(x.permute(2, 0, 1), *others).permute(1, 2, 0)
+
+
 def test_attention_is_torchs() -> None:
     torch.manual_seed(0)
     x = normal(BATCH, TIME, 12)
@@ -123,10 +128,12 @@ def test_attention_is_torchs() -> None:
             theirs.in_proj_bias.copy_(ours.inward.bias)
             theirs.out_proj.load_state_dict(ours.outward.state_dict())
         later = torch.ones(TIME, TIME, dtype=torch.bool).triu(1) if causal else None
-        close(ours(x, real), theirs(x, x, x, key_padding_mask=~real, attn_mask=later, need_weights=False)[0], "mha")
-        query, key, value = ours.inward(x).view(BATCH, TIME, 3, 3, 4).permute(2, 0, 3, 1, 4)
-        product = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        close(ours(x, None), ours.outward(product.transpose(1, 2).flatten(2)), "sdpa")
+        expected = theirs(x, x, x, key_padding_mask=~real, attn_mask=later, need_weights=False)[0]
+        close(as_columns(ours, x, real), expected, "mha")
+        parts = F.linear(x, ours.inward.weight, ours.inward.bias)
+        query, key, value = parts.view(BATCH, TIME, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        product = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
+        close(as_columns(ours, x, None), F.linear(product, ours.outward.weight, ours.outward.bias), "sdpa")
 
 
 def test_a_block_and_its_gradient_are_torchs() -> None:
@@ -146,7 +153,7 @@ def test_a_block_and_its_gradient_are_torchs() -> None:
     )
     x = normal(BATCH, TIME, 12).requires_grad_()
     real = torch.arange(TIME) < LENGTHS[:, None]
-    found, expected = ours(x, real), theirs(x, src_key_padding_mask=~real)
+    found, expected = as_columns(ours, x, real), theirs(x, src_key_padding_mask=~real)
     close(found, expected)
     weighing = normal(BATCH, TIME, 12, seed=1)
     close(*(torch.autograd.grad((output * weighing).sum(), x)[0] for output in (found, expected)), "gradient")
