@@ -69,10 +69,10 @@ def refused(spec: StudySpec, dataset: Dataset) -> list[str]:
 
 def test_a_plan_says_what_is_to_come(tmp_path: Path, digits: Dataset) -> None:
     made = plan(study(tmp_path), digits)
-    # 1→4 and 1→16 channels of 3×3 with bias and norm, three blocks of doubling width on 8×8; then 10 classes
-    smallest = (9 * 4 + 4) + 2 * 4 + (4 * 4 * 4 + 1) * 10
+    # 1→4 and 1→16 channels of 3×3 with norm, three blocks of doubling width on 8×8; then 10 classes
+    smallest = 9 * 4 + 2 * 4 + (4 * 4 * 4 + 1) * 10
     blocks = [(1, 16), (16, 32), (32, 64)]
-    largest = sum(9 * a * b + b + 2 * b for a, b in blocks) + (64 + 1) * 10
+    largest = sum(9 * a * b + 2 * b for a, b in blocks) + (64 + 1) * 10
     assert made.parameters == (smallest, largest)
     assert (made.size, made.structures, made.trials, made.epochs) == (None, 12, 8, 9)
     assert made.rows == {"train": 1079, "validation": 359, "test": 359}
@@ -80,7 +80,7 @@ def test_a_plan_says_what_is_to_come(tmp_path: Path, digits: Dataset) -> None:
     assert made.lines() == [
         "study     digits: val/accuracy, maximized",
         "data      digits: image of 1×8×8, 10 classes; 1,079 train, 359 validation, 359 test rows",
-        "network   cnn: 698 parameters to 24,170",
+        "network   cnn: 694 parameters to 24,058",
         "space     4 hyperparameters, a continuum, 12 structures",
         "search    8 trials by tpe, none stopped early",
         "training  9 epochs a trial, 72 at most in all",
@@ -90,7 +90,7 @@ def test_a_plan_says_what_is_to_come(tmp_path: Path, digits: Dataset) -> None:
 def test_a_plan_is_json(tmp_path: Path, digits: Dataset) -> None:
     made = plan(study(tmp_path), digits)
     body = json.loads(json.dumps(made.to_dict()))
-    assert body["parameters"] == [698, 24170]
+    assert body["parameters"] == [694, 24058]
     assert body.keys() == set(Plan.__dataclass_fields__)
 
 
