@@ -11,7 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,19 +136,39 @@ def _coefficients(configs: Sequence[TrainConfig], like: Tensor) -> Coefficients:
 
 
 _PER_STEP = ("descent", "shrink", "slope", "floor")
-
-
-def _per_step(config: TrainConfig, step: int, steps: int) -> tuple[float, float, float, float]:
-    """One row's `_PER_STEP` at `step` (from 0)."""
-    # Python's own powers: a vector library's may round differently at another place in the array.
-    rate = learning_rate(config, step, steps)
-    # Adam's η · m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε) with η and its two corrections in the denominator.
-    whole = max(rate / (1.0 - config.beta1 ** (step + 1)), _LEAST_RATE)
-    slope = 1.0 / (math.sqrt(1.0 - config.beta2 ** (step + 1)) * whole)
-    return -rate, 1.0 - rate * config.weight_decay, slope, config.epsilon / whole
-
-
 _LEAST_RATE = 1e-30  # far below any step that changes a number, and large enough to divide by
+
+
+@lru_cache(maxsize=256)
+def _powers(base: float, first: int, steps: int) -> np.ndarray[Any, Any]:
+    """base to the powers of `steps` steps, `first` (from 0) being the first power, float64 [S].
+
+    By Python: a vector library's powers may round differently at another place in the array.
+    """
+    return np.array([base ** (step + 1) for step in range(first, first + steps)])
+
+
+def _rates(config: TrainConfig, first: int, steps: int) -> list[float]:
+    """The step sizes of the epoch whose first step that is."""
+    if config.schedule == "constant" and first >= config.warmup * steps:
+        return [config.learning_rate] * steps
+    return [learning_rate(config, step, steps) for step in range(first, first + steps)]
+
+
+def _per_step(configs: Sequence[TrainConfig], first: int, steps: int) -> np.ndarray[Any, Any]:
+    """`_PER_STEP` of every row in the epoch whose first step (from 0) that is, float64 [S, values, K].
+
+    Sums, products, quotients and roots alone, which round alike at any place.
+    """
+    rates_SK = np.array([_rates(config, first, steps) for config in configs]).T
+    fading1_SK = np.stack([_powers(config.beta1, first, steps) for config in configs], 1)
+    fading2_SK = np.stack([_powers(config.beta2, first, steps) for config in configs], 1)
+    weight_decay_K = np.array([config.weight_decay for config in configs])
+    epsilon_K = np.array([config.epsilon for config in configs])
+    # Adam's η · m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε) with η and its two corrections in the denominator.
+    whole_SK = np.maximum(rates_SK / (1.0 - fading1_SK), _LEAST_RATE)
+    slope_SK = 1.0 / (np.sqrt(1.0 - fading2_SK) * whole_SK)
+    return np.stack((-rates_SK, 1.0 - rates_SK * weight_decay_K, slope_SK, epsilon_K / whole_SK), 1)
 
 
 class Optimizer:
@@ -177,11 +200,9 @@ class Optimizer:
 
     def begin_epoch(self, epoch: int, steps: int) -> None:
         """Prepare the coefficients of the steps of one epoch (from 0)."""
-        numbers = range(epoch * steps, (epoch + 1) * steps)
-        rows = [[_per_step(config, step, steps) for config in self.configs] for step in numbers]
-        table = torch.tensor(rows, dtype=torch.float64).to(self.m_KP).transpose(1, 2)  # [S, values, K]
+        table = torch.from_numpy(_per_step(self.configs, epoch * steps, steps))
         if self._table.shape != table.shape:
-            self._table = torch.empty_like(table, memory_format=torch.contiguous_format)
+            self._table = torch.empty_like(table, dtype=self.m_KP.dtype, device=self.m_KP.device)
         self._table.copy_(table)
 
     def step(self, flat_KP: Tensor, gradient_KP: Tensor, at: Tensor) -> None:
