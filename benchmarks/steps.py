@@ -74,6 +74,8 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             around = harness.environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **own)
             command = [sys.executable, str(script), "--threads", str(threads)]
             running[name] = stack.enter_context(Crew(command, count, around))
+        for crew in running.values():  # all have imported what they need before anybody listens for others
+            crew.race({"work": "products", "shape": given.shapes[0], "seconds": 0.0})
         for shape in given.shapes:
             contenders = [
                 Contender("products", "tuner", {"work": "products"}),

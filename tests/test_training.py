@@ -100,11 +100,11 @@ def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width(
     ("parameters", "device", "expected"),
     [
         (1, "cpu", 32),  # never more
-        (31_250, "cpu", 32),  # 16 MB / (16 bytes × 31 250) = 32
-        (31_251, "cpu", 31),
-        (62_500, "cpu", 16),
-        (333_334, "cpu", 2),
-        (500_000, "cpu", 2),
+        (11_718, "cpu", 32),  # 6 MB / (16 bytes × 11 718) = 32.002
+        (11_719, "cpu", 31),
+        (23_437, "cpu", 16),
+        (125_000, "cpu", 3),
+        (187_500, "cpu", 2),
         (100_000_000, "cpu", 2),  # never fewer than two
         (1, "cuda", 1024),
         (122_070, "cuda", 1024),  # 2 GB / (16 bytes × 122 070) = 1024.01

@@ -16,7 +16,7 @@ from models.interface import IMAGE
 # sequence or every pixel has numbers of its own, more than 8 rows leave the caches (benchmarks/steps.py).
 _ROWS = {"mlp": 32}
 _ROWS_OF_OTHERS = 8
-_CACHE = 16e6  # bytes of parameters, gradients and two moments that a CPU's caches keep warm
+_CACHE = 6e6  # bytes of parameters, gradients and two moments; of wide networks fewer rows are faster on a CPU
 _GPU = 2e9  # bytes of the same on a GPU: far below its memory, which also holds activations
 _ROWS_ON_A_GPU = 1024
 _NARROW_CNN = 8  # channels of the first block: wider convolutions ran 0.6 to 0.9 times as fast in company on a CPU
