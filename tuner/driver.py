@@ -98,8 +98,10 @@ class Driver:
 
     def run(self, stopping: Callable[[], bool]) -> bool:
         """Drive until all trials have ended (True), or `stopping()` says so and the workers have saved (False)."""
-        with self._settled():
-            self._advance()
+        if self._queue:  # what an earlier life has left
+            with self._settled():
+                self._hand_out()
+        self._ask_ahead()
         while self._running:
             if stopping():
                 self._wind_down()
@@ -108,7 +110,8 @@ class Driver:
             with self._settled():
                 for message in messages:
                     self._heed(message)
-                    self._advance()
+                    self._hand_out()
+            self._ask_ahead()
         return True
 
     @contextmanager
@@ -124,18 +127,21 @@ class Driver:
         if self._fault is not None:
             raise self._fault
 
-    def _advance(self) -> None:
-        """Give work to whoever is free, and ask ahead until everybody has something to do next."""
-        while True:
-            while self._queue and len(self._running) < self._executor.workers:
-                cohort = self._queue.popleft()
-                attempt = self._attempts.get(cohort.number, 0) + 1
-                self._running[cohort.number] = self._attempts[cohort.number] = attempt
-                self._words.append(partial(self._submit, cohort, attempt))
-            remaining = self._terms.trials - len(self._history.trials)
-            if remaining <= 0 or len(self._queue) >= self._executor.workers:
-                return
-            self._ask(remaining)
+    def _hand_out(self) -> None:
+        """Give work to whoever is free."""
+        while self._queue and len(self._running) < self._executor.workers:
+            cohort = self._queue.popleft()
+            attempt = self._attempts.get(cohort.number, 0) + 1
+            self._running[cohort.number] = self._attempts[cohort.number] = attempt
+            self._words.append(partial(self._submit, cohort, attempt))
+
+    def _ask_ahead(self) -> None:
+        """Ask until everybody has something to do next; who was free has been told what to do now, and does it."""
+        trials, workers = self._terms.trials, self._executor.workers
+        while len(self._queue) < workers and (left := trials - len(self._history.trials)) > 0:
+            with self._settled():
+                self._ask(left)
+                self._hand_out()
 
     def _submit(self, cohort: Cohort, attempt: int) -> None:
         self._executor.submit(self._terms.work(cohort, attempt))
