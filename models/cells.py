@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from models.layers import whole
+from models.layers import steady
 
 Many = tuple[Tensor, ...]
 Pairs = Sequence[tuple[Tensor, Tensor]]  # of a step: each weight with what it multiplies
@@ -27,7 +27,7 @@ _tanh_back = torch.ops.aten.tanh_backward.grad_input  # gradient · (1 − y²) 
 
 def _sigmoid(x_RGB: Tensor, out: Tensor | None) -> Tensor:
     """1 / (1 + e⁻ˣ); through tanh where `models.layers.steady` asks for it."""
-    if torch.compiler.is_compiling() or whole(x_RGB[0]):
+    if steady(x_RGB[0]):
         return torch.sigmoid(x_RGB, out=out)
     return torch.mul(x_RGB, 0.5, out=out).tanh_().mul_(0.5).add_(0.5)
 

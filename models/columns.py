@@ -13,17 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.layers import each_row
+
 
 def rows_of(info: Any, dims: tuple[int | None, ...], values: tuple[Tensor | None, ...]) -> list[Tensor | None]:
     """Values [R, ...] beneath vmap, [K, R, ...] or shared, as [K·R, ...]: the vmapped axis becomes more rows."""
-
-    def rows(value: Tensor | None, dim: int | None) -> Tensor | None:
-        if value is None:
-            return None
-        value = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
-        return value.flatten(0, 1)
-
-    return [rows(*pair) for pair in zip(values, dims, strict=True)]
+    pairs = zip(values, dims, strict=True)
+    return [None if value is None else each_row(value, dim, info.batch_size).flatten(0, 1) for value, dim in pairs]
 
 
 def parted(info: Any, value: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Nonlinearity(nn.Module):
         return self.name
 
 
-def _rows(value: Tensor, dim: int | None, count: int) -> Tensor:
+def each_row(value: Tensor, dim: int | None, count: int) -> Tensor:
     """A row's part of vmap's `value` at each place of the first dimension; the same one where all share it."""
     return value.expand(count, *value.shape) if dim is None else value.movedim(dim, 0)
 
@@ -106,7 +106,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, int | None], x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
         """The same with every row's x [K, B, F] and weight [K, W, F]."""
-        x, weight = _rows(x, dims[0], info.batch_size), _rows(weight, dims[1], info.batch_size)
+        x, weight = each_row(x, dims[0], info.batch_size), each_row(weight, dims[1], info.batch_size)
         return _Product.apply(x, weight), 0  # type: ignore[no-untyped-call]
 
 
@@ -170,7 +170,7 @@ class _Convolution(torch.autograd.Function):
         """Row by row on a CPU; folded into groups of one convolution elsewhere."""
         x, weight, bias, padding = inputs
         rows = info.batch_size
-        weight, bias = _rows(weight, dims[1], rows), None if bias is None else _rows(bias, dims[2], rows)
+        weight, bias = each_row(weight, dims[1], rows), None if bias is None else each_row(bias, dims[2], rows)
         if dims[0] is not None:
             x = x.movedim(dims[0], 0)
         if weight.device.type == "cpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +120,18 @@ class Story:
         self.end(second)
         self.complete()
         return self
+
+
+def instalments(story: Story) -> Iterator[None]:
+    """A short study that is written in three pieces, with an interruption between them."""
+    story.ask([0, 1])
+    story.start(0, [0, 1])
+    story.report(1, [0, 1])
+    yield
+    story.interrupt()
+    yield
+    story.start(0, [0, 1], attempt=2, epoch=1)
+    story.report(2, [0, 1])
+    story.end([0, 1])
+    story.complete()
+    yield

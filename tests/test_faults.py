@@ -164,7 +164,7 @@ def test_no_worker_outlives_its_driver(tmp_path: Path) -> None:
 
 
 def test_a_second_launch_of_a_running_study_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    path = studies.write(tmp_path, studies.study(train={"epochs": 400}))
+    path = studies.write(tmp_path, studies.study(train={"epochs": 20_000}))
     first = studies.start(path, tmp_path)
     while events_in(study_folder(tmp_path, "small")) < 20:
         assert first.poll() is None, first.communicate()

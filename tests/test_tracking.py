@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 
 from tests.stores import Store, drain
-from tests.stories import DATA, Story
+from tests.stories import DATA, Story, instalments
 from tuner import champion as champion_of
 from tuner.errors import TunerError
 from tuner.ledger import Ledger
@@ -268,21 +268,6 @@ class Saboteur:
             return answer
 
         return call
-
-
-def instalments(story: Story) -> Iterator[None]:
-    """A short study that is written in three pieces, with an interruption between them."""
-    story.ask([0, 1])
-    story.start(0, [0, 1])
-    story.report(1, [0, 1])
-    yield
-    story.interrupt()
-    yield
-    story.start(0, [0, 1], attempt=2, epoch=1)
-    story.report(2, [0, 1])
-    story.end([0, 1])
-    story.complete()
-    yield
 
 
 def sabotage(store: Store, folder: Path, at: int, before: bool, dies: bool) -> int:

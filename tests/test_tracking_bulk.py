@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tests.stores import Store, drain
-from tests.stories import Story
+from tests.stories import Story, instalments
 from tuner.tracking import bulk
 from tuner.tracking.bulk import Bulk, sink_for
 from tuner.tracking.mirror import Point
@@ -270,21 +270,6 @@ def die(store: Store, story: Story, number: int, moment: str) -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     assert code in (0, 9)
     return code == 9
-
-
-def instalments(story: Story) -> Iterator[None]:
-    """A short study that is written in three pieces, with an interruption between them."""
-    story.ask([0, 1])
-    story.start(0, [0, 1])
-    story.report(1, [0, 1])
-    yield
-    story.interrupt()
-    yield
-    story.start(0, [0, 1], attempt=2, epoch=1)
-    story.report(2, [0, 1])
-    story.end([0, 1])
-    story.complete()
-    yield
 
 
 def deaths(store: Store, folder: Path, number: int, moment: str) -> int:
