@@ -249,8 +249,8 @@ def _drive(
         terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
 
         def tick() -> Now:
-            if history.epochs_ended and 2 * len(history.trials) > limit:
-                winner.prepare()  # while workers keep the other cores busy, not after them
+            if history.epochs_ended:
+                winner.prepare()  # while workers train, not after them
             return Now(trials=limit, workers=count, tracking=writer.said)
 
         driver = Driver(terms, ledger, history, search, executor, progress, tick)
