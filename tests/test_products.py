@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -64,7 +65,10 @@ def test_numpy_finds_torchs_products(laid: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(by_numpy(BADDBMM, added.expand(3, 1, 7), first, second), expected)
 
 
-@pytest.mark.parametrize(("batch", "inputs", "outputs"), [(64, 64, 64), (37, 13, 5), (128, 128, 128), (1, 64, 10)])
+SIZES = [(64, 64, 64), (37, 13, 5), (128, 128, 128), (1, 64, 10), (2048, 32, 128), (1184, 128, 32), (1009, 96, 32)]
+
+
+@pytest.mark.parametrize(("batch", "inputs", "outputs"), SIZES)
 def test_a_products_bits_do_not_depend_on_how_many_there_are(batch: int, inputs: int, outputs: int) -> None:
     x, weights = matrices(9, batch, inputs), matrices(9, outputs, inputs)
     together = by_numpy(BMM, x, weights.mT)
@@ -73,6 +77,30 @@ def test_a_products_bits_do_not_depend_on_how_many_there_are(batch: int, inputs:
         alone = by_numpy(BMM, x[row : row + 1].clone(), weights[row : row + 1].clone().mT)
         assert torch.equal(alone[0], together[row])
         assert torch.equal(by_numpy(BMM, alone.mT, x[row : row + 1].clone())[0], gradients[row])
+
+
+@pytest.mark.parametrize(
+    ("high", "inner", "broad", "pieces"),
+    [(128, 32, 2048, 16), (2048, 96, 32, 8), (128, 32, 128, 1), (128, 32, 2011, 1), (32, 2048, 128, 1)],
+)
+@pytest.mark.parametrize("transposed", [False, True], ids=["as it lies", "transposed"])
+def test_a_large_product_is_multiplied_in_pieces(
+    high: int, inner: int, broad: int, pieces: int, transposed: bool
+) -> None:
+    """And not where no number of pieces divides it."""
+    first, second = matrices(3, inner, high).mT if transposed else matrices(3, high, inner), matrices(3, inner, broad)
+    result = torch.empty(3, high, broad)
+    ((_, factors, _),) = products.calls(BMM, (first, second), {}, result)
+    assert max(math.prod(factor.shape[1:-2]) for factor in factors) == pieces
+    torch.testing.assert_close(by_numpy(BMM, first, second), torch.bmm(first, second), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("high", "inner", "broad", "parts"), [(128, 2048, 32, 4), (96, 1024, 64, 2), (32, 512, 32, 0)])
+def test_where_both_lie_along_a_long_sum_its_parts_are_added_up(high: int, inner: int, broad: int, parts: int) -> None:
+    first, second, result = matrices(3, high, inner), matrices(3, broad, inner).mT, torch.empty(3, high, broad)
+    made = [call for call, _, _ in products.calls(BMM, (first, second), {}, result)]
+    assert made == ([np.matmul, torch.sum] if parts else [np.matmul])
+    torch.testing.assert_close(by_numpy(BMM, first, second), torch.bmm(first, second), rtol=1e-4, atol=1e-4)
 
 
 def test_torch_multiplies_what_numpy_would_be_slow_or_wrong_with() -> None:

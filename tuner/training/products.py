@@ -24,6 +24,14 @@ aten = torch.ops.aten
 _FACTORS = {aten.bmm.default: 0, aten.bmm.out: 0, aten.baddbmm.default: 1, aten.baddbmm.out: 1}
 PRODUCTS = {*_FACTORS, aten.mm.default, aten.addmm.default}
 
+# OpenBLAS has kernels that read small matrices where they lie, at 1.2 to 1.5 times the rate of those that copy them
+# first (docs/decisions.md). Small are products of so many multiply-adds; where both factors lie along the sum, of
+# results of about _TILE by _TILE.
+_SMALL = 1_000_000
+_TILE = 32
+_LONG = 256  # of a sum that is worth tiles
+_SHORT = 16  # rows or columns of a piece at least
+
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -59,8 +67,7 @@ def calls(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], 
         return []
     if not (result.is_floating_point() and result.numel() and all(map(_read_by_blas, (first, second, result)))):
         return []
-    product: Call = np.matmul, (_array(first), _array(second)), {"out": _array(result)}
-    return [product, *((torch.add, (result, term), {"out": result}) for term in added)]
+    return [*_multiplied(first, second, result), *((torch.add, (result, term), {"out": result}) for term in added)]
 
 
 def multiply(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
@@ -89,6 +96,62 @@ class Multiplied(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return multiply(func, args, kwargs or {}) if func in PRODUCTS else func(*args, **(kwargs or {}))
+
+
+def _multiplied(first: Tensor, second: Tensor, result: Tensor) -> list[Call]:
+    """first [..., M, K] times second [..., K, N] into result [..., M, N], in pieces where OpenBLAS is faster so."""
+    work = first.shape[-2] * first.shape[-1] * second.shape[-1]
+    if _along_inner(first, second):
+        return _in_tiles(first, second, result)
+    if work <= _SMALL:
+        return [_matmul(first, second, result)]
+    if first.shape[-2] > second.shape[-1]:
+        count = _pieces(first.shape[-2], work)
+        return [_matmul(_rows(first, count), second.unsqueeze(-3), _rows(result, count))]
+    count = _pieces(second.shape[-1], work)
+    return [_matmul(first.unsqueeze(-3), _columns(second, count), _columns(result, count))]
+
+
+def _in_tiles(first: Tensor, second: Tensor, result: Tensor) -> list[Call]:
+    """The same where both lie along K: tiles of the result, for parts of K that make them small; then the sum."""
+    (high, inner), wide = first.shape[-2:], second.shape[-1]
+    above, beside = max(1, high // _TILE), max(1, wide // _TILE)
+    count = _pieces(inner, (high // above) * (wide // beside) * inner)
+    if inner < _LONG or (high % above) or (wide % beside) or high // above * (wide // beside) > _TILE**2:
+        return [_matmul(first, second, result)]
+    parts = result.new_empty((*result.shape[:-2], count, high, wide)) if count > 1 else result.unsqueeze(-3)
+    # [..., parts of K, tiles down, tiles across, rows, columns]
+    left = _rows(_columns(first, count), above).unsqueeze(-3)
+    right = _columns(_rows(second, count), beside).unsqueeze(-4)
+    found = [_matmul(left, right, _columns(_rows(parts, above), beside))]
+    return [*found, (torch.sum, (parts, -3), {"out": result})] if count > 1 else found
+
+
+def _along_inner(first: Tensor, second: Tensor) -> bool:
+    """Whether both factors lie in memory along the dimension that is summed over."""
+    return first.stride(-1) == 1 and second.stride(-2) == 1 and second.stride(-1) != 1
+
+
+def _pieces(length: int, work: int) -> int:
+    """Into how many equal pieces of a dimension so much work is to be cut; 1 where none are small enough."""
+    fewest = -(-work // _SMALL)
+    return next((count for count in range(fewest, length // _SHORT + 1) if length % count == 0), 1)
+
+
+def _rows(matrices: Tensor, count: int) -> Tensor:
+    """[..., M, N] as [..., count, M / count, N], in the same memory."""
+    found: Tensor = matrices.unflatten(-2, (count, -1))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _columns(matrices: Tensor, count: int) -> Tensor:
+    """[..., M, N] as [..., count, M, N / count], in the same memory."""
+    found: Tensor = matrices.unflatten(-1, (count, -1))  # type: ignore[no-untyped-call]
+    return found.movedim(-2, -3)
+
+
+def _matmul(first: Tensor, second: Tensor, result: Tensor) -> Call:
+    return np.matmul, (_array(first), _array(second)), {"out": _array(result)}
 
 
 def _read_by_blas(matrices: Tensor) -> bool:
