@@ -33,6 +33,35 @@ FILLS: dict[Any, Callable[..., Any]] = {
     aten.ones_like.default: lambda *_: 1,
     aten.zeros_like.default: lambda *_: 0,
 }
+# Of which every number is made of the numbers in its own place alone: the result may lie where an argument does.
+ELEMENTWISE = {
+    aten.add.Tensor,
+    aten.addcmul.default,
+    aten.bitwise_and.Scalar,
+    aten.bitwise_and.Tensor,
+    aten.bitwise_xor.Tensor,
+    aten.clamp.default,
+    aten.div.Tensor,
+    aten.erf.default,
+    aten.exp.default,
+    aten.gelu.default,
+    aten.gelu_backward.default,
+    aten.maximum.default,
+    aten.mul.Tensor,
+    aten.neg.default,
+    aten.relu.default,
+    aten.rsqrt.default,
+    aten.sigmoid.default,
+    aten.sigmoid_backward.default,
+    aten.silu.default,
+    aten.silu_backward.default,
+    aten.sqrt.default,
+    aten.sub.Tensor,
+    aten.tanh.default,
+    aten.tanh_backward.default,
+    aten.threshold_backward.default,
+    aten.__rshift__.Scalar,
+}
 _COPIES = {aten.clone.default, aten._to_copy.default}
 # torch's own functions are found in half the time that an overload takes.
 _QUICK: dict[Any, Callable[..., Any]] = {

@@ -11,7 +11,7 @@ tensors that were there before, and leave there what it finds; its Python runs o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tuner.training import products
-from tuner.training.kernels import ALLOCATIONS, FILLS, in_place, into
+from tuner.training.kernels import ALLOCATIONS, ELEMENTWISE, FILLS, in_place, into
 from tuner.training.products import PRODUCTS, Call
 
 
@@ -224,6 +224,11 @@ class _Plan:
         free: list[torch.UntypedStorage] = []
         for index, entry in enumerate(self.always):
             for number in entry.makes:
+                given = _given_up(entry, number, ends.get(index, []))
+                if given is not None:  # and nothing is fetched to be written over
+                    ends[index].remove(given)
+                    self.storages[number] = self.storages[given]
+                    continue
                 need = sizes[number]
                 fits = [at for at, block in enumerate(free) if need <= block.nbytes() <= 2 * need + 4_096]
                 best = min(fits, key=lambda at: (free[at].nbytes(), -at), default=None)
@@ -265,6 +270,20 @@ class _Plan:
         """A product as `products` computes it; nothing where torch does."""
         result = keywords["out"] if entry.writes else self._bound(entry.results[0])
         return products.calls(entry.operation, arguments, keywords, result)
+
+
+def _given_up(entry: _Entry, made: int, ending: Sequence[int]) -> int | None:
+    """Of the storages whose last use this entry is, one that its result can lie in, number by number as it is read."""
+    if entry.operation not in ELEMENTWISE:
+        return None
+    (result,) = entry.results
+    assert result is not None and result.storage == made
+    places = [value for value in entry.arguments if isinstance(value, _Place)]
+    for place in places:
+        alike = replace(place, storage=made) == result
+        if alike and place.storage in ending and all(o == place for o in places if o.storage == place.storage):
+            return place.storage
+    return None
 
 
 def _needed(entries: Sequence[_Entry], outside: set[int]) -> list[_Entry]:
