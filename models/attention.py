@@ -8,35 +8,52 @@ Legend: R rows of a cohort, B batch, T steps (or patches), W width, H heads, D w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.columns import LayerNorm, Linear, parted, rows_of
-from models.layers import Dropout, nonlinearity
+from models.layers import WHOLE, Dropout, nonlinearity
 from models.sequences import HIDDEN
+
+_LOG2_E = math.log2(math.e)  # e^x is 2^(x · log₂ e), of which torch's kernel takes a quarter of the time on a CPU
+_VECTOR = 32  # numbers that torch's reductions take at a time, of which its amax takes the rest one by one
 
 
 class _Attention(torch.autograd.Function):
-    """Query, key and value [R, 3, H, D, B, T] → what was found [R, H, D, B, T], the weights [R, H, B, keys, queries].
+    """Query, key and value [R, 3, H, D, B, T] → what was found [R, H, D, B, T], and what the weights are made of.
 
-    `hidden` [R, B, keys, queries] (B, keys and queries may be 1) tells what is not looked at. Keys come first in the
-    scores because softmax over the last dimension, and products whose rows are no longer than a head, are slow.
-    What else is answered is kept for the gradient.
+    The weights are powers [R, H, B, keys, queries] over their sums [R, H, B, 1, queries]. Divided is what they found
+    and its gradient, which are fewer numbers; the gradient of softmax needs no more either (Dao et al. 2022). `hidden`
+    [R, B, keys, queries] (B, keys and queries may be 1) tells what is not looked at. Keys come first in the scores
+    because reductions over the last dimension, and products whose rows are no longer than a head, are slow. What else
+    is answered is kept for the gradient.
+
+    A head's value has a row of ones below it, [R·H·B, D + 1, T]: what it finds are the sums.
     """
 
     @staticmethod
     def forward(parts: Tensor, hidden: Tensor | None) -> tuple[Tensor, ...]:
         rows, _, heads, width, batch, time = parts.shape
-        query, key, value = (_matrices(part) for part in parts.unbind(1))
-        query.mul_(width**-0.5)
+        shape, count = (rows, heads, batch, width, time), rows * heads * batch
+        query, key = (parts.new_empty(count, width, time) for _ in range(2))
+        value = parts.new_ones(count, width + 1, time)
+        steady = _steady(heads * batch * time**2)
+        factor = width**-0.5 * (_LOG2_E if steady else 1.0)
+        for place, part, scale in zip((query, key, value[:, :-1]), parts.unbind(1), (factor, 1.0, 1.0), strict=True):
+            _put(place.view(shape), torch.mul, part.transpose(2, 3), scale)
         scores = torch.bmm(key.mT, query)
         if hidden is not None:
             scores.view(rows, heads, batch, time, time).masked_fill_(hidden[:, None], HIDDEN)
-        weights = torch.softmax(scores, 1)
-        found = torch.bmm(value, weights).view(rows, heads, batch, width, time).transpose(2, 3).contiguous()
-        return found, weights.view(rows, heads, batch, time, time), query, key, value
+        scores.sub_(_largest(scores))
+        powers = scores.exp2_() if steady else scores.exp_()
+        mixed = torch.bmm(value, powers)
+        total = mixed[:, -1:].view(rows, heads, batch, 1, time)
+        found = parts.new_empty(rows, heads, width, batch, time)
+        _put(found.transpose(2, 3), torch.div, mixed[:, :-1].view(shape), total)
+        return found, powers.view(rows, heads, batch, time, time), total, mixed, query, key, value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004 - torch's signature
@@ -46,17 +63,22 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
-        weights, query, key, value = ctx.saved_tensors
+        powers, total, mixed, query, key, value = ctx.saved_tensors
         rows, heads, width, batch, time = gradient.shape
-        given, weights = _matrices(gradient), weights.flatten(0, 2)
-        by_value = torch.bmm(given, weights.mT)
-        by_weights = torch.bmm(value.mT, given)
-        by_scores = torch._softmax_backward_data(by_weights, weights, 1, weights.dtype)
-        by_query = torch.bmm(key, by_scores).mul_(width**-0.5)
-        by_key = torch.bmm(query, by_scores.mT)
+        shape = (rows, heads, batch, width, time)
+        # Of the scores it is (value · given − given · found) · powers: one product where `given` has a row more.
+        given = torch.empty_like(value)
+        _put(given[:, :-1].view(shape), torch.div, gradient.transpose(2, 3), total)
+        along = (given[:, :-1] * mixed[:, :-1]).sum(1, keepdim=True)
+        torch.div(along, mixed[:, -1:], out=given[:, -1:]).neg_()
+        by_scores = torch.bmm(value.mT, given).mul_(powers.flatten(0, 2))
+        by_value = torch.bmm(given[:, :-1], powers.flatten(0, 2).mT)
+        by_query, by_key = torch.bmm(key, by_scores), torch.bmm(query, by_scores.mT)
+        base = 1.0 / _LOG2_E if _steady(heads * batch * time**2) else 1.0
         found = gradient.new_empty(rows, 3, heads, width, batch, time)
-        for place, part in zip(found.unbind(1), (by_query, by_key, by_value), strict=True):
-            place.copy_(part.view(rows, heads, batch, width, time).transpose(2, 3))
+        parts = zip(found.unbind(1), (by_query, by_key, by_value), (width**-0.5, base, 1.0), strict=True)
+        for place, part, scale in parts:
+            _put(place, torch.mul, part.view(shape).transpose(2, 3), scale)
         return found, None
 
     @staticmethod
@@ -65,9 +87,29 @@ class _Attention(torch.autograd.Function):
         return tuple(parted(info, value) for value in found), (0,) * len(found)
 
 
-def _matrices(part: Tensor) -> Tensor:
-    """[R, H, D, B, T] as a copy [R·H·B, D, T]."""
-    return part.transpose(2, 3).clone(memory_format=torch.contiguous_format).flatten(0, 2)
+def _steady(count: int) -> bool:
+    """Whether so many numbers of a row are whole vectors: exp2 rounds otherwise in a rest; see models.layers.steady."""
+    return torch.compiler.is_compiling() or count % WHOLE == 0
+
+
+def _put(place: Tensor, operation: Callable[..., Tensor], part: Tensor, other: Tensor | float) -> None:
+    """What the operation makes of both, in its place by one pass; a program to be exported has no such operations."""
+    if isinstance(other, float) and other == 1.0:
+        place.copy_(part)
+    elif torch.compiler.is_compiling():
+        place.copy_(operation(part, other))
+    else:
+        operation(part, other, out=place)
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """[N, keys, queries] → [N, 1, queries]; half against half where torch's amax would leave its vectors."""
+    if scores.shape[2] % _VECTOR == 0:
+        return scores.amax(1, keepdim=True)
+    while (count := scores.shape[1]) > 1:
+        half = -(-count // 2)
+        scores = torch.maximum(scores[:, :half], scores[:, count - half :])
+    return scores
 
 
 class SelfAttention(nn.Module):
@@ -91,9 +133,9 @@ class SelfAttention(nn.Module):
         if self.causal:
             later = torch.ones(time, time, dtype=torch.bool, device=x.device).tril(-1)[None]
             hidden = later if hidden is None else hidden | later
-        found, weights, *_ = _Attention.apply(parts[None], None if hidden is None else hidden[None])  # type: ignore[no-untyped-call]
+        found, powers, total, *_ = _Attention.apply(parts[None], None if hidden is None else hidden[None])  # type: ignore[no-untyped-call]
         if self.record:
-            self.recorded = weights[0].permute(1, 0, 3, 2).detach()
+            self.recorded = (powers / total)[0].permute(1, 0, 3, 2).detach()
         output: Tensor = self.outward(found.view(x.shape))
         return output
 

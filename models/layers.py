@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from models import stateless
 from models.interface import Setting
 
-_WHOLE = 64  # elements: two vectors of float32 on any CPU, what a vector loop takes at a time
+WHOLE = 64  # elements: two vectors of float32 on any CPU, what a vector loop takes at a time
 
 
 def whole(x: Tensor) -> bool:
     """Whether vector loops over x leave no rest."""
-    return x.numel() % _WHOLE == 0
+    return x.numel() % WHOLE == 0
 
 
 def steady(x: Tensor) -> bool:
@@ -118,6 +118,28 @@ class Linear(nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
+class _Above(torch.autograd.Function):
+    """1 where x is above a threshold [], else 0, in x's own type: truth values are slow on a CPU. Has no gradient."""
+
+    @staticmethod
+    def forward(x: Tensor, threshold: Tensor) -> Tensor:
+        return torch.gt(x, threshold, out=torch.empty_like(x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's signature
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # noqa: ARG004 - torch's signature
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, int | None], x: Tensor, threshold: Tensor) -> tuple[Tensor, int]:
+        x, threshold = each_row(x, dims[0], info.batch_size), each_row(threshold, dims[1], info.batch_size)
+        threshold = threshold.reshape(*threshold.shape, *(1,) * (x.dim() - threshold.dim()))
+        return _Above.apply(x, threshold), 0  # type: ignore[no-untyped-call]
+
+
 class Dropout(nn.Module):
     """Silence a share of the elements and scale the others up, as nn.Dropout does, drawing statelessly.
 
@@ -136,10 +158,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        # Truth values are slow on a CPU: what a draw exceeds its threshold by, cut to 0 … 1, is the mask.
         draws = stateless.shorts(self.key, x.numel()).to(x.dtype).view(x.shape)
-        threshold = torch.round(self.rate * 65_536.0) - 32_769.0
-        keep = (draws - threshold).clamp(0.0, 1.0)
+        keep: Tensor = _Above.apply(draws, torch.round(self.rate * 65_536.0) - 32_769.0)  # type: ignore[no-untyped-call]
         return x * (keep * (1.0 / (1.0 - self.rate)))
 
 
