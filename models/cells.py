@@ -143,12 +143,13 @@ class Plain(Cell):
 class LSTM(Cell):
     """Gates in, forget, out and candidate: c = f·c + i·g, h = o·tanh(c). Hochreiter & Schmidhuber 1997, as nn.LSTM.
 
-    Carried is 2c. Kept are g, 2c before the step, tanh(c) and i, with which the gradients by i, f, o and g are
-    products; then (i again) f, o and g's sigmoid, so that all four go through the sigmoid at once.
+    Neither tanh is ever found: with s the candidate's sigmoid g = 2s − 1, and with b = sigmoid(−2c) tanh(c) = 1 − 2b,
+    so that i·g, h and the gradients by i and o are one pass each. Carried is −c, and back a quarter of the gradient by
+    c. Kept are −c before the step, b, i, f, o and s.
     """
 
-    gates, biased, keeps = 4, False, (7,)
-    reads, slopes = ("all",), ((1.0, 0.5, 1.0, 2.0),)
+    gates, biased, keeps = 4, False, (6,)
+    reads, slopes = ("all",), ((-4.0, -4.0, 1.0, 8.0),)
 
     @staticmethod
     def weights(state: Tensor, inner: Tensor | None, bias: Tensor, inputs: Tensor) -> Many:  # noqa: ARG004 - the others' argument
@@ -157,46 +158,49 @@ class LSTM(Cell):
 
     @staticmethod
     def begin(h: Tensor, kept: Sequence[Tensor]) -> Many:
-        return h, kept[0].chunk(7, 1)[1].zero_() if kept else torch.zeros_like(h)
+        return h, kept[0].chunk(6, 1)[0].zero_() if kept else torch.zeros_like(h)
 
     @staticmethod
     def forward(pairs: Pairs, before: Many, real: Tensor | None, place: Tensor | None, kept: Places) -> Many:
         h, c = before
-        at_g = at_bent = at_gates = at_c = None
+        at_b = at_gates = at_c = None
         if kept:
             here, after = kept[0][0], kept[1][0]
-            at_g, _, at_bent, *_ = here.chunk(7, 1)
-            at_gates, at_c = here[:, 3 * h.shape[1] :], after.chunk(7, 1)[1]
-        i, f, o, s = _sigmoid(_product(*pairs[0]), at_gates).chunk(4, 1)
-        g = _bent(s, at_g)
-        new = torch.mul(f, c, out=at_c if real is None else None).addcmul_(i, g, value=2.0)
+            _, at_b, at_gates = torch.split(here, [h.shape[1], h.shape[1], 4 * h.shape[1]], 1)
+            at_c = after.chunk(6, 1)[0]
+        i, f, o, s = _sigmoid(_product(*pairs[0], at_gates), at_gates).chunk(4, 1)
+        new = torch.addcmul(i, i, s, value=-2.0)
+        new = torch.addcmul(new, f, c, out=at_c if real is None else None)
         c = _chosen(real, new, c, at_c)
-        new = torch.mul(o, _bent(_sigmoid(c, None), at_bent), out=place if real is None else None)
+        b = _sigmoid(c + c, at_b)
+        new = torch.addcmul(o, o, b, value=-2.0, out=place if real is None else None)
         return _chosen(real, new, h, place), c
 
     @staticmethod
     def backward(
-        dh: Tensor, later: Any, h: Tensor, real: Tensor | None, kept: Sequence[Tensor]
+        dh: Tensor,
+        later: Any,
+        h: Tensor,
+        real: Tensor | None,
+        kept: Sequence[Tensor],
     ) -> tuple[Tensor | None, Any, Many]:
-        width = h.shape[1]
-        pair, bent, opened = torch.split(kept[0], [2 * width, width, 4 * width], 1)
-        i, f, o, _ = opened.chunk(4, 1)
+        parts = kept[0].view(len(h), 6, *h.shape[1:])
+        _, b, _, f, o, s = parts.unbind(1)
         dh, passed = _parted(dh, real)
-        dc = torch.mul(dh, o)  # by c
-        _tanh_back(dc, bent, grad_input=dc)
+        dc = torch.mul(dh, o)
+        _sigmoid_back(dc, b, grad_input=dc)
         if later is not None:
             after, forgotten, skipped = later
             dc.addcmul_(after, forgotten)
             if skipped is not None:
                 dc.add_(skipped)
         dc, skipped = _parted(dc, real)
-        found = torch.empty_like(opened, memory_format=torch.contiguous_format)
-        two = (len(h), 2, *h.shape[1:])
-        torch.mul(pair.view(two), dc[:, None], out=found[:, : 2 * width].view(two))
-        torch.mul(dh, bent, out=found[:, 2 * width : 3 * width])
-        torch.mul(dc, i, out=found[:, 3 * width :])
-        _sigmoid_back(found, opened, grad_input=found)
-        return passed, (dc, f, skipped), (found,)
+        found = dc.new_empty(len(dc), 4, *dc.shape[1:])
+        torch.addcmul(dc, dc, s, value=-2.0, out=found[:, 0])
+        torch.addcmul(dh, dh, b, value=-2.0, out=found[:, 2])
+        torch.mul(parts[:, :3:2], dc[:, None], out=found[:, 1::2])  # −c by the gate f, i by the candidate
+        _sigmoid_back(found, parts[:, 2:], grad_input=found)
+        return passed, (dc, f, skipped), (found.flatten(1, 2),)
 
 
 class GRU(Cell):
