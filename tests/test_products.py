@@ -65,6 +65,44 @@ def test_numpy_finds_torchs_products(laid: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(by_numpy(BADDBMM, added.expand(3, 1, 7), first, second), expected)
 
 
+@pytest.mark.parametrize("shape", [(61, 64, 128), (64, 64, 64), (3, 7, 64)])
+def test_a_factor_is_turned_beside_one_that_lies_turned(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "numpys", lambda: "OpenBLAS, SkylakeX")
+    rows, inner, columns = shape
+    first, second = matrices(5, rows, inner), matrices(5, columns, inner).mT
+    result = torch.empty(5, rows, columns)
+
+    def multiply(first: Tensor, second: Tensor, result: Tensor) -> list[object]:
+        calls = products.calls(BMM, (first, second), {}, result)
+        for call, given, keywords in calls:
+            call(*given, **keywords)
+        return [call for call, *_ in calls]
+
+    assert multiply(first, second, result) == [np.copyto, np.matmul]
+    torch.testing.assert_close(result, torch.bmm(first, second))
+    alone = torch.empty(1, rows, columns)
+    multiply(first[3:4], second[3:4], alone)
+    assert torch.equal(alone[0], result[3])  # in any company
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (matrices(5, 61, 64), matrices(5, 64, 128)),
+        (matrices(5, 64, 61).mT, matrices(5, 128, 64).mT),
+        (matrices(5, 61, 64), matrices(5, 10, 64).mT),  # too narrow
+        (matrices(5, 128, 128), matrices(5, 128, 128).mT),  # too large
+        (matrices(5, 61, 64).double(), matrices(5, 128, 64).double().mT),
+    ],
+)
+def test_no_factor_is_turned_that_gains_nothing(first: Tensor, second: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "numpys", lambda: "OpenBLAS, SkylakeX")
+    result = torch.empty(5, first.shape[1], second.shape[2], dtype=first.dtype)
+    assert [call for call, *_ in products.calls(BMM, (first, second), {}, result)] == [np.matmul]
+
+
 SIZES = [(64, 64, 64), (37, 13, 5), (128, 128, 128), (1, 64, 10), (2048, 32, 128), (1184, 128, 32), (1009, 96, 32)]
 
 
