@@ -119,7 +119,8 @@ def test_how_many_train_together(parameters: int, device: str, expected: int) ->
 
 
 def test_networks_with_numbers_at_every_step_train_fewer_together_on_a_cpu() -> None:
-    assert [cost.largest(family, 1_000, "cpu") for family in ("cnn", "rnn", "transformer", "net.py:Net")] == [8] * 4
+    assert [cost.largest(family, 1_000, "cpu") for family in ("cnn", "transformer", "net.py:Net")] == [8] * 3
+    assert cost.largest("rnn", 1_000, "cpu") == 16
     assert cost.largest("rnn", 1_000, "cuda") == 1024
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from models.interface import IMAGE
 
 # Rows on a CPU; more gained nothing on two cores, and lose more training when a worker dies. Where every step of a
-# sequence or every pixel has numbers of its own, more than 8 rows leave the caches (benchmarks/steps.py).
-_ROWS = {"mlp": 32}
+# sequence or every pixel has numbers of its own, more than 8 rows leave the caches (benchmarks/steps.py); a recurrence
+# takes many short calls over little memory, whose own time 16 rows share.
+_ROWS = {"mlp": 32, "rnn": 16}
 _ROWS_OF_OTHERS = 8
 _CACHE = 6e6  # bytes of parameters, gradients and two moments; of wide networks fewer rows are faster on a CPU
 _GPU = 2e9  # bytes of the same on a GPU: far below its memory, which also holds activations
