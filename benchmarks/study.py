@@ -38,6 +38,7 @@ STEPS = 0.2  # trial-steps may differ by so much, to either side
 STRUCTURES = 0.8  # structures explored, at least so many of the peer's
 SCORE = 0.01  # of accuracy that the best may be behind, or as much as seeds alone change it
 FEWEST = 32  # trials; with fewer, chance alone moves trial-steps and structures further than that
+PATIENCE = 3  # times the rounds asked for are run at most, while chance keeps the work of the two apart
 
 MIN_EPOCHS, REDUCTION = 2, 3  # ASHA's rungs after 2, 6 and 18 epochs; a third goes on
 
@@ -238,15 +239,16 @@ def _figures(one: Result, mine: Result | None = None) -> list[str]:
 # --- the script -----------------------------------------------------------------------------------
 
 
-def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All rounds; one record for each run."""
+def measure(given: argparse.Namespace) -> None:
+    """All rounds; one record for each run, in `given.records`."""
+    given.records = []
     names = [TUNER, *given.peers]
     with tempfile.TemporaryDirectory(prefix="tb-") as place:  # short: Ray's sockets have 107 characters for their path
         for name in names:  # files of libraries are in memory before the first clock starts
             warm = _folder(Path(place), f"warm-{name}")
             command = [sys.executable, "-c", f"import {CONTENDERS[name].imports}"]
             harness.seconds(command, warm, harness.environment(), given.limit)
-        for number, name in harness.turns(names, given.repeats):
+        for number, name in _turns(names, given):
             contender, folder = CONTENDERS[name], _folder(Path(place), f"{number}-{name}")
             (folder / "ray").mkdir()  # a cluster of its own, that leaves nothing behind
             private = {"RAY_TMPDIR": str(folder / "ray"), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -257,8 +259,43 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if name == TUNER:
                 given.budget = done.epochs  # of the peers, in this round
             check(name, done, given)
-            yield {"who": name, "round": number, "seed": seed, "seconds": took, "busy": busy, **asdict(done)}
+            given.records.append(
+                {"who": name, "round": number, "seed": seed, "seconds": took, "busy": busy, **asdict(done)}
+            )
             print(f"round {number + 1} of {given.repeats}: {name} is done", file=sys.stderr)
+
+
+def _turns(names: Sequence[str], given: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    """Who runs when. Trial-steps vary by a factor of two with the batch sizes that a study comes to like.
+
+    So rounds are added, whatever time they take, while the medians of work differ.
+    """
+    number, asked = 0, given.repeats
+    while number < given.repeats:
+        yield from ((number, name) for name in names)
+        number += 1
+        enough = given.trials < FEWEST or number == PATIENCE * asked
+        if number == given.repeats and not enough and any(map(bool, _differ(given).values())):
+            given.repeats += 1
+
+
+def _results(given: argparse.Namespace) -> dict[str, Result]:
+    """All that was done until now, by name."""
+    results = {}
+    for name in (TUNER, *given.peers):
+        runs = [
+            (one["seconds"], Done(**{field.name: one[field.name] for field in fields(Done)}))
+            for one in given.records
+            if one["who"] == name
+        ]
+        results[name] = Result.of(CONTENDERS[name].label.format(workers=given.workers), runs)
+    return results
+
+
+def _differ(given: argparse.Namespace) -> dict[str, list[str]]:
+    """Why the times of each peer may not be compared with ours."""
+    results = _results(given)
+    return {name: differences(results[TUNER], results[name]) for name in given.peers}
 
 
 def check(name: str, done: Done, given: argparse.Namespace) -> None:
@@ -276,21 +313,14 @@ def _folder(place: Path, name: str) -> Path:
     return folder
 
 
-def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+def report(given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The text to print, and what goes into the JSON."""
-    results = {}
-    for name in (TUNER, *given.peers):
-        runs = [
-            (one["seconds"], Done(**{field.name: one[field.name] for field in fields(Done)}))
-            for one in records
-            if one["who"] == name
-        ]
-        results[name] = Result.of(CONTENDERS[name].label.format(workers=given.workers), runs)
+    results = _results(given)
     mine, peers = results[TUNER], [results[name] for name in given.peers]
     asked = {name: getattr(given, name) for name in ("trials", "epochs", "asha", "repeats", "workers")}
     machine = harness.machine(PACKAGES)
     notes = [f"No times beside {peer.label}: {why}." for peer in peers for why in differences(mine, peer)]
-    notes.append(harness.warning([one["busy"] for one in records]))
+    notes.append(harness.warning([one["busy"] for one in given.records]))
     until = f"{given.epochs} epochs{' at most, ASHA' if given.asha else ''}"
     what = f"{given.trials} trials of {until}, rounds: {given.repeats}; medians (lowest–highest)"
     text = [
@@ -300,14 +330,13 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
         harness.table(HEAD, rows(mine, peers)),
         *(note for note in notes if note),
     ]
-    differ = {name: differences(mine, results[name]) for name in given.peers}
     summary = {name: asdict(result) for name, result in results.items()}
     return "\n".join(text), {
         "work": asked,
         "machine": machine,
-        "differences": differ,
+        "differences": _differ(given),
         "summary": summary,
-        "runs": list(records),
+        "runs": given.records,
     }
 
 
@@ -316,7 +345,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--asha", action="store_true", help="stop trials early; peers train as many epochs as Tuner")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds: Tuner and each peer once in each")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="rounds, Tuner and each peer once in each; up to 3 times as many while their work differs by chance",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that train, of Tuner and of each peer")
     parser.add_argument("--peers", nargs="+", default=["optuna"], choices=[n for n in CONTENDERS if n != TUNER])
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each round has its own")
@@ -330,11 +364,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     try:
-        records = list(measure(given))
+        measure(given)
     except (harness.RunFailed, NotTheWork) as error:
         print(f"no comparison: {error}", file=sys.stderr)
         return 1
-    text, body = report(given, records)
+    text, body = report(given)
     harness.save(given.out, body)
     print(text)
     return 1 if given.trials >= FEWEST and any(body["differences"].values()) else 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,22 @@ def test_the_yardstick_prints_one_table_and_refuses_what_is_no_text(tmp_path: Pa
     refused = subprocess.run([*script, str(other)], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "expected text to continue" in refused.stderr
+
+
+def test_rounds_are_added_while_chance_keeps_the_work_apart_whatever_the_times(study: Any) -> None:
+    def rounds(steps: list[int], seconds: float, *words: str) -> int:
+        given = study.arguments(["--repeats", "2", *words])
+        given.records = []
+        for number, name in study._turns([study.TUNER, "optuna"], given):
+            done = study.Done(64, 1_280, steps[number] if name == study.TUNER else 25_000, 15, 0.99)
+            given.records.append({"who": name, "round": number, "seconds": seconds, **asdict(done)})
+        return int(given.repeats)
+
+    assert rounds([26_000, 24_000], 9.0) == 2
+    late = [40_000, 39_000, 26_000, 25_000, 24_000]
+    assert rounds(late, 9.0) == rounds(late, 1.0) == 5
+    assert rounds([40_000] * 9, 1.0) == 2 * study.PATIENCE, "there is an end"
+    assert rounds([40_000] * 9, 1.0, "--trials", "4") == 2, "of few trials nothing is compared"
 
 
 def launch(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
