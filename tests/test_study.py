@@ -257,7 +257,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("cohort", ["auto", 1])
 def test_tied_weights_and_passing_buffers_come_through_and_frozen_ones_stay(cohort: Any, tmp_path: Path) -> None:
-    from tuner.executors.worker import weights_path
+    from tuner.executors.shelf import weights_path
     from tuner.training import checkpoint
 
     (tmp_path / "mynet.py").write_text(TIED)
@@ -448,7 +448,7 @@ def test_the_winners_weights_are_trained_again_where_they_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tuner import winner
-    from tuner.executors.worker import weights_path
+    from tuner.executors.shelf import weights_path
 
     content = studies.study(search={"trials": 3}, train={"epochs": 3})
     whole, _ = launch(tmp_path, content)
@@ -538,7 +538,7 @@ def test_a_network_that_writes_into_its_input_spoils_nobodys_data(cohort: Any, t
 
 @pytest.mark.parametrize("cohort", ["auto", 1])
 def test_a_buffer_that_a_network_replaces_is_kept(cohort: Any, tmp_path: Path) -> None:
-    from tuner.executors.worker import weights_path
+    from tuner.executors.shelf import weights_path
     from tuner.training import checkpoint
 
     body = """def forward(self, x):

@@ -25,6 +25,7 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
+from tuner.executors.shelf import checkpoint_path
 from tuner.training import checkpoint, loop
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
@@ -82,7 +83,7 @@ def test_a_rung_is_a_checkpoint_and_a_worker_goes_on_from_it(tmp_path: Path) -> 
     line = Line()
     worker, work = made(tmp_path, line, rungs=frozenset({2}))
     worker.train(work)
-    assert checkpoint.load(working.checkpoint_path(tmp_path, 0))["epoch"] == 2
+    assert checkpoint.load(checkpoint_path(tmp_path, 0))["epoch"] == 2
     again = Line()
     worker, work = made(tmp_path, again, rungs=frozenset({2}))
     worker.train(work)
@@ -100,14 +101,14 @@ def test_no_checkpoint_is_written_before_what_was_said_is_stored(
     with pytest.raises(EOFError):
         worker.train(work)
     assert isinstance(line.said[-1], Flush)
-    assert not working.checkpoint_path(tmp_path, 0).exists()
+    assert not checkpoint_path(tmp_path, 0).exists()
 
 
 def test_a_corrupt_checkpoint_is_told_and_the_one_before_is_used(tmp_path: Path) -> None:
     line = Line()
     worker, work = made(tmp_path, line, rungs=frozenset({1, 3}))
     worker.train(work)
-    path = working.checkpoint_path(tmp_path, 0)
+    path = checkpoint_path(tmp_path, 0)
     path.write_bytes(path.read_bytes()[:-3])
     again = Line()
     worker, work = made(tmp_path, again)
@@ -134,7 +135,7 @@ def test_a_full_disk_pauses_with_one_notice_and_goes_on_when_there_is_room(
     worker.train(work)
     (notice,) = line.of(Notice)
     assert "MB, " in notice.message and "free at" in notice.message and "paused until there is room" in notice.message
-    assert line.of(Done) and checkpoint.load(working.checkpoint_path(tmp_path, 0))["epoch"] == 1
+    assert line.of(Done) and checkpoint.load(checkpoint_path(tmp_path, 0))["epoch"] == 1
 
 
 def test_any_other_fault_of_the_disk_is_the_machines(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_stop_saves_at_the_next_step(tmp_path: Path) -> None:
     worker.train(work)
     (done,) = line.of(Done)
     assert done.saved
-    state = checkpoint.load(working.checkpoint_path(tmp_path, 0))
+    state = checkpoint.load(checkpoint_path(tmp_path, 0))
     assert (state["epoch"], state["step"]) == (0, 0)
 
 

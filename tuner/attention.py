@@ -33,7 +33,7 @@ from tuner.champion import Predictor, endings
 from tuner.data.dataset import Dataset
 from tuner.data.preprocess import Preprocess
 from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyChanged, StudyMissing, TunerError, told
-from tuner.executors.worker import weights_path
+from tuner.executors.shelf import weights_path
 from tuner.history import History
 from tuner.ledger import Ledger
 from tuner.results import leader

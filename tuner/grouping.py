@@ -18,7 +18,7 @@ import models
 from tuner import sizes
 from tuner.data.dataset import Dataset
 from tuner.executors.protocol import Setup, Work
-from tuner.executors.worker import checkpoint_path
+from tuner.executors.shelf import checkpoint_path
 from tuner.spec import StudySpec
 from tuner.training import cost
 from tuner.training.config import TrainConfig

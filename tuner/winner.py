@@ -22,7 +22,8 @@ from tuner.attention import validated
 from tuner.data import batches
 from tuner.data.dataset import Dataset
 from tuner.errors import CheckpointCorrupt, StudyChanged, told
-from tuner.executors.worker import arrays, weights_path
+from tuner.executors.shelf import weights_path
+from tuner.executors.worker import arrays
 from tuner.generation import continued
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory

@@ -6,11 +6,10 @@ in a process of this machine and in an actor of a cluster.
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -33,9 +32,9 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
-from tuner.training import checkpoint
+from tuner.executors.shelf import Folder, MachineError, Shelf
 from tuner.training.loop import Training
-from tuner.training.task import Arrays, Epoch, Step, Task
+from tuner.training.task import Arrays, Epoch, Step
 
 CHECKPOINT_SECONDS = 10.0  # at most this much training is lost to a crash, or one epoch where that is longer
 ALIVE_SECONDS = 2.0  # between two signs of life
@@ -59,10 +58,6 @@ class _Stopped(Exception):
     """The driver asked to save and leave."""
 
 
-class _MachineError(Exception):
-    """A file cannot be written, and not for want of room: no trial is to blame."""
-
-
 def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
     """A data set's training and validation rows on the device."""
 
@@ -75,22 +70,24 @@ def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
     )
 
 
-def checkpoint_path(folder: Path, cohort: int) -> Path:
-    return folder / "checkpoints" / f"{cohort:06d}.pt"
-
-
-def weights_path(folder: Path, trial: int) -> Path:
-    return folder / "weights" / f"{trial:06d}.pt"
-
-
 class Worker:
     """One worker. `train` returns when its cohort is done, saved or in trouble."""
 
-    def __init__(self, number: int, setup: Setup, channel: Channel, dataset: data.Dataset | None = None) -> None:
-        """`dataset` where the process has it in memory already, else it is loaded as `setup` says."""
+    def __init__(
+        self,
+        number: int,
+        setup: Setup,
+        channel: Channel,
+        dataset: data.Dataset | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
+        """`dataset` where the process has it in memory already, else it is loaded as `setup` says.
+
+        Without a `shelf` it is the study's folder.
+        """
         torch.set_num_threads(setup.threads)
         self.number = number
-        self.folder = Path(setup.folder)
+        self.shelf = shelf or Folder(Path(setup.folder))
         self.device = torch.device(setup.device)
         if self.device.type == "cuda":
             # Fractions of a GPU isolate nothing by themselves: an allocator's limit does.
@@ -113,7 +110,7 @@ class Worker:
             self.channel.send(Done(cohort, attempt))
         except _Stopped:
             self.channel.send(Done(cohort, attempt, saved=True))
-        except _MachineError as error:
+        except MachineError as error:
             self.channel.send(Trouble(cohort, attempt, False, str(error), machine=True))
         except (EOFError, ConnectionError):
             raise
@@ -130,8 +127,8 @@ class Worker:
         task, attempt = work.task, work.attempt
         network = models.digest(task.family, Path(task.folder))
         if self._pinned.get("network", network) != network:
-            raise _MachineError(f"the file of the network {task.family} changed while the study ran; restore it")
-        training, notes = self._resume(task, attempt)
+            raise MachineError(f"the file of the network {task.family} changed while the study ran; restore it")
+        training, notes = self._resume(work)
         self.channel.send(Started(task.cohort, attempt, self.number, training.epoch, tuple(notes)))
         self._saved = time.monotonic()
         events = training.run()
@@ -146,9 +143,9 @@ class Worker:
             if isinstance(event, Step):
                 boundary = event.step == 0
                 if boundary and (rung or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
-                    self._save(training, task, attempt, flushed=flushed)
+                    self._save(training, work, flushed=flushed)
                 rung = flushed = False
-                self._listen(training, task, attempt)
+                self._listen(training, work)
             elif isinstance(event, Epoch):
                 self._spoke = time.monotonic()
                 self.channel.send(
@@ -160,18 +157,16 @@ class Worker:
                     answer = set(self._expect_answer().stop)
                     rung = flushed = True
             else:
-                self._write(
-                    weights_path(self.folder, event.number), {"weights": event.weights}, 1, task.cohort, attempt
-                )
+                self.shelf.keep(work, event.number, {"weights": event.weights}, partial(self._pause, work))
                 self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))
                 flushed = False  # the ledger may not have this end yet
 
-    def _resume(self, task: Task, attempt: int) -> tuple[Training, list[str]]:
+    def _resume(self, work: Work) -> tuple[Training, list[str]]:
         def fresh() -> Training:
-            return Training(task, self.arrays, pulse=lambda: self._pulse(task.cohort, attempt))
+            return Training(work.task, self.arrays, pulse=lambda: self._pulse(work))
 
         training = fresh()
-        state, notes = checkpoint.latest(checkpoint_path(self.folder, task.cohort))
+        state, notes = self.shelf.latest(work)
         if state is not None:
             try:
                 training.restore(state)
@@ -180,22 +175,22 @@ class Worker:
             return training, [f"{note}, using the one before" for note in notes]
         return training, [f"{note}, starting over" for note in notes[-1:]]
 
-    def _listen(self, training: Training, task: Task, attempt: int) -> None:
+    def _listen(self, training: Training, work: Work) -> None:
         """Between two steps: a sign of life now and then, and a look for a Stop."""
         now = time.monotonic()
         if now - self._heard < _LISTEN_SECONDS and not self._stopping:
             return
         self._heard = now
-        self._pulse(task.cohort, attempt)
+        self._pulse(work)
         if self._told_to_stop():
-            self._save(training, task, attempt, flushed=False)
+            self._save(training, work, flushed=False)
             raise _Stopped
 
-    def _pulse(self, cohort: int, attempt: int) -> None:
+    def _pulse(self, work: Work) -> None:
         """A sign of life where the last word is a while ago."""
         if time.monotonic() - self._spoke > ALIVE_SECONDS:
             self._spoke = time.monotonic()
-            self.channel.send(Alive(cohort, attempt))
+            self.channel.send(Alive(work.task.cohort, work.attempt))
 
     def _told_to_stop(self) -> bool:
         if not self._stopping and self.channel.waiting():
@@ -208,31 +203,19 @@ class Worker:
             self._stopping = self._stopping or isinstance(word, Stop)
         return word
 
-    def _save(self, training: Training, task: Task, attempt: int, *, flushed: bool) -> None:
-        """Write a checkpoint; never ahead of the ledger, and never giving up on a full disk."""
+    def _save(self, training: Training, work: Work, *, flushed: bool) -> None:
+        """Keep a checkpoint; never ahead of the ledger, and never giving up on a full disk."""
         if not flushed:
-            self.channel.send(Flush(task.cohort, attempt))
+            self.channel.send(Flush(work.task.cohort, work.attempt))
             self._expect_answer()
-        path = checkpoint_path(self.folder, task.cohort)
-        self._write(path, training.state(), 2, task.cohort, attempt)
+        self.shelf.keep(work, None, training.state(), partial(self._pause, work))
         self._saved = time.monotonic()
 
-    def _write(self, path: Path, state: dict[str, Any], generations: int, cohort: int, attempt: int) -> None:
-        """Write a file of tensors; a full disk is waited for, any other fault ends the launch."""
-        paused = False
-        while True:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                return checkpoint.save(path, state, generations=generations)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise _MachineError(f"{path} cannot be written: {error.strerror or error}") from error
-                if not paused:
-                    free = shutil.disk_usage(path.parent).free
-                    need = f"{checkpoint.size(state) / 1e6:.1f} MB, {free / 1e6:.1f} free at {path.parent}"
-                    self.channel.send(Notice(f"{path.name} needs {need}; paused until there is room"))
-                paused = True
-            if self._told_to_stop():
-                raise _Stopped
-            self._pulse(cohort, attempt)  # a full disk is no hung worker
-            time.sleep(_RETRY_SECONDS)
+    def _pause(self, work: Work, notice: str | None) -> None:
+        """While a disk is full: wait, with signs of life; it is no hung worker."""
+        if notice is not None:
+            self.channel.send(Notice(notice))
+        if self._told_to_stop():
+            raise _Stopped
+        self._pulse(work)
+        time.sleep(_RETRY_SECONDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,26 @@ FORMAT = 1  # of what lies in a file; raised when an older Tuner could no longer
 _DIGEST = 32  # bytes of a SHA-256
 
 
-def save(path: Path, state: dict[str, Any], *, generations: int = 2) -> None:
-    """Write `state` (tensors, numbers, strings, lists and dicts of them) so that a crash leaves old or new.
+def pack(state: dict[str, Any]) -> bytes:
+    """The content of a file that holds `state` (tensors, numbers, strings, lists and dicts of them)."""
+    buffer = io.BytesIO()
+    buffer.write(bytes(_DIGEST))
+    torch.save({"format": FORMAT, **state}, buffer)
+    with buffer.getbuffer() as content:
+        content[:_DIGEST] = hashlib.sha256(content[_DIGEST:]).digest()
+    return buffer.getvalue()
+
+
+def save(path: Path, state: dict[str, Any] | bytes, *, generations: int = 2) -> None:
+    """Write `state`, or what `pack` made of one, so that a crash leaves old or new.
 
     Raises OSError where there is no room; the file that was there stays, nothing partial is left.
     """
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    body = buffer.getbuffer()
+    content = state if isinstance(state, bytes) else pack(state)
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
-            file.write(hashlib.sha256(body).digest())
-            file.write(body)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if generations > 1 and path.exists():
@@ -48,7 +56,9 @@ def save(path: Path, state: dict[str, Any], *, generations: int = 2) -> None:
 
 
 def size(state: Any) -> int:
-    """The bytes of all tensors in `state`, about what its file will take."""
+    """The bytes of all tensors in `state`, about what its file will take; of what is packed, what it does take."""
+    if isinstance(state, bytes):
+        return len(state)
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, dict):
@@ -58,27 +68,40 @@ def size(state: Any) -> int:
 
 def load(path: Path) -> dict[str, Any]:
     """Read one file. Raises FileNotFoundError, and CheckpointCorrupt where it is not what was written or too new."""
-    content = path.read_bytes()
+    return _unpack(str(path), path.read_bytes())
+
+
+def _unpack(name: str, content: bytes) -> dict[str, Any]:
     body = content[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
-        raise CheckpointCorrupt(f"{path} is corrupt (sha256)")
+        raise CheckpointCorrupt(f"{name} is corrupt (sha256)")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     if (found := state.pop("format", 1)) > FORMAT:
-        raise CheckpointCorrupt(f"{path} was written in format {found}, this Tuner reads up to {FORMAT}")
+        raise CheckpointCorrupt(f"{name} was written in format {found}, this Tuner reads up to {FORMAT}")
     return state
+
+
+def generations(path: Path) -> Iterator[tuple[str, bytes]]:
+    """What there is of a file's generations, the newest first: the name and the content of each."""
+    for candidate in (path, _previous(path)):
+        if candidate.exists():
+            yield str(candidate), candidate.read_bytes()
+
+
+def newest(contents: Iterable[tuple[str, bytes]]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The first whole one of `generations` (None where there is none), and a message for each one that is not whole."""
+    messages: list[str] = []
+    for name, content in contents:
+        try:
+            return _unpack(name, content), messages
+        except CheckpointCorrupt as error:
+            messages.append(str(error))
+    return None, messages
 
 
 def latest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole generation (None where there is none), and a message for each one that is not whole."""
-    messages: list[str] = []
-    for candidate in (path, _previous(path)):
-        try:
-            return load(candidate), messages
-        except FileNotFoundError:
-            continue
-        except CheckpointCorrupt as error:
-            messages.append(str(error))
-    return None, messages
+    return newest(generations(path))
 
 
 def _previous(path: Path) -> Path:

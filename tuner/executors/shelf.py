@@ -1,0 +1,75 @@
+"""Where checkpoints and weights are kept: in the study's folder, by a worker that sees it or by the driver for others.
+
+Knows files of tensors and full disks; never training, nor who writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from tuner.executors.protocol import Work
+from tuner.training import checkpoint
+
+State = dict[str, Any]
+Pause = Callable[[str | None], None]
+"""Called again and again while a disk is full, for as long as one is to wait: the first time with what a person should
+read."""
+
+
+class MachineError(Exception):
+    """A file cannot be written, and not for want of room: no trial is to blame."""
+
+
+def checkpoint_path(folder: Path, cohort: int) -> Path:
+    return folder / "checkpoints" / f"{cohort:06d}.pt"
+
+
+def weights_path(folder: Path, trial: int) -> Path:
+    return folder / "weights" / f"{trial:06d}.pt"
+
+
+class Shelf(Protocol):
+    """What a worker sees of it."""
+
+    def latest(self, work: Work) -> tuple[State | None, list[str]]:
+        """The newest whole state of that cohort (None where there is none), and a message for each that is not."""
+
+    def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
+        """Keep a state of that cohort or, of a `trial`, its end. Raises MachineError, and whatever `pause` raises."""
+
+
+class Folder:
+    """The study's folder, on a disk that this process sees."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def latest(self, work: Work) -> tuple[State | None, list[str]]:
+        return checkpoint.latest(checkpoint_path(self._folder, work.task.cohort))
+
+    def generations(self, work: Work) -> tuple[tuple[str, bytes], ...]:
+        """For a worker that does not see the folder: what `latest` chooses from."""
+        return tuple(checkpoint.generations(checkpoint_path(self._folder, work.task.cohort)))
+
+    def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
+        self.write(work.task.cohort, trial, state, pause)
+
+    def write(self, cohort: int, trial: int | None, state: State | bytes, pause: Pause) -> None:
+        """As `keep`, also for what a worker has packed already."""
+        path = checkpoint_path(self._folder, cohort) if trial is None else weights_path(self._folder, trial)
+        paused = False
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return checkpoint.save(path, state, generations=2 if trial is None else 1)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise MachineError(f"{path} cannot be written: {error.strerror or error}") from error
+                free = shutil.disk_usage(path.parent).free
+                need = f"{checkpoint.size(state) / 1e6:.1f} MB, {free / 1e6:.1f} free at {path.parent}"
+            pause(None if paused else f"{path.name} needs {need}; paused until there is room")
+            paused = True
