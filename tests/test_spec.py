@@ -423,7 +423,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         [("  trials: 8", "run: {trials: 8}")],
         [
             "6:1: search.trials: expected a value, got nothing; add `trials: 64`",
-            "13:7: run.trials: expected one of executor, workers, device, cohort, threads, share, got the unknown key 'trials'; 'trials' belongs under search",
+            "13:7: run.trials: expected one of executor, address, workers, device, cohort, threads, share, cpus_per_worker, gpus_per_worker, memory, got the unknown key 'trials'; 'trials' belongs under search",
         ],
     ),
     "fixed and searched": (
@@ -485,15 +485,43 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         ],
     ),
     "everything wrong under run": (
-        [("seed: 7", "run: {workers: none, device: gpu, cohort: 0, threads: 0, share: 2, executor: ray}")],
+        [("seed: 7", "run: {workers: none, device: gpu, cohort: 0, threads: 0, share: 2, executor: rya}")],
         [
             "2:7: run.workers: expected auto or an integer from 1 to 1024, got the text 'none'",
             "2:22: run.device: expected auto, cpu or cuda, got the text 'gpu'; write cuda",
             "2:35: run.cohort: expected auto or an integer from 1 to 4096, got the integer 0",
             "2:46: run.threads: expected an integer from 1 to 1,024, got the integer 0",
             "2:58: run.share: expected a number above 0 and at most 1, got the integer 2",
-            "2:68: run.executor: expected local, got the text 'ray'",
+            "2:68: run.executor: expected local or ray, got the text 'rya'; did you mean 'ray'?",
         ],
+    ),
+    "keys of a cluster without one": (
+        [("seed: 7", "run: {address: auto, cpus_per_worker: 2, gpus_per_worker: 0.5, memory: 4}")],
+        [
+            "2:7: run.address: expected none with executor local, got the text 'auto'; write executor: ray, or remove it",
+            "2:22: run.cpus_per_worker: expected none with executor local, got the integer 2; write executor: ray, or remove it",
+            "2:42: run.gpus_per_worker: expected none with executor local, got the number 0.5; write executor: ray, or remove it",
+            "2:64: run.memory: expected none with executor local, got the integer 4; write executor: ray, or remove it",
+        ],
+    ),
+    "everything wrong about a cluster": (
+        [
+            (
+                "seed: 7",
+                'run: {executor: ray, address: "ray://head:10001", share: 0.5, gpus_per_worker: 2, memory: 0, device: cpu}',
+            )
+        ],
+        [
+            "2:22: run.address: expected auto or host:port, the address of a Ray cluster, got the text 'ray://head:10001'; its own port, 6379 as a rule",
+            "2:51: run.share: expected none with executor ray, got the number 0.5; write gpus_per_worker instead",
+            "2:63: run.gpus_per_worker: expected a number from 0 to 1, got the integer 2",
+            "2:63: run.gpus_per_worker: expected none on device cpu, got the integer 2; write device: cuda",
+            "2:83: run.memory: expected a number above 0, got the integer 0",
+        ],
+    ),
+    "a GPU of no size": (
+        [("seed: 7", "run: {executor: ray, device: cuda, gpus_per_worker: 0}")],
+        ["2:36: run.gpus_per_worker: expected more than 0 on device cuda, got 0; write device: cpu"],
     ),
     "a password in an address": (
         [("seed: 7", 'tracking: {mlflow: "https://me:hunter2@example.org"}')],

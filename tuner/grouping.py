@@ -28,7 +28,9 @@ from tuner.trial import Cohort, Params, Trial
 
 
 def device_of(spec: StudySpec) -> str:
-    """The kind of device that a study trains on, here: "cpu" or "cuda"."""
+    """The kind of device that a study trains on: "cpu" or "cuda"."""
+    if spec.run.executor == "ray":  # which this machine need not have
+        return "cuda" if spec.run.device == "cuda" or spec.run.gpus_per_worker else "cpu"
     if spec.run.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return spec.run.device
@@ -106,8 +108,12 @@ class Grouping:
     def setup(self, number: int) -> Setup:
         data = {**self._spec.data.model_dump(), "seed": self._spec.seed, "folder": str(self._spec.folder)}
         run = self._spec.run
-        device = f"cuda:{number % torch.cuda.device_count()}" if self._device == "cuda" else self._device
-        return Setup(data, str(self._folder), device, run.threads, run.share, self._pinned)
+        device, share = self._device, run.share
+        if run.executor == "ray":  # which shows a worker its own GPU alone
+            share = min(run.gpus_per_worker or 1.0, 1.0)
+        elif device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+        return Setup(data, str(self._folder), device, run.threads, share, self._pinned)
 
     def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
         """Trials of equal structure side by side, in cohorts no larger than pays, enough of them for all workers."""

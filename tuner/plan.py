@@ -224,6 +224,8 @@ def _batches(spec: StudySpec, rows: int) -> Iterator[tuple[Keys, str]]:
 
 
 def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
+    if spec.run.executor != "local":
+        return  # other machines have other devices
     if spec.run.device == "cuda" and not torch.cuda.is_available():
         built = "no GPU that torch can use" if torch.version.cuda else "a torch built without CUDA"
         yield ("run", "device"), f"expected a machine with a CUDA GPU, got {built}; write auto or cpu"

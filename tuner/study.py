@@ -23,11 +23,11 @@ import torch
 
 import models
 from tuner import plan as planning
-from tuner import results, winner
+from tuner import results, staff, winner
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged
-from tuner.executors.local import Crew, LocalExecutor, forks
+from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
@@ -101,9 +101,8 @@ def launch(
     folder = study_folder(home, spec.study)
     dataset = planning.load(spec)
     plan = planning.plan(spec, dataset)
-    device = device_of(spec)
-    count = workers or _workers(spec, device, plan.trials)
-    crew = Crew(count if forking and forks(device) else 0, dataset)
+    copied = forking and spec.run.executor == "local" and forks(device_of(spec))
+    crew = Crew((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
     with crew, Ledger.create(folder) as ledger, ledger.lock():  # in this order: a copy must not hold a lock
         history = ledger.history()
         resumed = _resumed(history)
@@ -239,23 +238,20 @@ def _drive(
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
     search = _search(spec, history)
     limit = search.trials
-    device = device_of(spec)
-    count = workers or _workers(spec, device, limit)
-    grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, progress.message)
-    setups = [grouping.setup(number) for number in range(count)]
-    executor = LocalExecutor(setups, crew, cores=_cores(), spare=winner.prepare)
-    with contextlib.closing(executor):
-        known = Sizes(spec, dataset.signature)
-        terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
+    with staff.HIRED[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
+        grouping = Grouping(spec, dataset, ledger.folder, device_of(spec), count, search.rungs, progress.message)
+        with contextlib.closing(begin(grouping, dataset)) as executor:
+            known = Sizes(spec, dataset.signature)
+            terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
 
-        def tick() -> Now:
-            if history.epochs_ended:
-                winner.prepare()  # while workers train, not after them
-            return Now(trials=limit, workers=count, tracking=writer.said)
+            def tick() -> Now:
+                if history.epochs_ended:
+                    winner.prepare()  # while workers train, not after them
+                return Now(trials=limit, workers=executor.workers, tracking=writer.said)
 
-        driver = Driver(terms, ledger, history, search, executor, progress, tick)
-        if driver.run(signals.pending):
-            return None
+            driver = Driver(terms, ledger, history, search, executor, progress, tick)
+            if driver.run(signals.pending):
+                return None
     number = signals.first or signal.SIGTERM
     for event in ledger.append([Event(Kind.INTERRUPTED, {"message": signal.Signals(number).name})]):
         history.apply(event)
@@ -283,19 +279,6 @@ def _search(spec: StudySpec, history: History) -> Search:
             values = trial.values(spec.objectives) if trial.state is State.COMPLETE else None
             search.tell(trial.number, trial.state, values)
     return search
-
-
-def _cores() -> int:
-    """The cores that this process may use; all of them where the system does not tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _workers(spec: StudySpec, device: str, trials: int) -> int:
-    """As many as the machine carries: a core each on a CPU, a GPU or a share of one each on GPUs."""
-    if isinstance(spec.run.workers, int):
-        return spec.run.workers
-    room = torch.cuda.device_count() / spec.run.share if device == "cuda" else _cores() / spec.run.threads
-    return max(1, min(int(room), trials))
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def _finish(
             "launch again"
         )
     torch.set_num_threads(spec.run.threads)  # as the workers have it: another number rounds otherwise
-    device = torch.device(device_of(spec))
+    device = torch.device(device_of(spec) if torch.cuda.is_available() else "cpu")  # a cluster's GPUs are not here
     grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set(), progress.message)
     company = history.cohorts[best.cohort].company if best.cohort is not None else False
     task = grouping.task(0, [Trial(best.number, best.params, best.seed)], company)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,11 @@ class Dataset:
     classes: tuple[str, ...] | None
     notes: tuple[str, ...]
     _sealed: tuple[Raw, np.ndarray, np.ndarray, float] = field(repr=False)  # the test rows, raw: see `_dataset`
+
+    def without_test(self) -> Dataset:
+        """The same for a worker elsewhere, which has no use for the test rows."""
+        raw, none = self._sealed[0], np.arange(0)
+        return replace(self, _sealed=(raw.only(none), none, none, 0.0))
 
     def open_test(self) -> Split:
         """The test rows, treated as the training rows were. Raises DataError where none were set aside."""

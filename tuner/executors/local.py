@@ -9,6 +9,7 @@ memory from the beginning, so that nobody imports and loads the same thing on ev
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -25,15 +26,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from tuner.errors import InputError, TunerError
-from tuner.executors.protocol import Answer, Done, Lost, Message, Ready, Setup, Stop, Trouble, Work
+from tuner.errors import InputError
+from tuner.executors.pool import HANG_SECONDS, Pool, Slot
+from tuner.executors.protocol import Answer, Lost, Message, Ready, Setup, Stop, Work
 
 if TYPE_CHECKING:
     from tuner.data import Dataset
 
-HANG_SECONDS = 600.0  # without a word from a worker that has work: it is taken for hung
 NAME = "tuner-worker-{}"  # a worker as `ps -e` and `top` show it
-_FRUITLESS = 3  # workers in a row that died before they had their data: the machine is to blame
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2): the signal to get when the parent dies; the name of a process
 _GARBAGE = gc.get_threshold()  # as Python has it, for training
 
@@ -50,17 +50,13 @@ class _Process(Protocol):
         """The exit code, or minus the signal. Raises subprocess.TimeoutExpired."""
 
 
-@dataclass(slots=True)
-class _Slot:
+@dataclass(slots=True, kw_only=True)
+class _Slot(Slot):
     """One place for a worker, and the process in it."""
 
-    number: int
     setup: Setup
     process: _Process
     line: Connection
-    heard: float
-    ready: bool = False
-    work: Work | None = None
 
 
 def forks(device: str) -> bool:
@@ -123,7 +119,7 @@ class _Forked:
         return self._process.exitcode
 
 
-class LocalExecutor:
+class LocalExecutor(Pool[_Slot]):
     """`workers` processes on this machine. The i-th gets the i-th setup; the first of them come from the crew.
 
     `spare` is called when fewer workers train than there are `cores`, again and again: for work that can wait.
@@ -138,18 +134,17 @@ class LocalExecutor:
         spare: Callable[[], object] = lambda: None,
         hang_seconds: float = HANG_SECONDS,
     ) -> None:
+        super().__init__()
         self._cores, self._spare = cores, spare
-        self.workers = len(setups)
         self._hang_seconds = hang_seconds
-        self._waiting: deque[Work] = deque()
-        self._fruitless = 0
         _log(setups[0], 0).parent.mkdir(parents=True, exist_ok=True)
         self._slots = [self._first(number, setup, crew) for number, setup in enumerate(setups)]
 
     def _first(self, number: int, setup: Setup, crew: Crew | None) -> _Slot:
         if crew is None or (taken := crew.take()) is None:
             return self._spawn(number, setup)
-        slot = _Slot(number, setup, *taken, time.monotonic())
+        process, line = taken
+        slot = _Slot(number=number, setup=setup, process=process, line=line)
         self._send(slot, setup)
         return slot
 
@@ -169,30 +164,20 @@ class LocalExecutor:
             )
         line = Connection(ours.detach())
         line.send(setup)
-        return _Slot(number, setup, process, line, time.monotonic())
+        return _Slot(number=number, setup=setup, process=process, line=line)
+
+    @property
+    def workers(self) -> int:
+        return len(self._slots)
 
     @property
     def processes(self) -> list[int]:
         """The process ids of the workers."""
         return [slot.process.pid for slot in self._slots]
 
-    def submit(self, work: Work) -> None:
-        self._waiting.append(work)
-        self._dispatch()
-
-    def _dispatch(self) -> None:
-        for slot in self._slots:
-            if slot.ready and slot.work is None and self._waiting:
-                slot.work = self._waiting.popleft()
-                slot.heard = time.monotonic()
-                self._send(slot, slot.work)
-
-    @staticmethod
-    def _send(slot: _Slot, word: Setup | Work | Answer | Stop) -> None:
-        try:
+    def _send(self, slot: _Slot, word: Setup | Work | Answer | Stop) -> None:
+        with contextlib.suppress(ConnectionError):
             slot.line.send(word)
-        except ConnectionError:
-            return  # the worker is gone: `receive` meets the end of its line and says so
 
     def receive(self, timeout: float) -> list[Message]:
         if all(slot.ready for slot in self._slots) and sum(slot.work is not None for slot in self._slots) < self._cores:
@@ -215,14 +200,7 @@ class LocalExecutor:
         messages: list[Message] = []
         try:
             while slot.line.poll():
-                message: Message = slot.line.recv()
-                messages.append(message)
-                slot.heard = time.monotonic()
-                if isinstance(message, Ready):
-                    slot.ready = True
-                    self._fruitless = 0
-                elif isinstance(message, Done | Trouble):
-                    slot.work = None
+                messages.append(self._note(slot, slot.line.recv()))
         except (EOFError, ConnectionError):
             messages.append(self._replace(slot, None))
         return messages
@@ -235,36 +213,16 @@ class LocalExecutor:
         except subprocess.TimeoutExpired:
             slot.process.kill()
             code = slot.process.wait()
-        if not slot.ready:
-            self._fruitless += 1
-            if self._fruitless >= _FRUITLESS:
-                raise TunerError(
-                    f"workers cannot start; the last one's words ({_log(slot.setup, slot.number)}):\n{self._tail(slot)}"
-                )
-        reason = reason or (f"signal {-code}" if code < 0 else f"exit {code}: {self._tail(slot)}")
-        lost = Lost(
-            slot.work.task.cohort if slot.work else None,
-            slot.work.attempt if slot.work else 0,
-            f"worker {slot.number} lost ({reason})",
-        )
+        tail = self._tail(slot)
+        reason = reason or (f"signal {-code}" if code < 0 else f"exit {code}: {tail}")
+        lost = self._lost(slot, reason, f" ({_log(slot.setup, slot.number)}):\n{tail}")
         fresh = self._spawn(slot.number, slot.setup)
-        slot.process, slot.line, slot.heard, slot.ready, slot.work = fresh.process, fresh.line, fresh.heard, False, None
+        slot.process, slot.line = fresh.process, fresh.line
         return lost
 
     def _tail(self, slot: _Slot) -> str:
-        lines = _log(slot.setup, slot.number).read_text(errors="replace").strip().splitlines()
-        return "\n".join(lines[-3:])
-
-    def answer(self, cohort: int, answer: Answer) -> None:
-        for slot in self._slots:
-            if slot.work is not None and slot.work.task.cohort == cohort:
-                self._send(slot, answer)
-
-    def stop(self) -> None:
-        self._waiting.clear()
-        for slot in self._slots:
-            if slot.work is not None:
-                self._send(slot, Stop())
+        log = _log(slot.setup, slot.number)  # a copy that was killed at once has none
+        return "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.exists() else ""
 
     def close(self) -> None:
         for slot in self._slots:

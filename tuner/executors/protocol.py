@@ -151,7 +151,9 @@ Message = Ready | Alive | Started | Report | Ended | Flush | Done | Trouble | Lo
 class Executor(Protocol):
     """Workers, as the study loop sees them. At most `workers` cohorts are submitted and not done."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many there are, or are about to be."""
 
     def submit(self, work: Work) -> None: ...
 

@@ -22,7 +22,7 @@ from models.interface import Hyperparameter
 from search_spaces import SearchSpace, SpaceError
 from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
 from tuner.errors import SpecError
-from tuner.spec.checks import TRAINING, examine
+from tuner.spec.checks import CLUSTER, TRAINING, examine
 from tuner.spec.mistakes import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.schema import schema
@@ -296,7 +296,9 @@ class StudySpec(StudyFile):
     def canonical(self) -> dict[str, Any]:
         """`to_json` without what never changes a number: two studies with equal ones give equal results."""
         body = self.to_json()
-        del body["tracking"], body["run"]["workers"], body["run"]["executor"], body["data"]["memory"]
+        del body["tracking"], body["data"]["memory"]
+        for name in ("executor", "workers", *CLUSTER):
+            del body["run"][name]
         return body
 
     @property

@@ -26,6 +26,7 @@ from tuner.training.metrics import METRICS
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
 PARAMETERS = "parameters"  # the metric that is a network's size, known before any training
+CLUSTER = ("address", "cpus_per_worker", "gpus_per_worker", "memory")  # keys of run for executor ray alone
 _STOPPING = ("median", "asha", "hyperband", "patient")
 _SLOW_GP = 500  # trials, from which on a Gaussian process takes thousands of seconds, and TPE a hundred
 _SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character", PARAMETERS}
@@ -68,7 +69,7 @@ def examine(data: Mapping[str, Any], folder: Path) -> Findings:
     found = Findings()
     model, train = _mapping(data, "model"), _mapping(data, "train")
     search = _mapping(data, "search")
-    found.problems += _splits(_mapping(data, "data"))
+    found.problems += [*_splits(_mapping(data, "data")), *_executor(_mapping(data, "run"))]
     if "family" in model or isinstance(data.get("model"), dict):
         _family(found, model, folder)
     _fixed(found, model, train)
@@ -100,6 +101,27 @@ def _splits(section: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
         at = "test" if "test" in section else "validation"
         message = f"expected validation + test below 1, got {sum(numbers):.12g}; nothing is left to train on"
         yield ("data", at), message
+
+
+def _executor(run: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Keys that the executor has no use for, and devices that contradict one another."""
+    kind = run.get("executor", "local")
+    if kind == "local":
+        for name in CLUSTER:
+            if run.get(name) is not None:
+                message = (
+                    f"expected none with executor local, got {describe(run[name])}; write executor: ray, or remove it"
+                )
+                yield ("run", name), message
+    elif kind == "ray":
+        if "share" in run:
+            message = f"expected none with executor ray, got {describe(run['share'])}; write gpus_per_worker instead"
+            yield ("run", "share"), message
+        device, gpus = run.get("device", "auto"), run.get("gpus_per_worker")
+        if device == "cpu" and gpus:
+            yield ("run", "gpus_per_worker"), f"expected none on device cpu, got {describe(gpus)}; write device: cuda"
+        if device == "cuda" and gpus == 0:
+            yield ("run", "gpus_per_worker"), "expected more than 0 on device cuda, got 0; write device: cpu"
 
 
 def _family(found: Findings, model: Mapping[str, Any], folder: Path) -> None:

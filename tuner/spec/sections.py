@@ -19,6 +19,7 @@ from search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy
 from tuner.trial import STUDY_NAME
 
+_ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}")
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1_024
 MOST_COHORT = 4_096
@@ -282,13 +283,22 @@ class SearchSection(_Section):
 class RunSection(_Section):
     """On what the study runs. `cohort` is the largest number of trials trained as one; 1 is every trial alone."""
 
-    executor: Literal["local"] = "local"
-    """local: worker processes on this machine"""
+    executor: Literal["local", "ray"] = "local"
+    """local: worker processes on this machine; ray: actors on a Ray cluster"""
+    address: Annotated[
+        str | None,
+        _only(
+            "auto or host:port, the address of a Ray cluster",
+            lambda v: v is None or v == "auto" or (isinstance(v, str) and _ADDRESS.fullmatch(v) is not None),
+            lambda v: "; its own port, 6379 as a rule" if isinstance(v, str) and v.startswith("ray://") else "",
+        ),
+    ] = None
+    """the Ray cluster: host:port, or auto for the one that this machine is part of; Ray is started here unless named"""
     workers: Annotated[
         Literal["auto"] | int,
         _only(f"auto or an integer from 1 to {MOST_WORKERS}", lambda v: v == "auto" or _is_whole(v, 1, MOST_WORKERS)),
     ] = "auto"
-    """processes that train; auto is one per `threads` cores, or one per GPU share"""
+    """processes that train; auto is one per `threads` cores or per GPU share, or as many as a cluster has room for"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one"""
     cohort: Annotated[
@@ -299,7 +309,13 @@ class RunSection(_Section):
     threads: Annotated[int, Field(ge=1, le=1_024)] = 1
     """cores per worker; part of the spec, because another number rounds sums otherwise"""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """part of a GPU that each worker has"""
+    """part of a GPU that each worker has; executor local"""
+    cpus_per_worker: Annotated[float | None, Field(gt=0, le=1_024)] = None
+    """cores that Ray keeps for a worker; `threads` unless named"""
+    gpus_per_worker: Annotated[float | None, Field(ge=0, le=1)] = None
+    """GPU, or share of one, that Ray gives to a worker; 1 on device cuda unless named"""
+    memory: Annotated[float | None, Field(gt=0)] = None
+    """GiB of memory that Ray keeps for a worker"""
 
 
 class TrackingSection(_Section):

@@ -1,0 +1,64 @@
+"""A person's network on its way to a worker that sees none of their folders: its file, and what that may import.
+
+Knows Python files; never what is in them. Whether they are the ones that the study was made with, the worker checks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tuner.errors import InputError
+from tuner.training.task import Task
+
+MOST_BYTES = 32 * 2**20  # of source files: more is no network but somebody's home
+
+
+def pack(family: str, folder: Path) -> dict[str, bytes]:
+    """The file of a network `file.py:Class` and what lies beside it to be imported, by path; nothing of other networks.
+
+    Raises InputError where that is more than a network can need.
+    """
+    place = family.rpartition(":")[0]
+    if not place.endswith(".py"):
+        return {}
+    path = (folder / place).resolve()
+    packed: dict[str, bytes] = {}
+    size = 0
+    for file in (path, *_modules(path.parent)):
+        packed[str(file.relative_to(path.parent))] = content = file.read_bytes()
+        size += len(content)
+        if size > MOST_BYTES:
+            message = (
+                f"expected at most {MOST_BYTES >> 20} MiB of Python files beside {path}, to be sent to the workers"
+            )
+            raise InputError(f"{message}, got more; give the network a folder of its own")
+    return packed
+
+
+def _modules(folder: Path) -> Iterator[Path]:
+    """What `import` finds in a folder: modules, and packages as they are."""
+    yield from folder.glob("*.py")
+    for package in folder.glob("*/__init__.py"):
+        yield from package.parent.rglob("*.py")
+
+
+class Parcel:
+    """What `pack` made, laid out in a folder of this process's own, which goes with it."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tuner-network-") if files else None
+        for name, content in files.items():
+            assert self._folder is not None
+            path = Path(self._folder.name) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def unpacked(self, task: Task) -> Task:
+        """The task, its network to be found here."""
+        if self._folder is None:
+            return task
+        place, _, name = task.family.rpartition(":")
+        return replace(task, family=f"{Path(place).name}:{name}", folder=self._folder.name)

@@ -1,0 +1,390 @@
+"""Workers on a Ray cluster: one actor each, placed by Ray, that stays up for the whole study.
+
+Knows Ray and the protocol; never a sampler or a ledger. An actor says what its worker says through a generator that
+streams, one thread of the driver listens to each, and words to the worker go through a second method. Ray itself
+neither restarts nor retries anything: it would give a blank actor, or train from the beginning. An actor that is
+gone is replaced and its cohort reported lost, so that the driver goes on from the checkpoint.
+No disk is shared: data and a person's network come with the setup, checkpoints and weights go through the line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from tuner.errors import InputError, TunerError, first_line
+from tuner.executors.pool import HANG_SECONDS, Pool, Slot
+from tuner.executors.protocol import Answer, Lost, Message, Notice, Ready, Setup, Stop, Trouble, Work
+
+if TYPE_CHECKING:  # an actor tells torch's libraries of its threads before they are loaded
+    from tuner.data import Dataset
+    from tuner.executors.shelf import Pause, State
+
+BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
+SILENT_SECONDS = 30.0  # without one: its process or node is frozen, or the network is cut
+_GONE_SECONDS = 10.0  # for Ray to say that an actor that we ended is gone
+_STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
+_RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
+
+
+# --- the far side: what runs in the cluster -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The actor has a place in the cluster, and its worker begins."""
+
+    process: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """A checkpoint of a cohort or, of a `trial`, its weights: for the study's folder, which the worker does not see."""
+
+    cohort: int
+    attempt: int
+    trial: int | None
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """The worker's last word."""
+
+    error: BaseException
+
+
+_Word = Message | _Placed | _File | _Failed
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """Work, and the generations of its checkpoint, the newest first, by name."""
+
+    work: Work
+    kept: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Luggage:
+    """What every worker needs: its setup, the data unless it is to read them itself, a person's network's files."""
+
+    setup: Setup
+    dataset: Dataset | None
+    network: Mapping[str, bytes]
+
+
+class _Line:
+    """A worker's channel and its shelf: two queues, between its thread and the actor's methods."""
+
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[_Word] = queue.SimpleQueue()
+        self.words: queue.SimpleQueue[_Delivery | Answer | Stop] = queue.SimpleQueue()
+        self._kept: tuple[tuple[str, bytes], ...] = ()
+
+    def send(self, message: Message) -> None:
+        self.said.put(message)
+
+    def receive(self) -> Work | Answer | Stop:
+        word = self.words.get()
+        if isinstance(word, _Delivery):
+            self._kept = word.kept
+            return word.work
+        return word
+
+    def waiting(self) -> bool:
+        return not self.words.empty()
+
+    def latest(self, _work: Work) -> tuple[State | None, list[str]]:
+        from tuner.training import checkpoint
+
+        kept, self._kept = self._kept, ()
+        return checkpoint.newest(kept)
+
+    def keep(self, work: Work, trial: int | None, state: State, _pause: Pause) -> None:
+        from tuner.training import checkpoint
+
+        self.said.put(_File(work.task.cohort, work.attempt, trial, checkpoint.pack(state)))
+
+
+class TunerWorker:
+    """The actor. `serve` streams what the worker says, `tell` takes what it is told."""
+
+    def __init__(self, number: int, threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before numpy and torch are imported, as for local workers
+        self._number = number
+        self._line = _Line()
+        self._thread: threading.Thread | None = None
+
+    @ray.method(num_returns="streaming")
+    def serve(self, luggage: list[ray.ObjectRef[_Luggage]]) -> Iterator[list[_Word]]:
+        """What is said, in its order, and an empty list now and then as a sign of life; call again when it ends."""
+        if self._thread is None:
+            yield [_Placed(os.getpid())]
+            self._thread = threading.Thread(target=self._work, args=luggage, daemon=True)
+            self._thread.start()
+        said = self._line.said
+        for _ in range(_STREAM):
+            words: list[_Word] = []
+            with contextlib.suppress(queue.Empty):
+                words.append(said.get(timeout=BEAT_SECONDS))
+                while True:
+                    words.append(said.get_nowait())
+            yield [word for word in words if not isinstance(word, _Failed)]
+            for word in words:
+                if isinstance(word, _Failed):
+                    raise word.error
+
+    @ray.method(concurrency_group="words")
+    def tell(self, word: _Delivery | Answer | Stop) -> None:
+        self._line.words.put(word)
+
+    def _work(self, reference: ray.ObjectRef[_Luggage]) -> None:
+        """The worker's own thread: train what comes, until the actor's end."""
+        try:
+            from tuner.executors import worker as working
+            from tuner.executors.parcel import Parcel
+
+            luggage: _Luggage = ray.get(reference)
+            parcel = Parcel(luggage.network)
+            worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line)
+            self._line.send(Ready(self._number))
+            while True:
+                word = self._line.receive()
+                if isinstance(word, Work):
+                    worker.train(replace(word, task=parcel.unpacked(word.task)))
+        except BaseException as error:  # noqa: BLE001 - whatever it is ends the actor, and the driver is told
+            self._line.said.put(_Failed(error))
+
+
+_OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"words": 1}}
+_Actor: Any = ray.remote(**_OPTIONS)(TunerWorker)
+
+
+# --- the near side ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a worker takes of a node: cores, GPUs (1 or less: a share of one), bytes of memory."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPUs" if self.cpus != 1 else "1 CPU"]
+        parts += [f"{self.gpus:g} GPUs" if self.gpus != 1 else "1 GPU"] * bool(self.gpus)
+        parts += [f"{self.memory / 2**30:g} GiB"] * bool(self.memory)
+        return ", ".join(parts)
+
+    @property
+    def room(self) -> int:
+        """How many such workers the cluster would have a place for if it did nothing else."""
+        named = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        needed = {name: amount for name, amount in named.items() if amount}
+        return sum(
+            min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed.items()) if needed else 1
+            for node in nodes
+        )
+
+
+@contextlib.contextmanager
+def connected(address: str | None, cores: int) -> Iterator[None]:
+    """Ray, for as long as it lasts: a small cluster of our own on `cores` of this machine, or the one at `address`.
+
+    What a script has connected to before is used as it is, and left as it was. Raises TunerError where none answers.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except Exception as error:
+        where = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
+        raise TunerError(f"{where}: {first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot(Slot):
+    """One place for a worker, the actor that has it or waits for it, and when it gave its last sign of life."""
+
+    actor: Any
+    placed: bool = False
+    process: int = 0
+    beat: float = 0.0
+    ended: tuple[float, str] | None = None  # since when we want it gone, and why
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """An actor's stream has ended."""
+
+    reason: str
+
+
+class RayExecutor(Pool[_Slot]):
+    """`count` workers with these needs; while the cluster has fewer places, those that have one."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        count: int,
+        needs: Needs,
+        dataset: Dataset | None,
+        network: Mapping[str, bytes],
+        *,
+        hang_seconds: float = HANG_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
+        from tuner.executors.shelf import Folder
+
+        super().__init__()
+        self._setup, self._needs = setup, needs
+        self._hang_seconds, self._silent_seconds = hang_seconds, silent_seconds
+        self._folder = Folder(Path(setup.folder))
+        self._heard: queue.SimpleQueue[tuple[_Slot, Any, list[_Word] | _Gone]] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._luggage = ray.put(_Luggage(setup, dataset, network))
+        self._expected = max(1, min(count, needs.room))
+        self._told = self._expected == count
+        self._slots = [self._employ(_Slot(number=number, actor=None)) for number in range(count)]
+
+    @property
+    def workers(self) -> int:
+        """Those that have a place; before they have said so, those that the cluster should have one for."""
+        return max(self._expected, sum(slot.placed for slot in self._slots))
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the workers that have a place, each on its node."""
+        return [slot.process for slot in self._slots if slot.placed]
+
+    def _employ(self, slot: _Slot) -> _Slot:
+        """A fresh actor, and a thread that listens to it."""
+        options = {"num_cpus": self._needs.cpus, "num_gpus": self._needs.gpus, "memory": self._needs.memory or None}
+        slot.actor = _Actor.options(**options).remote(slot.number, self._setup.threads)
+        slot.placed, slot.ended = False, None
+        threading.Thread(target=self._listen, args=(slot, slot.actor), name="tuner-listener", daemon=True).start()
+        return slot
+
+    def _listen(self, slot: _Slot, actor: Any) -> None:
+        """All that one actor says, into the queue; files into the study's folder on the way."""
+        try:
+            while True:
+                for reference in actor.serve.remote([self._luggage]):
+                    words: list[_Word] = ray.get(reference)
+                    if slot.actor is not actor:
+                        return
+                    slot.beat = time.monotonic()
+                    said = [word for one in words if (word := self._filed(slot, one)) is not None]
+                    if said:
+                        self._heard.put((slot, actor, said))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the actor cannot be heard any more
+            self._heard.put((slot, actor, _Gone(_reason(error))))
+
+    def _filed(self, slot: _Slot, word: _Word) -> _Word | None:
+        """The word, unless it was a file and is written."""
+        from tuner.executors.shelf import MachineError
+
+        if not isinstance(word, _File):
+            return word
+
+        def pause(notice: str | None) -> None:
+            if notice is not None:
+                self._heard.put((slot, slot.actor, [Notice(notice)]))
+            if self._closing.wait(_RETRY_SECONDS):
+                raise MachineError("the study is being closed")
+            slot.beat = slot.heard = time.monotonic()
+
+        try:
+            self._folder.write(word.cohort, word.trial, word.content, pause)
+        except MachineError as error:
+            return Trouble(word.cohort, word.attempt, False, str(error), machine=True)
+        return None
+
+    def _send(self, slot: _Slot, word: Work | Answer | Stop) -> None:
+        slot.actor.tell.remote(_Delivery(word, self._folder.generations(word)) if isinstance(word, Work) else word)
+
+    def receive(self, timeout: float) -> list[Message]:
+        messages: list[Message] = []
+        with contextlib.suppress(queue.Empty):
+            messages += self._hear(*self._heard.get(timeout=timeout))
+            while True:
+                messages += self._hear(*self._heard.get_nowait())
+        for slot in self._slots:
+            messages += self._watch(slot)
+        if not self._told and any(slot.ready for slot in self._slots):
+            self._told = True
+            fewer = f"the cluster has places for {self._expected} of {len(self._slots)} workers ({self._needs} each)"
+            messages.append(Notice(f"{fewer}; the others begin when it grows"))
+        self._dispatch()
+        return messages
+
+    def _hear(self, slot: _Slot, actor: Any, said: list[_Word] | _Gone) -> list[Message]:
+        if slot.actor is not actor:
+            return []  # given up already
+        if isinstance(said, _Gone):
+            return [self._replace(slot, slot.ended[1] if slot.ended else said.reason)]
+        messages: list[Message] = []
+        for word in said:
+            if isinstance(word, _Placed):
+                slot.placed, slot.process = True, word.process
+            elif not isinstance(word, _File | _Failed):
+                messages.append(self._note(slot, word))
+        return messages
+
+    def _watch(self, slot: _Slot) -> list[Message]:
+        """End an actor that says nothing; in the end without Ray's word that it is gone."""
+        now = time.monotonic()
+        if slot.ended is not None:
+            since, reason = slot.ended
+            return [self._replace(slot, reason)] if now - since > _GONE_SECONDS else []
+        if slot.placed and now - slot.beat > self._silent_seconds:
+            slot.ended = now, f"silent for {self._silent_seconds:.0f} s"
+        elif slot.work is not None and now - slot.heard > self._hang_seconds:
+            slot.ended = now, f"no progress for {self._hang_seconds:.0f} s"
+        if slot.ended is not None:
+            ray.kill(slot.actor)
+        return []
+
+    def _replace(self, slot: _Slot, reason: str) -> Lost:
+        """Another actor in the place of one that is gone."""
+        ray.kill(slot.actor)
+        lost = self._lost(slot, reason, f": {reason}")
+        self._employ(slot)
+        return lost
+
+    def close(self) -> None:
+        self._closing.set()
+        for slot in self._slots:
+            actor, slot.actor = slot.actor, None
+            ray.kill(actor)
+
+
+def _reason(error: Exception) -> str:
+    """Why an actor cannot be heard any more, for a person."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {first_line(cause)}"
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its node died" if "node" in str(error) else "its process died"
+    return first_line(error)

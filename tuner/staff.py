@@ -1,0 +1,99 @@
+"""Who trains a study: as many workers as its file names or there is room for, of the kind that it names.
+
+Knows the spec and the executors; never the sampler or the ledger. Ray is imported where a study is trained on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from tuner import winner
+from tuner.data.dataset import Dataset
+from tuner.errors import TunerError
+from tuner.executors import parcel
+from tuner.executors.local import Crew, LocalExecutor
+from tuner.executors.protocol import Executor
+from tuner.grouping import Grouping, device_of
+from tuner.progress import Progress
+from tuner.spec import StudySpec
+
+Begin = Callable[[Grouping, Dataset], Executor]
+"""Workers for what the grouping tells them."""
+
+
+def cores() -> int:
+    """The cores that this process may use; all of them where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_count(spec: StudySpec, trials: int) -> int:
+    """As many as the machine carries: a core each on a CPU, a GPU or a share of one each on GPUs."""
+    if isinstance(spec.run.workers, int):
+        return spec.run.workers
+    on_gpus = device_of(spec) == "cuda"
+    room = torch.cuda.device_count() / spec.run.share if on_gpus else cores() / spec.run.threads
+    return max(1, min(int(room), trials))
+
+
+@contextlib.contextmanager
+def local(
+    spec: StudySpec, trials: int, workers: int | None, crew: Crew, _progress: Progress
+) -> Iterator[tuple[int, Begin]]:
+    count = workers or local_count(spec, trials)
+
+    def begin(grouping: Grouping, _dataset: Dataset) -> Executor:
+        setups = [grouping.setup(number) for number in range(count)]
+        return LocalExecutor(setups, crew, cores=cores(), spare=winner.prepare)
+
+    yield count, begin
+
+
+@contextlib.contextmanager
+def on_ray(
+    spec: StudySpec, trials: int, workers: int | None, _crew: Crew, progress: Progress
+) -> Iterator[tuple[int, Begin]]:
+    try:
+        from tuner.executors import ray_cluster
+    except ImportError as error:
+        raise TunerError(
+            f"executor ray needs Ray, which cannot be imported ({error}); pip install 'ray[tune]'"
+        ) from None
+    run = spec.run
+    gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
+    needs = ray_cluster.Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
+    with contextlib.ExitStack() as stack:
+        with _our_signals():
+            stack.enter_context(ray_cluster.connected(run.address, cores()))
+        asked = run.workers if isinstance(run.workers, int) else min(needs.room, trials)
+        count = workers or max(1, asked)
+
+        def begin(grouping: Grouping, dataset: Dataset) -> Executor:
+            network = parcel.pack(spec.model["family"], spec.folder)
+            mapped = any(isinstance(split.inputs, np.memmap) for split in (dataset.train, dataset.validation))
+            if mapped:
+                progress.message(f"{dataset.name} is larger than memory: every node reads it from {spec.folder}")
+            shipped = None if mapped else dataset.without_test()
+            return ray_cluster.RayExecutor(grouping.setup(0), count, needs, shipped, network)
+
+        yield count, begin
+
+
+@contextlib.contextmanager
+def _our_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; to us it means to let workers save."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+HIRED = {"local": local, "ray": on_ray}
