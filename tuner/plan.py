@@ -5,6 +5,7 @@ Knows the spec, the data's signature, and from `sizes` which networks run; train
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from search_spaces.document import Keys, describe
 from search_spaces.parameters import Choice, Float, Int
 from tuner import data, sizes
 from tuner.data import Dataset
-from tuner.errors import DataError, SpecError
+from tuner.errors import DataError, SpecError, first_line
 from tuner.spec import StudySpec
 from tuner.spec.checks import PARAMETERS, metrics_of, nearest_metric
 from tuner.spec.rules import listed
@@ -38,6 +39,7 @@ _OF_NO_USE = {  # hyperparameter → what it needs
     "cutout": ("modality", (IMAGE,), "images"),
     "time_mask": ("modality", (SEQUENCE,), "sequences"),
 }
+_ANSWERS = 5.0  # seconds in which a cluster takes a connection
 _OUTPUTS = {CLASSIFICATION: "class", REGRESSION: "target", LANGUAGE: "token"}
 
 
@@ -130,6 +132,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         *_loss(spec, signature),
         *_batches(spec, dataset.rows["train"]),
         *_device(spec),
+        *_cluster(spec),
         *_store(spec),
     ]
     parameters = (0, 0)
@@ -234,6 +237,18 @@ def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
         if spec.run.workers > room:
             message = f"expected at most {room}, the GPUs here divided by run.share, got {spec.run.workers}"
             yield ("run", "workers"), f"{message}; write auto, or a smaller share"
+
+
+def _cluster(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
+    address = spec.run.address
+    if spec.run.executor == "local" or address in (None, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        got = f"nothing at {address}: {first_line(error)}"
+        yield ("run", "address"), f"expected a Ray cluster that answers, got {got}; begin one with ray start --head"
 
 
 def _store(spec: StudySpec) -> Iterator[tuple[Keys, str]]:

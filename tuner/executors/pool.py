@@ -77,11 +77,11 @@ class Pool(Generic[S]):
             slot.work = None
         return message
 
-    def _lost(self, slot: S, reason: str, words: str) -> Lost:
-        """The worker is gone. Raises TunerError, with its last words, where several in a row did not even begin."""
+    def _lost(self, slot: S, reason: str, words: str, *, hopeless: bool = False) -> Lost:
+        """The worker is gone. Raises TunerError, with its `words`, where several, or a `hopeless` one, never began."""
         if not slot.ready:
             self._fruitless += 1
-            if self._fruitless >= _FRUITLESS:
+            if hopeless or self._fruitless >= _FRUITLESS:
                 raise TunerError(f"workers cannot start; the last one's words{words}")
         lost = Lost(
             slot.work.task.cohort if slot.work else None,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import ray_logging
 
 from tuner.errors import InputError, TunerError, first_line
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
@@ -217,6 +218,8 @@ def connected(address: str | None, cores: int) -> Iterator[None]:
     except Exception as error:
         where = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
         raise TunerError(f"{where}: {first_line(error)}") from error
+    with contextlib.suppress(Exception):  # Ray's own words about lost workers; ours say the same where it belongs
+        ray_logging.global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
     try:
         yield
     finally:
@@ -236,9 +239,10 @@ class _Slot(Slot):
 
 @dataclass(frozen=True)
 class _Gone:
-    """An actor's stream has ended."""
+    """An actor's stream has ended; `hopeless` where another's would end as well."""
 
     reason: str
+    hopeless: bool = False
 
 
 class RayExecutor(Pool[_Slot]):
@@ -299,7 +303,7 @@ class RayExecutor(Pool[_Slot]):
                     if said:
                         self._heard.put((slot, actor, said))
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor cannot be heard any more
-            self._heard.put((slot, actor, _Gone(_reason(error))))
+            self._heard.put((slot, actor, _gone(error)))
 
     def _filed(self, slot: _Slot, word: _Word) -> _Word | None:
         """The word, unless it was a file and is written."""
@@ -343,7 +347,8 @@ class RayExecutor(Pool[_Slot]):
         if slot.actor is not actor:
             return []  # given up already
         if isinstance(said, _Gone):
-            return [self._replace(slot, slot.ended[1] if slot.ended else said.reason)]
+            reason = slot.ended[1] if slot.ended else said.reason
+            return [self._replace(slot, reason, hopeless=said.hopeless)]
         messages: list[Message] = []
         for word in said:
             if isinstance(word, _Placed):
@@ -366,10 +371,10 @@ class RayExecutor(Pool[_Slot]):
             ray.kill(slot.actor)
         return []
 
-    def _replace(self, slot: _Slot, reason: str) -> Lost:
+    def _replace(self, slot: _Slot, reason: str, *, hopeless: bool = False) -> Lost:
         """Another actor in the place of one that is gone."""
         ray.kill(slot.actor)
-        lost = self._lost(slot, reason, f": {reason}")
+        lost = self._lost(slot, reason, f": {reason}", hopeless=hopeless)
         self._employ(slot)
         return lost
 
@@ -380,11 +385,12 @@ class RayExecutor(Pool[_Slot]):
             ray.kill(actor)
 
 
-def _reason(error: Exception) -> str:
+def _gone(error: Exception) -> _Gone:
     """Why an actor cannot be heard any more, for a person."""
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = error.cause if isinstance(error.cause, BaseException) else error
-        return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {first_line(cause)}"
+        hopeless = isinstance(cause, InputError)
+        return _Gone(str(cause) if hopeless else f"{type(cause).__name__}: {first_line(cause)}", hopeless)
     if isinstance(error, ray.exceptions.RayActorError):
-        return "its node died" if "node" in str(error) else "its process died"
-    return first_line(error)
+        return _Gone("its node died" if "node" in str(error) else "its process died")
+    return _Gone(first_line(error))

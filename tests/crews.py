@@ -1,0 +1,123 @@
+"""Executors of every kind and small work for them, and a Ray that nobody else meets."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import zoo
+from tuner import data
+from tuner.executors.local import LocalExecutor
+from tuner.executors.protocol import (
+    Alive,
+    Answer,
+    Done,
+    Executor,
+    Flush,
+    Lost,
+    Message,
+    Notice,
+    Ready,
+    Report,
+    Setup,
+    Trouble,
+    Work,
+)
+from tuner.training.config import TrainConfig
+from tuner.training.task import Row, Task
+
+SOURCE = "breast_cancer"
+SIGNATURE = zoo.Signature("classification", "numbers", (30,), 2)
+SECONDS = 60.0  # for anything at all to be said
+
+
+@contextlib.contextmanager
+def private_ray(**variables: str) -> Iterator[None]:
+    """A folder with a short path, because Ray puts sockets there, and a token that nobody else has."""
+    folder = Path(tempfile.mkdtemp(prefix="tuner-", dir="/tmp"))
+    (folder / "ray").mkdir()
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**variables, "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}.items():
+            patch.setenv(name, value)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+Begin = Callable[..., Executor]
+
+
+def begin_local(folder: Path, count: int = 1, *, pinned: Any = None, **_: Any) -> Executor:
+    return LocalExecutor([setup(folder, pinned)] * count)
+
+
+def begin_on_ray(folder: Path, count: int = 1, *, pinned: Any = None, network: Any = None, **options: Any) -> Executor:
+    from tuner.executors.ray_cluster import Needs, RayExecutor
+
+    dataset = data.load(SOURCE).without_test()
+    return RayExecutor(setup(folder, pinned), count, Needs(1.0), dataset, network or {}, **options)
+
+
+def setup(folder: Path, pinned: Any = None) -> Setup:
+    return Setup({"source": SOURCE}, str(folder), "cpu", 1, pinned=pinned or {})
+
+
+def rows(*rates: float, epochs: int = 4, first: int = 0) -> list[Row]:
+    settings = {"epochs": epochs, "optimizer": "sgd"}
+    return [
+        Row(first + n, n, {"width": 8}, TrainConfig(**settings, learning_rate=rate)) for n, rate in enumerate(rates)
+    ]  # type: ignore[arg-type]
+
+
+def work(cohort: int, rows: Sequence[Row], attempt: int = 1, family: str = "mlp", **other: Any) -> Work:
+    task = Task(cohort, tuple(rows), family, SIGNATURE, True, 1, "val/accuracy", True, **other)
+    return Work(task, attempt)
+
+
+def train(
+    executor: Executor,
+    works: Sequence[Work],
+    verdict: Callable[[Report], set[int]] = lambda _: set(),
+    watch: Callable[[Message], object] = lambda _: None,
+) -> dict[int, list[Message]]:
+    """Have the works done; what was said of each cohort, but for signs of life."""
+    for one in works:
+        executor.submit(one)
+    said: dict[int, list[Message]] = defaultdict(list)
+    open_ = {one.task.cohort for one in works}
+    deadline = time.monotonic() + SECONDS
+    while open_:
+        assert time.monotonic() < deadline, dict(said)
+        for message in executor.receive(0.2):
+            watch(message)
+            if isinstance(message, Ready | Alive | Notice) or message.cohort is None:
+                continue
+            said[message.cohort].append(message)
+            if isinstance(message, Flush):
+                executor.answer(message.cohort, Answer())
+            elif isinstance(message, Report) and message.waits:
+                executor.answer(message.cohort, Answer(frozenset(verdict(message))))
+            elif isinstance(message, Done | Trouble | Lost):
+                open_.discard(message.cohort)
+    return said
+
+
+def of(kind: type, said: Sequence[Message]) -> list[Any]:
+    return [message for message in said if isinstance(message, kind)]
+
+
+def numbers(said: Sequence[Message]) -> list[tuple[int, Any]]:
+    return [(report.epoch, report.metrics) for report in of(Report, said)]

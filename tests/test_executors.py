@@ -1,0 +1,332 @@
+"""What every executor must keep, one suite for all: the same words in the same order, and the same numbers to the bit.
+
+A test takes `place`, a kind of workers; what is about one kind alone stands at the end. Ray is begun once for all of
+them, on loopback, with a folder and a token of its own, and ended with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models
+import tuner
+from tests import studies
+from tests.crews import SOURCE, Begin, begin_local, begin_on_ray, numbers, of, private_ray, rows, setup, train, work
+from tuner import data
+from tuner.errors import DataError, InputError, SpecError, TunerError
+from tuner.executors import parcel
+from tuner.executors.protocol import (
+    Done,
+    Ended,
+    Executor,
+    Lost,
+    Message,
+    Notice,
+    Report,
+    Started,
+    Trouble,
+    Work,
+)
+from tuner.executors.shelf import checkpoint_path, weights_path
+from tuner.progress import PlainProgress
+from tuner.training import checkpoint
+from tuner.training.config import TrainConfig
+from tuner.training.task import Row
+
+NETWORK = """
+from torch import nn
+from beside import WIDTH
+
+class Net(nn.Module):
+    def __init__(self, signature):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(30, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2))
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A small Ray of the tests' own: two processors by name, whatever there are."""
+    ray = pytest.importorskip("ray")
+    with private_ray():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+KINDS: dict[str, Begin] = {"local": begin_local, "ray": begin_on_ray}
+
+
+@dataclass
+class Place:
+    """Workers of one kind that many tests share; `begin` makes others. Cohorts are numbered through."""
+
+    kind: str
+    begin: Begin
+    folder: Path
+    executor: Executor
+    cohorts: int = 0
+
+    def task(self, rows: Sequence[Row], **other: Any) -> Work:
+        self.cohorts += 1
+        return work(self.cohorts, rows, **other)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    if request.param == "ray":
+        request.getfixturevalue("ray")
+    folder, begin = tmp_path_factory.mktemp("study"), KINDS[request.param]
+    with contextlib.closing(begin(folder)) as executor:
+        yield Place(request.param, begin, folder, executor)
+
+
+# --- of all of them -----------------------------------------------------------------------------------
+
+
+def test_what_happens_is_told_in_its_order(place: Place) -> None:
+    one = place.task(rows(0.01, 0.1))
+    said = train(place.executor, [one])[one.task.cohort]
+    assert [type(message) for message in said] == [Started, *[Report] * 4, Ended, Ended, Done]
+    assert [report.epoch for report in of(Report, said)] == [1, 2, 3, 4]
+    assert {(message.cohort, message.attempt) for message in said} == {(one.task.cohort, 1)}  # type: ignore[union-attr]
+    assert [ended.trial for ended in of(Ended, said)] == [0, 1]
+
+
+def test_weights_are_in_the_studys_folder_when_an_end_is_told(place: Place) -> None:
+    found = []
+
+    def look(message: Message) -> None:
+        if isinstance(message, Ended):
+            found.append(checkpoint.load(weights_path(place.folder, message.trial))["weights"])
+
+    train(place.executor, [place.task(rows(0.01, 0.1, first=100))], watch=look)
+    assert len(found) == 2 and all(isinstance(one, torch.Tensor) for weights in found for one in weights.values())
+
+
+def test_a_cohort_waits_for_verdicts_at_a_rung_and_heeds_them(place: Place) -> None:
+    whole = place.task(rows(0.01, 0.1, 0.2))
+    free = train(place.executor, [whole])[whole.task.cohort]
+    one = place.task(rows(0.01, 0.1, 0.2), rungs=frozenset({2}))
+    said = train(place.executor, [one], lambda report: {1} if report.epoch == 2 else set())[one.task.cohort]
+    assert [sorted(report.metrics) for report in of(Report, said)] == [[0, 1, 2], [0, 1, 2], [0, 2], [0, 2]]
+    assert [report.undecided for report in of(Report, said)] == [frozenset(), {0, 1, 2}, frozenset(), frozenset()]
+    for epoch, metrics in numbers(said):
+        assert metrics == {trial: dict(numbers(free))[epoch][trial] for trial in metrics}
+    assert [ended.trial for ended in of(Ended, said)] == [0, 2]
+
+
+def test_a_row_that_diverges_fails_alone(place: Place) -> None:
+    one = place.task(rows(0.01, 1e30, 0.1))
+    said = train(place.executor, [one])[one.task.cohort]
+    failed = {trial: text for report in of(Report, said) for trial, text in report.failed.items()}
+    assert set(failed) == {1} and "diverged" in failed[1]
+    assert [ended.trial for ended in of(Ended, said)] == [0, 2]
+    calm = place.task(rows(0.01, 0.01, 0.1))
+    expected = dict(numbers(train(place.executor, [calm])[calm.task.cohort]))
+    assert [metrics[2] for _, metrics in numbers(said)] == [expected[epoch][2] for epoch, _ in numbers(said)]
+
+
+def test_a_network_that_raises_is_its_cohorts_trouble_and_the_worker_goes_on(place: Place) -> None:
+    bad = place.task([Row(0, 0, {"widht": 8}, TrainConfig(epochs=1))])
+    good = place.task(rows(0.1, epochs=1))
+    said = train(place.executor, [bad, good])
+    (trouble,) = of(Trouble, said[bad.task.cohort])
+    assert not trouble.memory and not trouble.machine and "widht" in trouble.message
+    assert of(Done, said[good.task.cohort])
+
+
+def test_every_executor_gives_the_same_numbers_to_the_bit(place: Place, tmp_path: Path) -> None:
+    """Against a worker of this process, in other company, without any executor between."""
+    from tests.test_worker import Line
+    from tuner.executors.worker import Worker
+
+    line = Line()
+    Worker(0, setup(tmp_path), line).train(work(0, rows(0.01, 0.1, 0.2, first=200)))
+    some, others = place.task(rows(0.01, 0.1, 0.2, first=200)), place.task(rows(0.01, first=200))
+    said = train(place.executor, [some, others])
+    assert numbers(said[some.task.cohort]) == numbers(line.said)
+    alone = [(epoch, {200: metrics[200]}) for epoch, metrics in numbers(line.said)]
+    assert numbers(said[others.task.cohort]) == alone
+    for trial in (200, 201, 202):
+        theirs, ours = (checkpoint.load(weights_path(f, trial))["weights"] for f in (place.folder, tmp_path))
+        assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_a_stopped_cohort_goes_on_from_where_it_was_saved_to_the_same_numbers(place: Place, tmp_path: Path) -> None:
+    one = work(1, rows(0.01, 0.1, epochs=300))
+    told: list[int] = []
+
+    with contextlib.closing(place.begin(tmp_path)) as executor:
+
+        def stop(message: Message) -> None:
+            if isinstance(message, Report):
+                told.append(message.epoch)
+                if message.epoch == 3:
+                    executor.stop()
+
+        before = train(executor, [one], watch=stop)[1]
+    (done,) = of(Done, before)
+    assert done.saved and told[-1] < 300
+    assert checkpoint.load(checkpoint_path(tmp_path, 1))["epoch"] in (told[-1], told[-1] - 1)
+    with contextlib.closing(place.begin(tmp_path)) as executor:
+        after = train(executor, [work(1, rows(0.01, 0.1, epochs=300), attempt=2)])[1]
+    (started,) = of(Started, after)
+    assert started.epoch >= told[-1] - 1 and started.attempt == 2
+    whole = place.task(rows(0.01, 0.1, epochs=300))
+    expected = numbers(train(place.executor, [whole])[whole.task.cohort])
+    assert {**dict(numbers(before)), **dict(numbers(after))} == dict(expected)
+
+
+def test_a_file_that_cannot_be_written_is_the_machines_fault_and_no_trials(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("a file where a folder belongs")
+    with contextlib.closing(place.begin(tmp_path)) as executor:
+        said = train(executor, [work(1, rows(0.1, epochs=1))])[1]
+    (trouble,) = of(Trouble, said)
+    assert trouble.machine and "cannot be written" in trouble.message
+    assert not of(Ended, said) or place.kind == "ray"
+
+
+def test_a_worker_that_is_killed_or_frozen_is_told_and_replaced(place: Place, tmp_path: Path) -> None:
+    """SIGKILL, then SIGSTOP of the worker that came after it; the third one ends what the first began."""
+    executor: Any = place.begin(tmp_path)
+    executor._hang_seconds = executor._silent_seconds = 5.0
+    signals = [signal.SIGKILL, signal.SIGSTOP]
+
+    def harm(message: Message) -> None:
+        if isinstance(message, Report) and message.epoch == 4 and signals:
+            os.kill(executor.processes[0], signals.pop(0))
+
+    with contextlib.closing(executor):
+        told = rows(0.01, 0.1, epochs=60)
+        attempts = [
+            train(executor, [work(1, told, attempt, rungs=frozenset({2}))], watch=harm)[1] for attempt in (1, 2, 3)
+        ]
+    lost = [of(Lost, said)[0] for said in attempts[:2]]
+    assert [(one.cohort, one.attempt) for one in lost] == [(1, 1), (1, 2)]
+    assert "worker 0 lost (" in lost[0].message
+    assert "5 s" in lost[1].message
+    assert [of(Started, said)[0].epoch for said in attempts] == [0, 2, 2]
+    whole = place.task(told, rungs=frozenset({2}))
+    expected = numbers(train(place.executor, [whole])[whole.task.cohort])
+    assert numbers(attempts[2]) == expected[2:]
+    assert numbers(attempts[0]) == expected[: len(numbers(attempts[0]))]
+    assert of(Done, attempts[2])
+
+
+# --- of a cluster alone -------------------------------------------------------------------------------
+
+
+def test_a_network_of_ones_own_is_sent_with_what_it_imports(ray: Any, tmp_path: Path) -> None:
+    """Its folder is gone when it is trained: as on another machine, where it never was."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "net.py").write_text(NETWORK)
+    (theirs / "beside.py").write_text("from inside.deep import WIDTH")
+    (theirs / "inside").mkdir()
+    (theirs / "inside" / "__init__.py").write_text("")
+    (theirs / "inside" / "deep.py").write_text("WIDTH = 5")
+    one = work(1, [Row(0, 0, {}, TrainConfig(epochs=2))], family="net.py:Net", folder=str(theirs))
+    digest = models.digest("net.py:Net", theirs)
+    packed = parcel.pack("net.py:Net", theirs)
+    shutil.rmtree(theirs)
+    with contextlib.closing(begin_on_ray(tmp_path, network=packed, pinned={"network": digest})) as executor:
+        said = train(executor, [one])[1]
+        assert of(Done, said), said
+    weights = checkpoint.load(weights_path(tmp_path, 0))["weights"]
+    assert weights["layers.0.weight"].shape == (5, 30)
+
+
+def test_nothing_is_packed_of_a_network_of_ours_nor_a_whole_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parcel.pack("mlp", tmp_path) == {} == parcel.pack("package.module:Net", tmp_path)
+    (tmp_path / "net.py").write_text("x" * 100)
+    (tmp_path / "data.csv").write_text("y" * 1_000)
+    assert parcel.pack("net.py:Net", tmp_path) == {"net.py": b"x" * 100}
+    monkeypatch.setattr(parcel, "MOST_BYTES", 99)
+    with pytest.raises(InputError, match="give the network a folder of its own"):
+        parcel.pack("net.py:Net", tmp_path)
+
+
+def test_the_test_rows_are_not_sent() -> None:
+    whole = data.load(SOURCE)
+    sent = whole.without_test()
+    with pytest.raises(DataError, match=r"data\.test"):
+        sent.open_test()
+    assert (sent.digest, sent.split_digest) == (whole.digest, whole.split_digest)
+    assert sent.train is whole.train and sent.validation is whole.validation
+    assert len(whole.open_test()) == whole.rows["test"]
+
+
+def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_killed(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its file to its champion, with a worker killed in each of two places; then it is launched again, at home."""
+    from tuner.executors.ray_cluster import RayExecutor
+
+    content = studies.study(search={"trials": 8}, train={"epochs": 20})
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    killed: list[int] = []
+    receive = RayExecutor.receive
+
+    def killing(self: Any, timeout: float) -> list[Message]:
+        messages = receive(self, timeout)
+        if len(killed) < 2 and any(isinstance(one, Report) and one.epoch == 5 for one in messages):
+            killed.append(next(process for process in self.processes if process not in killed))
+            os.kill(killed[-1], signal.SIGKILL)
+        return messages
+
+    monkeypatch.setattr(RayExecutor, "receive", killing)
+    content["run"] |= {"executor": "ray", "workers": 2}
+    path = studies.write(tmp_path, content, "there.yaml")
+    there = tuner.launch(path, home=tmp_path / "there", progress=PlainProgress())
+    assert len(killed) == 2
+    assert there.state == "complete" and len(there.history.losses) >= 1
+    assert studies.facts(there.history) == studies.facts(here.history)
+    again = tuner.launch(tmp_path / "study.yaml", home=tmp_path / "there", progress=PlainProgress())
+    assert again.state == "complete"
+
+
+def test_a_worker_that_finds_other_data_ends_the_launch_with_its_words(ray: Any, tmp_path: Path) -> None:
+    with (
+        contextlib.closing(begin_on_ray(tmp_path, pinned={"data": "another"})) as executor,
+        pytest.raises(TunerError, match=r"workers cannot start.*the data changed while the study ran"),
+    ):
+        train(executor, [work(1, rows(0.1))])
+
+
+def test_fewer_places_than_workers_are_told_once_and_the_work_is_done(ray: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+    with contextlib.closing(begin_on_ray(tmp_path, count=4)) as executor:
+        assert executor.workers == 2
+        works = [work(n, rows(0.1, epochs=1)) for n in range(4)]
+        said = train(executor, works, watch=lambda one: told.append(one.message) if isinstance(one, Notice) else None)
+    assert all(of(Done, said[n]) for n in range(4))
+    assert told == ["the cluster has places for 2 of 4 workers (1 CPU each); the others begin when it grows"]
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_its_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = studies.write(tmp_path, studies.study(run={"executor": "ray", "address": address}))
+        with pytest.raises(SpecError, match=rf"run\.address: expected a Ray cluster that answers, .* at {address}"):
+            tuner.launch(path, home=tmp_path)
+    assert not (tmp_path / "studies").exists()
