@@ -508,7 +508,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         [
             (
                 "seed: 7",
-                'run: {executor: ray, address: "ray://head:10001", share: 0.5, gpus_per_worker: 2, memory: 0, device: cpu}',
+                'run: {executor: ray, address: "ray://head:10001", share: 0.5, gpus_per_worker: 2, memory: 0, device: cpu, cpus_per_worker: 1.5}',
             )
         ],
         [
@@ -517,6 +517,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             "2:63: run.gpus_per_worker: expected a number from 0 to 1, got the integer 2",
             "2:63: run.gpus_per_worker: expected none on device cpu, got the integer 2; write device: cuda",
             "2:83: run.memory: expected a number above 0, got the integer 0",
+            "2:107: run.cpus_per_worker: expected a whole number of cores, or a share of one, up to 1024, got the number 1.5",
         ],
     ),
     "a GPU of no size": (

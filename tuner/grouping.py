@@ -110,9 +110,9 @@ class Grouping:
         run = self._spec.run
         device, share = self._device, run.share
         if run.executor == "ray":  # which shows a worker its own GPU alone
-            share = min(run.gpus_per_worker or 1.0, 1.0)
-        elif device == "cuda":
-            device = f"cuda:{number % torch.cuda.device_count()}"
+            number, share = 0, run.gpus_per_worker or 1.0
+        if device == "cuda":
+            device = f"cuda:{number % max(1, torch.cuda.device_count())}"
         return Setup(data, str(self._folder), device, run.threads, share, self._pinned)
 
     def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:

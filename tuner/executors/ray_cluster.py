@@ -10,6 +10,7 @@ No disk is shared: data and a person's network come with the setup, checkpoints 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # an actor tells torch's libraries of its threads before they
 
 BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
 SILENT_SECONDS = 30.0  # without one: its process or node is frozen, or the network is cut
+_PLACE_SECONDS = 15.0  # for the first worker, or another where all are gone, to find a place before a person is told
 _GONE_SECONDS = 10.0  # for Ray to say that an actor that we ended is gone
 _STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
@@ -270,6 +272,7 @@ class RayExecutor(Pool[_Slot]):
         self._luggage = ray.put(_Luggage(setup, dataset, network))
         self._expected = max(1, min(count, needs.room))
         self._told = self._expected == count
+        self._alone_since = time.monotonic()
         self._slots = [self._employ(_Slot(number=number, actor=None)) for number in range(count)]
 
     @property
@@ -336,12 +339,23 @@ class RayExecutor(Pool[_Slot]):
                 messages += self._hear(*self._heard.get_nowait())
         for slot in self._slots:
             messages += self._watch(slot)
+        self._dispatch()
+        return messages + self._notices()
+
+    def _notices(self) -> list[Message]:
+        """What a person should know of places in the cluster; each thing once."""
+        notices: list[Message] = []
         if not self._told and any(slot.ready for slot in self._slots):
             self._told = True
             fewer = f"the cluster has places for {self._expected} of {len(self._slots)} workers ({self._needs} each)"
-            messages.append(Notice(f"{fewer}; the others begin when it grows"))
-        self._dispatch()
-        return messages
+            notices.append(Notice(f"{fewer}; the others begin when it grows"))
+        now = time.monotonic()
+        if any(slot.placed for slot in self._slots):
+            self._alone_since = now
+        elif now - self._alone_since > _PLACE_SECONDS:
+            self._alone_since = math.inf
+            notices.append(Notice(f"the cluster has no place for a worker ({self._needs} each); waiting for one"))
+        return notices
 
     def _hear(self, slot: _Slot, actor: Any, said: list[_Word] | _Gone) -> list[Message]:
         if slot.actor is not actor:

@@ -310,7 +310,14 @@ class RunSection(_Section):
     """cores per worker; part of the spec, because another number rounds sums otherwise"""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """part of a GPU that each worker has; executor local"""
-    cpus_per_worker: Annotated[float | None, Field(gt=0, le=1_024)] = None
+    cpus_per_worker: Annotated[
+        float | None,
+        Field(gt=0, le=1_024),
+        _only(
+            "a whole number of cores, or a share of one, up to 1024",
+            lambda v: v is None or 0 < v <= 1 or (v <= 1_024 and v == int(v)),
+        ),
+    ] = None
     """cores that Ray keeps for a worker; `threads` unless named"""
     gpus_per_worker: Annotated[float | None, Field(ge=0, le=1)] = None
     """GPU, or share of one, that Ray gives to a worker; 1 on device cuda unless named"""

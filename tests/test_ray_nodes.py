@@ -1,0 +1,171 @@
+"""Clusters of several nodes on this machine: one that grows, and one that loses a node in the middle of a study."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import tuner
+from tests import studies
+from tests.crews import begin_on_ray, of, private_ray, rows, train, work
+from tuner.errors import StudyMissing
+from tuner.executors.protocol import Done, Message, Notice, Ready, Report
+from tuner.progress import PlainProgress
+
+# How soon a frozen node is found; by itself Ray takes a minute.
+HEALTH = {"period_ms": 1000, "timeout_ms": 1000, "failure_threshold": 3, "initial_delay_ms": 0}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head without processors; nodes are added by the test."""
+    utils = pytest.importorskip("ray.cluster_utils")
+    ray = pytest.importorskip("ray")
+    with private_ray(**{f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}):
+        cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_workers_without_a_place_begin_when_the_cluster_grows(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1)
+    told: list[str] = []
+    with contextlib.closing(begin_on_ray(tmp_path, count=2)) as executor:
+
+        def note(message: Message) -> None:
+            if isinstance(message, Notice):
+                told.append(message.message)
+
+        assert of(Done, train(executor, [work(1, rows(0.1))], watch=note)[1])
+        assert executor.workers == 1
+        assert told == ["the cluster has places for 1 of 2 workers (1 CPU each); the others begin when it grows"]
+        cluster.add_node(num_cpus=1)
+        deadline = time.monotonic() + 60
+        while not any(isinstance(message, Ready) for message in executor.receive(0.5)):
+            assert time.monotonic() < deadline
+        assert executor.workers == 2
+        seen: dict[int, int] = {}
+        said = train(executor, [work(n, rows(0.1, epochs=50)) for n in (2, 3)])
+        for cohort, words in said.items():
+            seen[cohort] = words[0].worker  # type: ignore[union-attr]
+        assert set(seen.values()) == {0, 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True], ids=["dead", "frozen"])
+def test_a_node_that_is_lost_costs_no_trial_and_changes_no_number(
+    frozen: bool, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuner.executors.ray_cluster import RayExecutor
+
+    content = studies.study(search={"trials": 16}, train={"epochs": 40})
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    nodes = [cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2)]
+    cluster.wait_for_nodes()
+    lost: list[Any] = []
+    receive = RayExecutor.receive
+
+    def losing(self: Any, timeout: float) -> list[Message]:
+        messages = receive(self, timeout)
+        if (
+            not lost
+            and sum(slot.ready for slot in self._slots) == 4
+            and any(isinstance(one, Report) for one in messages)
+        ):
+            lost.append(nodes[0])
+            if frozen:
+                raylet = psutil.Process(nodes[0].all_processes["raylet"][0].process.pid)
+                for process in [raylet, *raylet.children(recursive=True)]:
+                    process.suspend()
+            else:
+                threading.Thread(target=cluster.remove_node, args=(nodes[0], False)).start()
+        return messages
+
+    monkeypatch.setattr(RayExecutor, "receive", losing)
+    content["run"] |= {"executor": "ray", "workers": 4}
+    path = studies.write(tmp_path, content, "there.yaml")
+    began = time.monotonic()
+    there = tuner.launch(path, home=tmp_path / "there", progress=PlainProgress())
+    assert lost and time.monotonic() - began < 120
+    assert there.state == "complete" and there.history.losses
+    assert studies.facts(there.history) == studies.facts(here.history)
+
+
+@pytest.mark.slow
+def test_no_worker_of_a_ray_of_ones_own_outlives_its_driver(tmp_path: Path) -> None:
+    with private_ray():
+        path = studies.write(tmp_path, studies.study(train={"epochs": 20_000}, run={"executor": "ray", "workers": 1}))
+        process = studies.start(path, tmp_path)
+        driver = psutil.Process(process.pid)
+        deadline = time.monotonic() + 90
+        while not epochs_in(tmp_path):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        children = driver.children(recursive=True)
+        process.kill()
+        process.communicate()
+        ours = [child for child in children if name_of(child).startswith(("raylet", "gcs_server", "ray::TunerWorke"))]
+        assert len(ours) == 3
+        _, left = psutil.wait_procs(ours, timeout=20)
+        psutil.wait_procs(children, timeout=20)  # Ray's agents take their time
+        assert not left
+
+
+def epochs_in(home: Path) -> int:
+    """Of the trial that has come furthest; 0 where there is none yet."""
+    with contextlib.suppress(StudyMissing):
+        return max((trial.epochs for trial in studies.history(home).trials.values()), default=0)
+    return 0
+
+
+def name_of(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_study_goes_on_elsewhere_to_the_same_numbers(tmp_path: Path) -> None:
+    """As a terminal sends it: to the driver and to all that it started. Then the same study by local workers."""
+    content = studies.study(train={"epochs": 300}, search={"trials": 4})
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    content["run"] |= {"executor": "ray", "workers": 1}
+    path = studies.write(tmp_path, content, "there.yaml")
+    with private_ray():
+        code = "from tuner.cli import main; main()"
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code, "launch", str(path), "--home", str(tmp_path / "there")],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=studies.environment(),
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 90
+        folder = tmp_path / "there" / "studies" / "small"
+        while epochs_in(tmp_path / "there") < 5:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130 and time.monotonic() - began < 15, err
+        assert "stopping, saving" in err
+    assert list((folder / "checkpoints").glob("*.pt"))
+    there = tuner.launch(tmp_path / "study.yaml", home=tmp_path / "there", progress=PlainProgress())
+    assert studies.facts(there.history) == studies.facts(here.history)
