@@ -48,8 +48,9 @@ def private_ray(**variables: str) -> Iterator[None]:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
+    variables |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**variables, "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
         try:
             yield

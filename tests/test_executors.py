@@ -7,17 +7,22 @@ them, on loopback, with a folder and a token of its own, and ended with them.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
 import models
 import tuner
@@ -247,9 +252,12 @@ def test_a_network_of_ones_own_is_sent_with_what_it_imports(ray: Any, tmp_path: 
     digest = models.digest("net.py:Net", theirs)
     packed = parcel.pack("net.py:Net", theirs)
     shutil.rmtree(theirs)
+    before = set(Path(tempfile.gettempdir()).glob("tuner-network-*"))
     with contextlib.closing(begin_on_ray(tmp_path, network=packed, pinned={"network": digest})) as executor:
         said = train(executor, [one])[1]
         assert of(Done, said), said
+        assert set(Path(tempfile.gettempdir()).glob("tuner-network-*")) - before
+    assert not set(Path(tempfile.gettempdir()).glob("tuner-network-*")) - before
     weights = checkpoint.load(weights_path(tmp_path, 0))["weights"]
     assert weights["layers.0.weight"].shape == (5, 30)
 
@@ -303,6 +311,26 @@ def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_
     assert studies.facts(there.history) == studies.facts(here.history)
     again = tuner.launch(tmp_path / "study.yaml", home=tmp_path / "there", progress=PlainProgress())
     assert again.state == "complete"
+
+
+def test_data_larger_than_memory_are_read_by_every_node(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would not fit into a cluster's memory either; the batches are those of a study at home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    columns: dict[str, Any] = {name: generator.normal(size=200) for name in "abc"}
+    columns["y"] = np.where(columns["a"] > 0, "yes", "no")
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    content = studies.study(search={"trials": 2}, train={"epochs": 2})
+    content["data"] = {"source": "rows.parquet", "target": "y", "memory": 0}
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    content["run"] |= {"executor": "ray"}
+    told = io.StringIO()
+    path = studies.write(tmp_path, content, "there.yaml")
+    there = tuner.launch(path, home=tmp_path / "there", progress=PlainProgress(told))
+    assert studies.facts(there.history) == studies.facts(here.history)
+    assert f"larger than memory: every node reads it from {tmp_path}" in told.getvalue()
 
 
 def test_a_worker_that_finds_other_data_ends_the_launch_with_its_words(ray: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -105,6 +106,46 @@ def test_a_node_that_is_lost_costs_no_trial_and_changes_no_number(
     assert lost and time.monotonic() - began < 120
     assert there.state == "complete" and there.history.losses
     assert studies.facts(there.history) == studies.facts(here.history)
+
+
+@pytest.mark.slow
+def test_a_cluster_is_met_at_its_address_and_only_with_its_token(tmp_path: Path) -> None:
+    """`ray start` by hand; a study from a process of its own, by the one line that says so; then a stranger's."""
+    content = studies.study(search={"trials": 4})
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    content["run"] |= {"executor": "ray", "address": address, "workers": "auto"}
+    path = studies.write(tmp_path, content, "there.yaml")
+    with private_ray(RAY_AUTH_MODE="token"), started(port):
+        studies.run(path, tmp_path / "there")
+        assert studies.facts(studies.history(tmp_path / "there")) == studies.facts(here.history)
+        with private_ray():
+            said = studies.run(path, tmp_path / "stranger", expect=1, seconds=60)
+    assert f"no Ray cluster answers at {address}" in said and "oken" in said and "Traceback" not in said
+
+
+@contextlib.contextmanager
+def started(port: int) -> Iterator[None]:
+    """A head by `ray start`, which leaves with its process."""
+    where = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false"]
+    folder = f"--temp-dir={os.environ['RAY_TMPDIR']}/ray"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", folder, *where]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.2)
+        yield
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.communicate(timeout=30)
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            child.kill()
 
 
 @pytest.mark.slow

@@ -56,6 +56,11 @@ class Parcel:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
+    def close(self) -> None:
+        """For a process that is to be killed, and will have no end of its own."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
     def unpacked(self, task: Task) -> Task:
         """The task, its network to be found here."""
         if self._folder is None:

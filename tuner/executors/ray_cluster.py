@@ -29,12 +29,14 @@ from tuner.executors.protocol import Answer, Lost, Message, Notice, Ready, Setup
 
 if TYPE_CHECKING:  # an actor tells torch's libraries of its threads before they are loaded
     from tuner.data import Dataset
+    from tuner.executors.parcel import Parcel
     from tuner.executors.shelf import Pause, State
 
 BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
 SILENT_SECONDS = 30.0  # without one: its process or node is frozen, or the network is cut
 _PLACE_SECONDS = 15.0  # for the first worker, or another where all are gone, to find a place before a person is told
 _GONE_SECONDS = 10.0  # for Ray to say that an actor that we ended is gone
+_LEAVE_SECONDS = 2.0  # for all workers to put away what they have on disks
 _STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
 
@@ -127,6 +129,7 @@ class TunerWorker:
         self._number = number
         self._line = _Line()
         self._thread: threading.Thread | None = None
+        self._parcel: Parcel | None = None
 
     @ray.method(num_returns="streaming")
     def serve(self, luggage: list[ray.ObjectRef[_Luggage]]) -> Iterator[list[_Word]]:
@@ -151,6 +154,12 @@ class TunerWorker:
     def tell(self, word: _Delivery | Answer | Stop) -> None:
         self._line.words.put(word)
 
+    @ray.method(concurrency_group="words")
+    def leave(self) -> None:
+        """Put away what lies on the node's disk, before the end."""
+        if self._parcel is not None:
+            self._parcel.close()
+
     def _work(self, reference: ray.ObjectRef[_Luggage]) -> None:
         """The worker's own thread: train what comes, until the actor's end."""
         try:
@@ -158,7 +167,7 @@ class TunerWorker:
             from tuner.executors.parcel import Parcel
 
             luggage: _Luggage = ray.get(reference)
-            parcel = Parcel(luggage.network)
+            parcel = self._parcel = Parcel(luggage.network)
             worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line)
             self._line.send(Ready(self._number))
             while True:
@@ -394,6 +403,9 @@ class RayExecutor(Pool[_Slot]):
 
     def close(self) -> None:
         self._closing.set()
+        leaving = [slot.actor.leave.remote() for slot in self._slots if slot.placed]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE_SECONDS)
         for slot in self._slots:
             actor, slot.actor = slot.actor, None
             ray.kill(actor)
