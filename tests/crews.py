@@ -65,11 +65,13 @@ def begin_local(folder: Path, count: int = 1, *, pinned: Any = None, **_: Any) -
     return LocalExecutor([setup(folder, pinned)] * count)
 
 
-def begin_on_ray(folder: Path, count: int = 1, *, pinned: Any = None, network: Any = None, **options: Any) -> Executor:
+def begin_on_ray(
+    folder: Path, count: int = 1, *, pinned: Any = None, network: Any = None, memory: int = 0, **options: Any
+) -> Executor:
     from tuner.executors.ray_cluster import Needs, RayExecutor
 
     dataset = data.load(SOURCE).without_test()
-    return RayExecutor(setup(folder, pinned), count, Needs(1.0), dataset, network or {}, **options)
+    return RayExecutor(setup(folder, pinned), count, Needs(1.0, memory=memory), dataset, network or {}, **options)
 
 
 def setup(folder: Path, pinned: Any = None) -> Setup:

@@ -351,35 +351,34 @@ def test_fewer_places_than_workers_are_told_once_and_the_work_is_done(ray: Any, 
     assert told == ["the cluster has places for 2 of 4 workers (1 CPU each); the others begin when it grows"]
 
 
-def test_a_full_cluster_is_waited_for_and_told_once(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_a_place_is_waited_for_and_told_once(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tuner.executors import ray_cluster
 
     monkeypatch.setattr(ray_cluster, "_PLACE_SECONDS", 0.2)
-    holder = ray.remote(num_cpus=2)(type("Holder", (), {"here": lambda self: True})).remote()
-    assert ray.get(holder.here.remote())
-    with contextlib.closing(begin_on_ray(tmp_path)) as executor:
+    with contextlib.closing(begin_on_ray(tmp_path, memory=2**60)) as executor:
         told: list[Message] = []
         while not told:
             told += executor.receive(0.1)
         for _ in range(5):
             told += executor.receive(0.1)
-        assert told == [Notice("the cluster has no place for a worker (1 CPU each); waiting for one")]
-        ray.kill(holder)
-        assert of(Done, train(executor, [work(1, rows(0.1, epochs=1))])[1])
+        assert told == [Notice("the cluster has no place for a worker (1 CPU, 1.07374e+09 GiB each); waiting for one")]
 
 
 def test_a_stream_that_ends_is_followed_by_another_without_a_word_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray keeps books of a stream for as long as it lasts, so none lasts a whole study. Silence is a sign of life."""
-    from tuner.executors import ray_cluster
+    from tuner.executors import actor as far
 
-    monkeypatch.setattr(ray_cluster, "_STREAM", 2)
-    monkeypatch.setattr(ray_cluster, "BEAT_SECONDS", 0.01)
-    actor: Any = ray_cluster.TunerWorker(0, 1)
+    monkeypatch.setattr(far, "STREAM", 2)
+    monkeypatch.setattr(far, "BEAT_SECONDS", 0.01)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    actor: Any = far.Actor(0, 1)
     actor._thread = "begun"
     heard: list[Any] = []
     for number in range(5):
         actor._line.send(Ready(number))
-        heard += actor.serve([])
+        heard += actor.say(None)
     assert [word.worker for words in heard for word in words] == [0, 1, 2, 3, 4]
     assert [] in heard and len(heard) == 10
 

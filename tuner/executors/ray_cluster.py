@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,165 +23,38 @@ import ray
 from ray._private import ray_logging
 
 from tuner.errors import InputError, TunerError, first_line
+from tuner.executors.actor import Actor, Delivery, Failed, File, Luggage, Placed, Word
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
-from tuner.executors.protocol import Answer, Lost, Message, Notice, Ready, Setup, Stop, Trouble, Work
+from tuner.executors.protocol import Answer, Lost, Message, Notice, Setup, Stop, Trouble, Work
 
-if TYPE_CHECKING:  # an actor tells torch's libraries of its threads before they are loaded
+if TYPE_CHECKING:  # an actor must not import numpy yet
     from tuner.data import Dataset
-    from tuner.executors.parcel import Parcel
-    from tuner.executors.shelf import Pause, State
 
-BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
 SILENT_SECONDS = 30.0  # without one: its process or node is frozen, or the network is cut
 _PLACE_SECONDS = 15.0  # for the first worker, or another where all are gone, to find a place before a person is told
 _GONE_SECONDS = 10.0  # for Ray to say that an actor that we ended is gone
 _LEAVE_SECONDS = 2.0  # for all workers to put away what they have on disks
-_STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
 
 
-# --- the far side: what runs in the cluster -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """The actor has a place in the cluster, and its worker begins."""
-
-    process: int
-
-
-@dataclass(frozen=True)
-class _File:
-    """A checkpoint of a cohort or, of a `trial`, its weights: for the study's folder, which the worker does not see."""
-
-    cohort: int
-    attempt: int
-    trial: int | None
-    content: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """The worker's last word."""
-
-    error: BaseException
-
-
-_Word = Message | _Placed | _File | _Failed
-
-
-@dataclass(frozen=True)
-class _Delivery:
-    """Work, and the generations of its checkpoint, the newest first, by name."""
-
-    work: Work
-    kept: tuple[tuple[str, bytes], ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class _Luggage:
-    """What every worker needs: its setup, the data unless it is to read them itself, a person's network's files."""
-
-    setup: Setup
-    dataset: Dataset | None
-    network: Mapping[str, bytes]
-
-
-class _Line:
-    """A worker's channel and its shelf: two queues, between its thread and the actor's methods."""
-
-    def __init__(self) -> None:
-        self.said: queue.SimpleQueue[_Word] = queue.SimpleQueue()
-        self.words: queue.SimpleQueue[_Delivery | Answer | Stop] = queue.SimpleQueue()
-        self._kept: tuple[tuple[str, bytes], ...] = ()
-
-    def send(self, message: Message) -> None:
-        self.said.put(message)
-
-    def receive(self) -> Work | Answer | Stop:
-        word = self.words.get()
-        if isinstance(word, _Delivery):
-            self._kept = word.kept
-            return word.work
-        return word
-
-    def waiting(self) -> bool:
-        return not self.words.empty()
-
-    def latest(self, _work: Work) -> tuple[State | None, list[str]]:
-        from tuner.training import checkpoint
-
-        kept, self._kept = self._kept, ()
-        return checkpoint.newest(kept)
-
-    def keep(self, work: Work, trial: int | None, state: State, _pause: Pause) -> None:
-        from tuner.training import checkpoint
-
-        self.said.put(_File(work.task.cohort, work.attempt, trial, checkpoint.pack(state)))
-
-
-class TunerWorker:
-    """The actor. `serve` streams what the worker says, `tell` takes what it is told."""
-
-    def __init__(self, number: int, threads: int) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # before numpy and torch are imported, as for local workers
-        self._number = number
-        self._line = _Line()
-        self._thread: threading.Thread | None = None
-        self._parcel: Parcel | None = None
+class TunerWorker(Actor):
+    """An actor as Ray has it."""
 
     @ray.method(num_returns="streaming")
-    def serve(self, luggage: list[ray.ObjectRef[_Luggage]]) -> Iterator[list[_Word]]:
-        """What is said, in its order, and an empty list now and then as a sign of life; call again when it ends."""
-        if self._thread is None:
-            yield [_Placed(os.getpid())]
-            self._thread = threading.Thread(target=self._work, args=luggage, daemon=True)
-            self._thread.start()
-        said = self._line.said
-        for _ in range(_STREAM):
-            words: list[_Word] = []
-            with contextlib.suppress(queue.Empty):
-                words.append(said.get(timeout=BEAT_SECONDS))
-                while True:
-                    words.append(said.get_nowait())
-            yield [word for word in words if not isinstance(word, _Failed)]
-            for word in words:
-                if isinstance(word, _Failed):
-                    raise word.error
+    def serve(self, luggage: list[ray.ObjectRef[Luggage]]) -> Iterator[list[Word]]:
+        yield from self.say(lambda: ray.get(luggage[0]))
 
     @ray.method(concurrency_group="words")
-    def tell(self, word: _Delivery | Answer | Stop) -> None:
-        self._line.words.put(word)
+    def tell(self, word: Delivery | Answer | Stop) -> None:
+        self.heed(word)
 
     @ray.method(concurrency_group="words")
     def leave(self) -> None:
-        """Put away what lies on the node's disk, before the end."""
-        if self._parcel is not None:
-            self._parcel.close()
-
-    def _work(self, reference: ray.ObjectRef[_Luggage]) -> None:
-        """The worker's own thread: train what comes, until the actor's end."""
-        try:
-            from tuner.executors import worker as working
-            from tuner.executors.parcel import Parcel
-
-            luggage: _Luggage = ray.get(reference)
-            parcel = self._parcel = Parcel(luggage.network)
-            worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line)
-            self._line.send(Ready(self._number))
-            while True:
-                word = self._line.receive()
-                if isinstance(word, Work):
-                    worker.train(replace(word, task=parcel.unpacked(word.task)))
-        except BaseException as error:  # noqa: BLE001 - whatever it is ends the actor, and the driver is told
-            self._line.said.put(_Failed(error))
+        self.put_away()
 
 
 _OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"words": 1}}
 _Actor: Any = ray.remote(**_OPTIONS)(TunerWorker)
-
-
-# --- the near side ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -276,9 +148,9 @@ class RayExecutor(Pool[_Slot]):
         self._setup, self._needs = setup, needs
         self._hang_seconds, self._silent_seconds = hang_seconds, silent_seconds
         self._folder = Folder(Path(setup.folder))
-        self._heard: queue.SimpleQueue[tuple[_Slot, Any, list[_Word] | _Gone]] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[tuple[_Slot, Any, list[Word] | _Gone]] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._luggage = ray.put(_Luggage(setup, dataset, network))
+        self._luggage = ray.put(Luggage(setup, dataset, network))
         self._expected = max(1, min(count, needs.room))
         self._told = self._expected == count
         self._alone_since = time.monotonic()
@@ -307,7 +179,7 @@ class RayExecutor(Pool[_Slot]):
         try:
             while True:
                 for reference in actor.serve.remote([self._luggage]):
-                    words: list[_Word] = ray.get(reference)
+                    words: list[Word] = ray.get(reference)
                     if slot.actor is not actor:
                         return
                     slot.beat = time.monotonic()
@@ -317,11 +189,11 @@ class RayExecutor(Pool[_Slot]):
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor cannot be heard any more
             self._heard.put((slot, actor, _gone(error)))
 
-    def _filed(self, slot: _Slot, word: _Word) -> _Word | None:
+    def _filed(self, slot: _Slot, word: Word) -> Word | None:
         """The word, unless it was a file and is written."""
         from tuner.executors.shelf import MachineError
 
-        if not isinstance(word, _File):
+        if not isinstance(word, File):
             return word
 
         def pause(notice: str | None) -> None:
@@ -338,7 +210,7 @@ class RayExecutor(Pool[_Slot]):
         return None
 
     def _send(self, slot: _Slot, word: Work | Answer | Stop) -> None:
-        slot.actor.tell.remote(_Delivery(word, self._folder.generations(word)) if isinstance(word, Work) else word)
+        slot.actor.tell.remote(Delivery(word, self._folder.generations(word)) if isinstance(word, Work) else word)
 
     def receive(self, timeout: float) -> list[Message]:
         messages: list[Message] = []
@@ -366,7 +238,7 @@ class RayExecutor(Pool[_Slot]):
             notices.append(Notice(f"the cluster has no place for a worker ({self._needs} each); waiting for one"))
         return notices
 
-    def _hear(self, slot: _Slot, actor: Any, said: list[_Word] | _Gone) -> list[Message]:
+    def _hear(self, slot: _Slot, actor: Any, said: list[Word] | _Gone) -> list[Message]:
         if slot.actor is not actor:
             return []  # given up already
         if isinstance(said, _Gone):
@@ -374,9 +246,9 @@ class RayExecutor(Pool[_Slot]):
             return [self._replace(slot, reason, hopeless=said.hopeless)]
         messages: list[Message] = []
         for word in said:
-            if isinstance(word, _Placed):
+            if isinstance(word, Placed):
                 slot.placed, slot.process = True, word.process
-            elif not isinstance(word, _File | _Failed):
+            elif not isinstance(word, File | Failed):
                 messages.append(self._note(slot, word))
         return messages
 

@@ -1,0 +1,156 @@
+"""The far side of a cluster's worker: what runs in an actor, and the words that only driver and actor exchange.
+
+Knows the protocol and the worker; never what carries the words. It imports neither numpy nor torch before the worker
+does, whose libraries must hear of their threads first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from tuner.executors.protocol import Answer, Message, Ready, Setup, Stop, Work
+
+if TYPE_CHECKING:
+    from tuner.data import Dataset
+    from tuner.executors.parcel import Parcel
+    from tuner.executors.shelf import Pause, State
+
+BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
+STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The actor has a place in the cluster, and its worker begins."""
+
+    process: int
+
+
+@dataclass(frozen=True)
+class File:
+    """A checkpoint of a cohort or, of a `trial`, its weights: for the study's folder, which the worker does not see."""
+
+    cohort: int
+    attempt: int
+    trial: int | None
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The worker's last word."""
+
+    error: BaseException
+
+
+Word = Message | Placed | File | Failed
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Work, and the generations of its checkpoint, the newest first, by name."""
+
+    work: Work
+    kept: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Luggage:
+    """What every worker needs: its setup, the data unless it is to read them itself, a person's network's files."""
+
+    setup: Setup
+    dataset: Dataset | None
+    network: Mapping[str, bytes]
+
+
+class Line:
+    """A worker's channel and its shelf: two queues, between its thread and the actor's methods."""
+
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        self.words: queue.SimpleQueue[Delivery | Answer | Stop] = queue.SimpleQueue()
+        self._kept: tuple[tuple[str, bytes], ...] = ()
+
+    def send(self, message: Message) -> None:
+        self.said.put(message)
+
+    def receive(self) -> Work | Answer | Stop:
+        word = self.words.get()
+        if isinstance(word, Delivery):
+            self._kept = word.kept
+            return word.work
+        return word
+
+    def waiting(self) -> bool:
+        return not self.words.empty()
+
+    def latest(self, _work: Work) -> tuple[State | None, list[str]]:
+        from tuner.training import checkpoint
+
+        kept, self._kept = self._kept, ()
+        return checkpoint.newest(kept)
+
+    def keep(self, work: Work, trial: int | None, state: State, _pause: Pause) -> None:
+        from tuner.training import checkpoint
+
+        self.said.put(File(work.task.cohort, work.attempt, trial, checkpoint.pack(state)))
+
+
+class Actor:
+    """A worker and its line, in a process of the cluster."""
+
+    def __init__(self, number: int, threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before numpy and torch are imported, as for local workers
+        self._number = number
+        self._line = Line()
+        self._thread: threading.Thread | None = None
+        self._parcel: Parcel | None = None
+
+    def say(self, fetch: Callable[[], Luggage]) -> Iterator[list[Word]]:
+        """What is said, in its order, and an empty list now and then as a sign of life; call again when it ends."""
+        if self._thread is None:
+            yield [Placed(os.getpid())]
+            self._thread = threading.Thread(target=self._work, args=(fetch,), daemon=True)
+            self._thread.start()
+        said = self._line.said
+        for _ in range(STREAM):
+            words: list[Word] = []
+            with contextlib.suppress(queue.Empty):
+                words.append(said.get(timeout=BEAT_SECONDS))
+                while True:
+                    words.append(said.get_nowait())
+            yield [word for word in words if not isinstance(word, Failed)]
+            for word in words:
+                if isinstance(word, Failed):
+                    raise word.error
+
+    def heed(self, word: Delivery | Answer | Stop) -> None:
+        self._line.words.put(word)
+
+    def put_away(self) -> None:
+        """Leave nothing on the node's disk, before the end."""
+        if self._parcel is not None:
+            self._parcel.close()
+
+    def _work(self, fetch: Callable[[], Luggage]) -> None:
+        """The worker's own thread: train what comes, until the actor's end."""
+        try:
+            from tuner.executors import worker as working
+            from tuner.executors.parcel import Parcel
+
+            luggage = fetch()
+            parcel = self._parcel = Parcel(luggage.network)
+            worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line)
+            self._line.send(Ready(self._number))
+            while True:
+                word = self._line.receive()
+                if isinstance(word, Work):
+                    worker.train(replace(word, task=parcel.unpacked(word.task)))
+        except BaseException as error:  # noqa: BLE001 - whatever it is ends the actor, and the driver is told
+            self._line.said.put(Failed(error))
