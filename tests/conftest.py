@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 import tuner  # noqa: F401 # before numpy: its BLAS is told of the processor when it is loaded
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL, started by the first test that asks for it: one for each process of tests."""
+    from tests.postgres import Server
+
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,8 +28,13 @@ GATES = {
     },
     "cmaes": {"tuner.search.samplers"},
     "mlflow": {f"tuner.tracking.{name}" for name in ("tracker", "store", "sink", "bulk", "registry")},
-    "sqlalchemy": {"tuner.ledger", "tuner.tracking.store", "tuner.tracking.bulk"},
-    "sqlite3": {"tuner.ledger", "tuner.tracking.store"},
+    "sqlalchemy": {
+        "tuner.ledger",
+        *(f"tuner.ledger.{name}" for name in ("tables", "place", "sqlite", "postgresql", "lease")),
+        "tuner.tracking.store",
+        "tuner.tracking.bulk",
+    },
+    "sqlite3": {"tuner.tracking.store"},
     "ray": {"tuner.executors.ray_cluster", "tuner.ray_tune"},
 }
 

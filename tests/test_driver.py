@@ -291,7 +291,7 @@ def test_what_came_at_once_is_one_transaction_and_nobody_hears_of_it_before_its_
 
     with Ledger.create(folder) as ledger:
         commits: list[None] = []
-        sqlalchemy.event.listen(ledger._engine, "commit", lambda _: commits.append(None))
+        sqlalchemy.event.listen(ledger._place.engine, "commit", lambda _: commits.append(None))
         executor = Fake(
             lambda work: worker(work, rungs=[2]), on_answer=lambda *_: heard.append(("answered", last() - 14))
         )

@@ -259,7 +259,7 @@ def sync(
     """Write to MLflow what is not written yet.
 
     For when its server was away, or its store was deleted and is to be rebuilt."""
-    from tuner.home import studies
+    from tuner.ledger import studies
 
     if mlflow is not None:
         from tuner.spec.sections import store_problem
@@ -354,7 +354,7 @@ def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]
 
 def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
     """Every study of the home, in a row each; what is wrong with one is told on stderr and hides no other."""
-    from tuner.home import studies
+    from tuner.ledger import studies
     from tuner.summary import standing
 
     found: list[dict[str, Any]] = []

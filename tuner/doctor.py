@@ -26,8 +26,9 @@ from urllib.request import urlopen
 from packaging.requirements import Requirement
 
 import tuner
-from tuner.errors import LedgerError
-from tuner.ledger import Ledger, studies, study_folder
+from tuner.errors import InputError, LedgerError
+from tuner.home import ADDRESS, LEDGER
+from tuner.ledger import Ledger, server, studies, study_folder
 from tuner.tracking.dashboard import EMBEDDED, OFF, SQLITE, uri_of
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -164,7 +165,11 @@ def _home(place: Place) -> Iterator[Finding]:
 
 
 def _ledgers(place: Place) -> Iterator[Finding]:
-    names = studies(place.home)
+    try:
+        named, names = server(), studies(place.home)
+    except (LedgerError, InputError) as error:
+        yield Finding("ledgers", PROBLEM, str(error), f"start it, or unset {ADDRESS}")
+        return
     trials = 0
     for name in names:
         try:
@@ -172,9 +177,8 @@ def _ledgers(place: Place) -> Iterator[Finding]:
                 trials += len(ledger.history().trials)
         except LedgerError as error:
             yield Finding("ledgers", PROBLEM, str(error), f"or remove {study_folder(place.home, name)}")
-    yield Finding(
-        "ledgers", OK, f"{len(names)} studies in {place.home / 'studies'}, {trials:,} trials that can be read"
-    )
+    where = named or place.home / "studies"
+    yield Finding("ledgers", OK, f"{len(names)} studies in {where}, {trials:,} trials that can be read")
 
 
 def _mlflow(place: Place) -> Iterator[Finding]:
@@ -217,7 +221,7 @@ def _server(address: str) -> Finding:
 
 def _clock(place: Place) -> Iterator[Finding]:
     """Facts are stamped with it: a clock that went back shows trials that end before they begin."""
-    files = [file for name in studies(place.home) for file in study_folder(place.home, name).glob("ledger.db*")]
+    files = (place.home / "studies").glob(f"*/{LEDGER}*")
     ahead = max((file.stat().st_mtime for file in files), default=0.0) - time.time()
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if ahead > _SKEW_SECONDS:

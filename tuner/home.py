@@ -12,6 +12,8 @@ from tuner.errors import InputError
 from tuner.trial import STUDY_NAME
 
 LEDGER = "ledger.db"  # the file that makes a folder a study's
+ELSEWHERE = "ledger.elsewhere"  # or this one, which says in which database the study's events are
+ADDRESS = "TUNER_LEDGER"  # in the environment: that database's address, never written to any file
 
 
 def study_folder(home: Path, name: str) -> Path:
@@ -24,7 +26,6 @@ def study_folder(home: Path, name: str) -> Path:
 
 
 def studies(home: Path) -> list[str]:
-    """The names of the studies in a home, sorted; none where the home does not exist."""
-    return sorted(
-        path.parent.name for path in (home / "studies").glob(f"*/{LEDGER}") if STUDY_NAME.fullmatch(path.parent.name)
-    )
+    """The names of the studies that have a folder in a home, sorted; none where the home does not exist."""
+    folders = {path.parent.name for mark in (LEDGER, ELSEWHERE) for path in (home / "studies").glob(f"*/{mark}")}
+    return sorted(name for name in folders if STUDY_NAME.fullmatch(name))

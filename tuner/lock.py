@@ -61,7 +61,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
         while not _try(handle, fcntl.LOCK_SH):
             found = _signature(handle)
             # Between taking the lock and signing it a driver is nameless, or still bears the name of a dead one.
-            if found is not None and _lives(found):
+            if found is not None and lives(found):
                 return found
             if time.monotonic() > give_up:
                 return found or dict(_NAMELESS)
@@ -80,10 +80,15 @@ def _take(handle: int, folder: Path) -> None:
             time.sleep(_PAUSE_SECONDS)
             continue
         who = who or _NAMELESS
-        raise StudyLocked(
-            f"study {folder.name} is already running on {who['host']}:{who['pid']} since {who['since']}; "
-            f"`tuner stop {folder.name}` ends it"
-        )
+        raise StudyLocked(refusal(folder.name, who))
+
+
+def refusal(study: str, who: dict[str, Any]) -> str:
+    """What a second driver of a study is told of the first."""
+    return (
+        f"study {study} is already running on {who['host']}:{who['pid']} since {who['since']}; "
+        f"`tuner stop {study}` ends it"
+    )
 
 
 def _try(handle: int, how: int) -> bool:
@@ -107,7 +112,7 @@ def _signature(handle: int) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.keys() >= _NAMELESS.keys() else None
 
 
-def _lives(holder: dict[str, Any]) -> bool:
+def lives(holder: dict[str, Any]) -> bool:
     """False where the process is known to be dead; those of other hosts are taken at their word."""
     if holder["host"] != socket.gethostname():
         return True

@@ -103,7 +103,7 @@ def launch(
     plan = planning.plan(spec, dataset)
     copied = forking and spec.run.executor == "local" and forks(device_of(spec))
     crew = Crew((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
-    with crew, Ledger.create(folder) as ledger, ledger.lock():  # in this order: a copy must not hold a lock
+    with crew, Ledger.create(folder, progress.message) as ledger, ledger.lock():  # first: a copy must not hold a lock
         history = ledger.history()
         resumed = _resumed(history)
         spec = _remember_extension(spec, history, progress)

@@ -1,0 +1,120 @@
+"""The ledger's tables, and how events become rows: what is the same in every database.
+
+Knows SQL that all of them speak. Must never know where a database is, how it is reached or what its errors mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from tuner.trial import TERMINAL, Event, Kind
+
+FORMAT = 1  # of the tables; raised when an older Tuner could no longer read what is written
+
+Row = dict[str, Any]
+
+_OF_A_TRIAL = (Kind.ASKED, Kind.REPORTED, *sorted(TERMINAL))
+_UNIQUE: Mapping[str, tuple[Sequence[str], Sequence[Kind]]] = {  # the first one wins
+    "one_created": (["kind"], [Kind.CREATED]),
+    "one_asked": (["trial"], [Kind.ASKED]),
+    "one_report": (["trial", "epoch"], [Kind.REPORTED]),
+    "one_end": (["trial"], sorted(TERMINAL)),
+}
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
+class Tables:
+    """The tables of one kind of database, and the statements about a study's events in them.
+
+    Where one database holds the events of many studies (`prefix` keeps their tables apart from those of others), each
+    event says whose it is, and every statement takes the `study` beside its own parameters.
+    """
+
+    def __init__(self, insert: Callable[[sa.Table], Any], prefix: str | None = None) -> None:
+        """`insert` is the dialect's own, which can leave out what is there already."""
+        many, prefix = prefix is not None, prefix or ""
+        self.schema = sa.MetaData()
+        self.meta = sa.Table(
+            f"{prefix}meta",
+            self.schema,
+            sa.Column("key", sa.Text, primary_key=True),
+            sa.Column("value", sa.Text, nullable=False),
+        )
+        whose = [sa.Column("study", sa.Integer, primary_key=True, autoincrement=False)] if many else []
+        seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+        self.events = sa.Table(
+            f"{prefix}events",
+            self.schema,
+            *whose,
+            sa.Column("seq", seq, primary_key=True, autoincrement=False),
+            sa.Column("time", sa.Double, nullable=False),
+            sa.Column("kind", sa.Text, nullable=False),
+            sa.Column("trial", sa.Integer),
+            sa.Column("cohort", sa.Integer),
+            sa.Column("epoch", sa.Integer),
+            sa.Column("body", sa.Text, nullable=False),
+        )
+        columns = self.events.c
+        key = [columns[column.name] for column in whose]
+        for name, (unique, kinds) in _UNIQUE.items():
+            where = columns.kind.in_([sa.literal_column(f"'{kind.value}'") for kind in kinds])
+            parts = [*key, *(columns[part] for part in unique)]
+            sa.Index(f"{prefix}{name}", *parts, unique=True, sqlite_where=where, postgresql_where=where)
+        mine = [column == sa.bindparam(column.name) for column in key]
+        told = [column for column in columns if column.name != "study"]
+        self.insert = insert(self.events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        self.last = sa.select(sa.func.coalesce(sa.func.max(columns.seq), 0)).where(*mine)
+        self.since = sa.select(columns.seq).where(*mine, columns.seq >= sa.bindparam("first")).order_by(columns.seq)
+        # inside its own transaction alone
+        self.take_back = sa.delete(self.events).where(*mine, columns.seq >= sa.bindparam("first"))
+        after = sa.select(*told).where(*mine, columns.seq > sa.bindparam("after"))
+        self.read = after.order_by(columns.seq).limit(sa.bindparam("size"))
+        self.format = sa.select(self.meta.c.value).where(self.meta.c.key == "format")
+        self.written = sa.insert(self.meta).values(key="format", value=str(FORMAT))
+
+    def store(self, connection: sa.Connection, rows: Sequence[Row], key: Row) -> Sequence[int]:
+        """Insert the rows (`seq` without gaps) that break no unique index; their places in `rows`."""
+        rows = [row | key for row in rows]
+        first = rows[0]["seq"]
+        if connection.execute(self.insert, rows).rowcount == len(rows):
+            return range(len(rows))
+        # Some were there already. Once more without them, so that seq stays without gaps and depends on what was
+        # stored alone, not on how it came.
+        kept = [seq - first for seq in connection.scalars(self.since, {"first": first, **key})]
+        connection.execute(self.take_back, {"first": first, **key})
+        if kept:
+            connection.execute(self.insert, [rows[place] | {"seq": first + i} for i, place in enumerate(kept)])
+        return kept
+
+
+def row(event: Event, now: float) -> Row:
+    """The event as the tables keep it, `seq` and study left out.
+
+    Raises ValueError where the body is no JSON, or a name is missing that the event's uniqueness hangs on.
+    """
+    try:
+        body = _JSON.encode(dict(event.body))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"event {event.kind} of trial {event.trial}: the body is no JSON: {error}") from error
+    if event.kind in _OF_A_TRIAL and event.trial is None:
+        raise ValueError(f"event {event.kind} names no trial")
+    if event.kind is Kind.REPORTED and event.epoch is None:
+        raise ValueError(f"event {event.kind} of trial {event.trial} names no epoch")
+    return {
+        "time": now,
+        "kind": event.kind.value,
+        "trial": event.trial,
+        "cohort": event.cohort,
+        "epoch": event.epoch,
+        "body": body,
+    }
+
+
+def event(row: Any) -> Event:
+    """The event of a row, a mapping. Raises ValueError where it cannot be read."""
+    body = json.loads(row["body"])
+    return Event(Kind(row["kind"]), body, row["trial"], row["cohort"], row["epoch"], row["seq"], row["time"])
