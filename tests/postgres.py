@@ -51,7 +51,8 @@ class Server:
         done = subprocess.run(command, user=self._user, cwd="/", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self, wait: bool = True) -> None:
+    def start(self, away: float = 0.0, *, wait: bool = True) -> None:
+        """Up, after `away` more seconds; `wait` until it answers. Always from one thread: with it the server ends."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -61,9 +62,10 @@ class Server:
             "shared_buffers": "16MB",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        command = [str(_programs() / "postgres"), "-D", str(self._folder / "data"), *options]
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                [str(_programs() / "postgres"), "-D", str(self._folder / "data"), *options],
+                ["sh", "-c", f'sleep {away}; exec "$@"', "sh", *command],
                 user=self._user,
                 cwd="/",
                 stdout=log,
@@ -93,8 +95,7 @@ class Server:
     def restart(self, away: float = 0.0) -> None:
         """`away` seconds later it starts again."""
         self.stop()
-        time.sleep(away)
-        self.start(wait=False)
+        self.start(away, wait=False)
 
     def freeze(self, frozen: bool) -> None:
         """Every process of it stops, or goes on: connections stay, answers stay out."""

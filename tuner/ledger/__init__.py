@@ -22,7 +22,7 @@ from typing import Any, Self
 from tuner import home as homes
 from tuner.errors import LedgerError, StudyMissing
 from tuner.history import History
-from tuner.home import ADDRESS, LEDGER, study_folder
+from tuner.home import ADDRESS, ELSEWHERE, LEDGER, study_folder
 from tuner.ledger import sqlite, tables
 from tuner.ledger.place import Place, Transaction
 from tuner.ledger.tables import FORMAT
@@ -67,6 +67,7 @@ class Ledger:
             from tuner.ledger import postgresql
 
             return cls(folder, postgresql.create(folder, address, tell))
+        _check_here(folder)
         return cls(folder, sqlite.create(folder))
 
     @classmethod
@@ -77,6 +78,7 @@ class Ledger:
 
             place: Place | None = postgresql.find(folder, address, read_only=read_only, tell=_warn)
         else:
+            _check_here(folder)
             place = sqlite.File(folder, read_only=read_only) if (folder / LEDGER).exists() else None
         if place is None:
             from search_spaces.document import suggest  # pydantic comes with it: 0.15 s that only this mistake pays
@@ -185,6 +187,13 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_here(folder: Path) -> None:
+    """Raises LedgerError where the study's events are in a database, and the environment names none."""
+    if (folder / ELSEWHERE).exists():
+        where = (folder / ELSEWHERE).read_text().strip()
+        raise LedgerError(f"the events of study {folder.name} are in {where}: set {ADDRESS} to its address")
 
 
 def server() -> str | None:

@@ -129,14 +129,20 @@ class Lease:
         return (self._database, self._of["of"], token)
 
     def _renew(self, token: int, over: threading.Event) -> None:
+        """Until it is over, or the lease is another's."""
         pause = SECONDS / _RENEWALS
         while not over.wait(pause):
             try:
-                with self._engine.begin() as connection:
-                    values = {"held": token, "seconds": SECONDS, **self._of}
-                    if connection.execute(self._leases.renewed, values).rowcount == 0:
-                        self._lost = True
-                        return
-                pause = SECONDS / _RENEWALS
+                self._lost = not self._renew_once(token)
             except sa.exc.DBAPIError:
-                pause = _RETRY_SECONDS
+                pause = min(_RETRY_SECONDS, SECONDS / _RENEWALS)
+            else:
+                pause = SECONDS / _RENEWALS
+            if self._lost:
+                return
+
+    def _renew_once(self, token: int) -> bool:
+        """False where there is a newer token."""
+        with self._engine.begin() as connection:
+            values = {"held": token, "seconds": SECONDS, **self._of}
+            return connection.execute(self._leases.renewed, values).rowcount > 0

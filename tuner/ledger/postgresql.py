@@ -52,7 +52,12 @@ _SETTINGS = {  # libpq's: a database that was cut off is noticed, and lets go of
 }
 _SERVER = {
     "synchronous_commit": "on",  # a commit is on the disk before it is acknowledged, whatever the server's default
-    "idle_in_transaction_session_timeout": "60s",
+    # What a connection holds that was cut off is free again soon, for who comes next.
+    "idle_in_transaction_session_timeout": "15s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
     "lock_timeout": "20s",
 }
 
@@ -248,7 +253,7 @@ def _mark(folder: Path, name: str) -> None:
     """Make the study's folder, with a word about where its events are."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ELSEWHERE).write_text(f"The events of this study are in {name}: set {ADDRESS}.\n")
+        (folder / ELSEWHERE).write_text(f"{name}\n")
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -261,7 +266,8 @@ def _engine(address: str, *, read_only: bool = False) -> sa.Engine:
     except (sa.exc.ArgumentError, ValueError):
         url = None
     if url is None or url.get_backend_name() != "postgresql":
-        got = f"an address of {scheme}" if re.fullmatch(r"[a-z][a-z0-9+]{0,30}", scheme) else "none"
+        named = re.fullmatch(r"[a-z][a-z0-9+]{0,30}", scheme) and scheme != address
+        got = "one that cannot be read" if url is None and named else f"an address of {scheme}" if named else "none"
         raise InputError(
             f"{ADDRESS}: expected postgresql://user:password@host/database, got {got}; percent-encode what is no "
             "letter or digit in the password"

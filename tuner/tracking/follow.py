@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from tuner.errors import TunerError
+from tuner.errors import LedgerError, TunerError
 from tuner.tracking.store import close, load
 from tuner.tracking.tracker import Progress, Tracker
 
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we go on until it has closed stdin
         threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     try:
-        tracker = Tracker(given.folder, given.uri, given.artifacts, driver=None if given.once else os.getppid())
+        driver = None if given.once else os.getppid()
+        tracker = _open(lambda: Tracker(given.folder, given.uri, given.artifacts, driver), ended, given.patience, _say)
     except TunerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -80,6 +81,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         tracker.close()
         close()
+
+
+def _open(
+    make: Callable[[], Tracker], ended: threading.Event, patience: float, say: Callable[[Progress], None]
+) -> Tracker:
+    """The tracker, once its ledger can be read: a database that restarts is waited for as a server is."""
+    trouble: float | None = None
+    while True:
+        try:
+            return make()
+        except LedgerError as error:
+            closing = ended.is_set()
+            trouble = trouble if trouble is not None and closing else time.monotonic()
+            if closing and time.monotonic() - trouble >= patience:
+                raise
+            say(Progress(0, 0, str(error)))
+            (time.sleep if closing else ended.wait)(_RETRY_SECONDS)
 
 
 def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Callable[[Progress], None]) -> int:
