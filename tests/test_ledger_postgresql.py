@@ -16,6 +16,7 @@ import pytest
 
 from tests.events import asked, fork, in_a_process, reported
 from tests.postgres import PASSWORD, Server
+from tuner import doctor
 from tuner.errors import InputError, LedgerError, StudyLocked
 from tuner.ledger import FORMAT, Ledger, lease, postgresql, server, studies, study_folder
 from tuner.trial import Event, Kind
@@ -100,6 +101,21 @@ def test_the_server_is_named_with_its_version(address: str, postgres: Server) ->
     found = server()
     assert found is not None
     assert found.startswith(f"PostgreSQL database postgres at 127.0.0.1:{postgres.port}, version 1")
+
+
+def test_doctor_says_which_database_it_is_and_whether_it_answers_without_the_password(
+    ledger: Ledger, tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line() -> doctor.Finding:
+        (found,) = doctor.CHECKS["ledgers"](doctor.Place(tmp_path))
+        return found
+
+    assert line().state == doctor.OK
+    assert f"1 studies in PostgreSQL database postgres at 127.0.0.1:{postgres.port}, version 1" in line().found
+    monkeypatch.setenv("TUNER_LEDGER", "postgresql://tuner:Secret9@127.0.0.1:1/tuner")
+    assert line().state == doctor.PROBLEM
+    assert "PostgreSQL database tuner at 127.0.0.1:1: it does not answer" in line().found
+    assert "Secret9" not in line().line()
 
 
 # Many studies
@@ -200,6 +216,21 @@ def test_an_outage_that_lasts_too_long_ends_the_driver_in_plain_words(
     finally:
         postgres.start()
     assert ledger.last() == 0
+
+
+def test_a_server_that_is_stopped_and_keeps_its_connections_is_an_outage_like_any_other(
+    ledger: Ledger, postgres: Server, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.5)
+    with ledger.lock():
+        ledger.append([asked(0)])
+        postgres.freeze(True)
+        back = threading.Timer(2.0, postgres.freeze, [False])
+        back.start()
+        assert [event.seq for event in ledger.append([asked(1)])] == [2]
+        back.join()
+    assert [event.trial for event in ledger.read()] == [0, 1]
+    assert len(said) <= 1
 
 
 class Cutter:

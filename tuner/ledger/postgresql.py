@@ -25,6 +25,8 @@ from tuner.ledger.sqlite import unwritable
 from tuner.ledger.tables import Row, Tables
 
 OUTAGE_SECONDS = 300.0  # that a driver waits for its database, before it ends and wants to be launched again
+ANSWER_SECONDS = 30.0  # without an answer a connection is given up: a server that is stopped keeps it open for ever
+_SILENT_SECONDS = 1.0  # of an outage, of which nobody need hear
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts
 
 _TABLES = Tables(insert, prefix="tuner_")
@@ -120,7 +122,7 @@ class Database(Place):
                 f"{self.name} has not answered for {OUTAGE_SECONDS:.0f} s ({_detail(self.engine.url, error)}); "
                 "launch again when it does: nothing acknowledged is lost"
             ) from error
-        if attempt and not self._down:
+        if (attempt or time.monotonic() - since > _SILENT_SECONDS) and not self._down:
             self._down = True
             self._tell(f"{self.name} does not answer ({_detail(self.engine.url, error)}), waiting for it")
         time.sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))
@@ -277,11 +279,29 @@ def _engine(address: str, *, read_only: bool = False) -> sa.Engine:
     arguments = {key: value for key, value in _SETTINGS.items() if key not in url.query} | {"options": options}
     url = url.set(drivername="postgresql+psycopg").difference_update_query(["options"])
     try:
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=arguments, hide_parameters=True)
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=arguments, hide_parameters=True)
     except ModuleNotFoundError as error:
         raise InputError(
             f"{ADDRESS} names a PostgreSQL, which needs {error.name}: pip install 'cohort-tuner[postgresql]'"
         ) from None
+    sa.event.listen(engine, "connect", _bound)
+    return engine
+
+
+def _bound(connection: Any, _record: object) -> None:
+    """Make a psycopg connection wait no longer than ANSWER_SECONDS for an answer; then it is closed."""
+    wait = connection.wait
+
+    def patiently(*arguments: Any, **words: Any) -> Any:
+        try:
+            return wait(*arguments, **{"timeout": ANSWER_SECONDS, **words})
+        except Exception as error:
+            if type(error).__name__ != "_WaitTimeout":
+                raise
+            connection.pgconn.finish()
+            raise connection.OperationalError(f"no answer in {ANSWER_SECONDS:.0f} s") from None
+
+    connection.wait = patiently
 
 
 def _listed(value: str | tuple[str, ...] | None) -> list[str]:
