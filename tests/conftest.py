@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ import tuner  # noqa: F401 # before numpy: its BLAS is told of the processor whe
 
 if TYPE_CHECKING:
     from tests.postgres import Server
+
+
+os.environ.pop("TUNER_LEDGER", None)  # a test that wants a database says so, and has one of its own
 
 
 @pytest.fixture(scope="session")

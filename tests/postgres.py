@@ -28,6 +28,18 @@ def _programs() -> Path:
     return max(Path(_PACKAGE.origin).parent.glob("pginstall*/bin"), key=lambda path: len(str(path)))
 
 
+def _may_run(program: Path, user: int) -> bool:
+    try:
+        return (
+            subprocess.run(
+                [program, "--version"], user=user, cwd="/", stdout=subprocess.DEVNULL, check=False
+            ).returncode
+            == 0
+        )
+    except PermissionError:
+        return False
+
+
 class Server:
     """One cluster on 127.0.0.1, its user `tuner` with a password. A context manager."""
 
@@ -38,12 +50,16 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
+        self._programs = _programs()
+        if not _may_run(self._programs / "postgres", self._user):  # in a home of root's, say
+            shutil.copytree(self._programs.parent, self._folder / "programs")
+            self._programs = self._folder / "programs" / "bin"
         secret = self._folder / "password"
         secret.write_text(PASSWORD)
         os.chown(secret, self._user, -1)
         data = str(self._folder / "data")
         made = ["-U", "tuner", "-A", "scram-sha-256", "--pwfile", str(secret), "--no-sync", "-E", "utf8", "-D", data]
-        self._run(str(_programs() / "initdb"), *made, "--locale=C")
+        self._run(str(self._programs / "initdb"), *made, "--locale=C")
         self._count = 0
         self.start()
 
@@ -62,7 +78,7 @@ class Server:
             "shared_buffers": "16MB",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        command = [str(_programs() / "postgres"), "-D", str(self._folder / "data"), *options]
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *options]
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 ["sh", "-c", f'sleep {away}; exec "$@"', "sh", *command],

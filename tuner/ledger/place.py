@@ -105,7 +105,11 @@ class Transaction:
     def _begun(self) -> sa.Connection:
         if self._connection is None:
             self._connection = self._place.engine.connect()
-            self._last = self._place.begin(self._connection)
+            try:
+                self._last = self._place.begin(self._connection)
+            except BaseException:
+                self._close()  # whoever goes on all the same begins again
+                raise
         return self._connection
 
     def _close(self) -> None:

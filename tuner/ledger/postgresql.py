@@ -40,8 +40,11 @@ _LEASES = Leases(_TABLES.schema)
 _ID = sa.select(_STUDIES.c.id).where(_STUDIES.c.name == sa.bindparam("name"))
 _MAKING = sa.text("SELECT pg_advisory_xact_lock(hashtext('tuner ledger'))")
 _WRITE = sa.select(_STUDIES.c.id).where(_STUDIES.c.id == sa.bindparam("study")).with_for_update()
-_ROWS = sa.select(_TABLES.events).where(
-    _TABLES.events.c.study == sa.bindparam("study"), _TABLES.events.c.seq >= sa.bindparam("first")
+_COLUMNS = _TABLES.events.c
+_ROWS = (
+    sa.select(_TABLES.events)
+    .where(_COLUMNS.study == sa.bindparam("study"), _COLUMNS.seq.between(sa.bindparam("first"), sa.bindparam("last")))
+    .order_by(_COLUMNS.seq)
 )
 
 _SETTINGS = {  # libpq's: a database that was cut off is noticed, and lets go of what we held in it
@@ -162,14 +165,22 @@ class _Stubborn(Transaction):
             return self._connection
         connection = super()._begun()
         if self._rows:
-            first = self._rows[0]["seq"]
-            found = connection.execute(_ROWS, {"first": first, **self._place.key}).mappings().all()
-            if not found and self._last == first - 1:
-                connection.execute(self._place.tables.insert, [row | self._place.key for row in self._rows])
-            elif sorted(map(_content, found))[: len(self._rows)] != sorted(map(_content, self._rows)):
-                raise LedgerError(f"{self._place.name}: another process wrote this study's events; launch again")
-            self._last = self._rows[-1]["seq"]
+            try:
+                self._restore(connection, self._rows)
+            except BaseException:
+                self._close()
+                raise
         return connection
+
+    def _restore(self, connection: sa.Connection, rows: list[Row]) -> None:
+        """Write what an earlier connection has lost, with the numbers that were promised, unless it did arrive."""
+        key, first, last = self._place.key, rows[0]["seq"], rows[-1]["seq"]
+        found = connection.execute(_ROWS, {"first": first, "last": last, **key}).mappings().all()
+        if not found and self._last == first - 1:
+            connection.execute(self._place.tables.insert, [row | key for row in rows])
+        elif [_content(row) for row in found] != [_content(row) for row in rows]:
+            raise LedgerError(f"{self._place.name}: another process wrote this study's events; launch again")
+        self._last = max(self._last, last)
 
     def _close(self) -> None:
         try:

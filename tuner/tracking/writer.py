@@ -58,7 +58,7 @@ class Writer:
             if standby is not None:
                 standby.end()
             return
-        self.log.parent.mkdir(exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True)  # a ledger may be elsewhere
         self._command = command(folder, *uri_of(store, home), once=once, patience=patience)
         self._lives = _LIVES
         self._guard = threading.Lock()  # of the process: it is replaced by the thread that hears it
