@@ -19,6 +19,8 @@ from tests.postgres import PASSWORD, Server
 from tuner import doctor
 from tuner.errors import InputError, LedgerError, StudyLocked
 from tuner.ledger import FORMAT, Ledger, lease, postgresql, server, studies, study_folder
+from tuner.tracking import follow
+from tuner.tracking.tracker import Progress, Tracker
 from tuner.trial import Event, Kind
 
 
@@ -433,3 +435,28 @@ def test_of_many_that_want_a_free_study_one_gets_it(ledger: Ledger, folder: Path
     for _, process in pipes:
         process.join(20)
     assert ledger.holder() is None
+
+
+# Who follows it
+
+
+def test_a_writer_that_cannot_read_the_ledger_leaves_it_to_the_driver_to_say_so_until_the_end(
+    ledger: Ledger, folder: Path, postgres: Server
+) -> None:
+    ledger.append([Event(Kind.OPENED, {})])
+    tracker = Tracker(folder, "sqlite://", None)
+    said: list[Progress] = []
+    ended = threading.Event()
+    following = threading.Thread(target=follow.follow, args=(tracker, ended, 0.0, said.append))
+    postgres.stop()
+    try:
+        following.start()
+        while not said:
+            time.sleep(0.01)
+        assert (said[-1].error, tracker.blind) == (None, True)
+        ended.set()
+        following.join(20)
+        assert "does not answer" in (said[-1].error or "")
+    finally:
+        postgres.start()
+        tracker.close()

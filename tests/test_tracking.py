@@ -636,7 +636,7 @@ def test_what_is_left_after_the_last_trial_is_written_while_the_winner_is_made(s
 
 def test_a_store_that_is_away_is_not_asked_again_and_again_because_the_study_is_over() -> None:
     class Away:
-        drained = connected = False
+        drained = connected = blind = False
         cycles = 0
 
         def cycle(self, closing: bool) -> Progress:

@@ -100,7 +100,8 @@ class Database(Place):
         return _explain(self.engine.url, error)
 
     def transaction(self) -> Transaction:
-        self._lease.check_known()
+        with self.told():
+            self._lease.check_known()
         return _Stubborn(self)
 
     @contextmanager

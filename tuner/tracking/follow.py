@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -96,7 +96,7 @@ def _open(
             trouble = trouble if trouble is not None and closing else time.monotonic()
             if closing and time.monotonic() - trouble >= patience:
                 raise
-            say(Progress(0, 0, str(error)))
+            say(Progress(0, 0, str(error) if closing else None))
             (time.sleep if closing else ended.wait)(_RETRY_SECONDS)
 
 
@@ -107,7 +107,7 @@ def follow(tracker: Tracker, ended: threading.Event, patience: float, say: Calla
         closing = ended.is_set()  # before the cycle, which then sees everything that came before the end
         began = time.monotonic()
         progress = tracker.cycle(closing)
-        say(progress)
+        say(replace(progress, error=None) if tracker.blind and not closing else progress)
         now = time.monotonic()
         if not gc.isenabled() and (tracker.connected or progress.error is not None):
             gc.freeze()

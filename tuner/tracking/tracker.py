@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import champion
+from tuner.errors import LedgerError
 from tuner.ledger import Ledger
 from tuner.tracking import registry
 from tuner.tracking.bulk import sink_for
@@ -58,6 +59,7 @@ class Tracker:
     def __init__(self, folder: Path, uri: str, artifacts: str | None, driver: int | None = None) -> None:
         self.folder, self.uri, self.artifacts, self.driver = folder, uri, artifacts, driver
         self.drained = False  # after a cycle: everything read is written, and nothing is in doubt
+        self.blind = False  # after a cycle: it was the ledger that could not be read, of which its driver tells
         self.connected = False  # after a cycle: it had to connect first, which takes much longer than writing
         self._prepared = False
         self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
@@ -77,7 +79,7 @@ class Tracker:
     def cycle(self, closing: bool = False) -> Progress:
         """Read what is new in the ledger, write the next slice; what goes wrong is said, never raised."""
         error = None
-        self.drained = self.connected = False
+        self.drained = self.connected = self.blind = False
         try:
             self._read()
             if self._take_lock():
@@ -87,6 +89,7 @@ class Tracker:
                 error = f"another process writes this study to MLflow ({self.folder / 'tracking.lock'})"
         except Exception as problem:  # noqa: BLE001 # MLflow, its SQL and its HTTP raise what they like; we go on trying
             error = _explain(problem)
+            self.blind = isinstance(problem, LedgerError)
             self._attached, self._unsure = False, True
         return Progress(self._done, self._waiting, error)
 
