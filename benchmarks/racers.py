@@ -81,7 +81,8 @@ def chosen(shape: Shape, device: str = "cpu") -> int:
         return ALONE
     signature = Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES)
     network = models.build(shape.family, signature, shape.network)
-    return cost.largest(shape.family, sum(parameter.numel() for parameter in network.parameters()), device)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return cost.largest(shape.family, parameters, device, shape.inputs)
 
 
 def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:

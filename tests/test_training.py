@@ -115,13 +115,15 @@ def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width(
     ],
 )
 def test_how_many_train_together(parameters: int, device: str, expected: int) -> None:
-    assert cost.largest("mlp", parameters, device) == expected
+    assert cost.largest("mlp", parameters, device, (64,)) == expected
 
 
 def test_networks_with_numbers_at_every_step_train_fewer_together_on_a_cpu() -> None:
-    assert [cost.largest(family, 1_000, "cpu") for family in ("cnn", "transformer", "net.py:Net")] == [8] * 3
-    assert cost.largest("rnn", 1_000, "cpu") == 16
-    assert cost.largest("rnn", 1_000, "cuda") == 1024
+    assert [cost.largest(family, 1_000, "cpu", (16, 8)) for family in ("cnn", "transformer", "net.py:Net")] == [8] * 3
+    assert cost.largest("rnn", 1_000, "cpu", (28, 28)) == 16
+    assert cost.largest("rnn", 1_000, "cuda", (28, 28)) == 1024
+    assert [cost.largest("transformer", 1_000, "cpu", (steps, 8)) for steps in (16, 32, 64, 512)] == [8, 4, 2, 2]
+    assert cost.largest("transformer", 1_000, "cuda", (512, 8)) == 1024
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

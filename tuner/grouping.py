@@ -128,7 +128,7 @@ class Grouping:
             company = self._company(members[0].params)
             size = 1
             if company:
-                auto = cost.largest(self._family, self._size(network), self._device)
+                auto = cost.largest(self._family, self._size(network), self._device, self._signature.inputs)
                 most = auto if spec.run.cohort == "auto" else spec.run.cohort
                 pieces = -(-len(members) // min(most, fair))
                 size = -(-len(members) // pieces)
