@@ -904,6 +904,27 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     assert len(store.client.search_model_versions("name = 'crowned'")) == 2
 
 
+def test_the_process_that_leaves_imports_out_still_tells_what_the_champion_takes_and_answers(tmp_path: Path) -> None:
+    import mlflow
+
+    story = Story(tmp_path, "crowned").whole()
+    crown(story, 3)
+    story.test(3, accuracy=0.9)
+    story.complete()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = [sys.executable, "-P", "-m", "tuner.tracking.follow", str(story.folder), "--uri", uri, "--once"]
+    said = subprocess.run([*command, "--artifacts", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert "Failed to infer" not in said.stderr
+    mlflow.set_tracking_uri(uri)
+    try:
+        signature = mlflow.models.get_model_info("models:/crowned@champion").signature
+    finally:
+        mlflow.set_tracking_uri("")
+    assert "AnyType" not in repr(signature)
+    assert signature.inputs.is_tensor_spec() or signature.inputs.input_names()
+
+
 def test_neither_the_rehearsal_nor_the_champion_waits_for_a_look_at_all_that_is_installed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ _SHARE = 4.0  # and so many times what the last cycle took, so that a long study
 _LONGEST_PAUSE = 5.0  # but a person who watches the dashboard sees a study go on
 _LOOK_SECONDS = 0.25  # a look takes a millisecond
 _RETRY_SECONDS = 1.0
-_UNUSED = ("pygments", "pyarrow", "scipy")  # MLflow's packages do without them where they are missing; 0.2 s of imports
+_UNUSED = ("pygments", "pyarrow")  # MLflow's packages do without them where they are missing; 0.2 s of imports
 _SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
