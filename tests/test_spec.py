@@ -681,6 +681,19 @@ def test_tracking_goes_to_a_store_a_server_or_nowhere(address: str, tmp_path: Pa
     assert study(tmp_path, overrides=[f"tracking.mlflow={address}"]).tracking.mlflow == address
 
 
+def test_embedded_is_the_server_of_a_service_where_the_environment_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_MLFLOW", "http://mlflow:5000")
+    made = study(tmp_path)
+    assert (made.tracking.mlflow, made.store) == ("embedded", "http://mlflow:5000")
+    off = study(tmp_path, ("search:", "tracking: {mlflow: off}\nsearch:"))
+    assert off.store == "off"
+    monkeypatch.delenv("TUNER_MLFLOW")
+    again = study(tmp_path)
+    assert (again.store, again.digest) == ("embedded", made.digest)
+
+
 # --- the command line's own settings ---
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -207,8 +208,13 @@ class StudySpec(StudyFile):
 
     @property
     def store(self) -> str:
-        """Where MLflow is: `tracking.mlflow`, a file's path made absolute from the study file's folder."""
+        """Where MLflow is: `tracking.mlflow`, a file's path made absolute from the study file's folder.
+
+        `embedded` is the server that TUNER_MLFLOW names in the environment, where a service has one for all studies.
+        """
         prefix, address = "sqlite:///", self.tracking.mlflow
+        if address == "embedded":
+            return os.environ.get("TUNER_MLFLOW") or address
         return f"{prefix}{self.folder / address.removeprefix(prefix)}" if address.startswith(prefix) else address
 
     @property
