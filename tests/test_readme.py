@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 WAITS = {"ui"}  # commands that run until Ctrl-C
+AWAY = "--cluster"  # asks a cluster that is not here: tests/compose runs these
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def test_every_command_and_script_shown_runs_in_the_order_shown() -> None:
     for step in steps():
         line, command = " ".join(step), [str(BIN / step[0]), *step[1:]]
         ran.append(step)
+        if AWAY in step:
+            continue
         if step[1] in WAITS:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None

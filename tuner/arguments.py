@@ -41,6 +41,10 @@ AnyStudy = Annotated[
     ),
 ]
 Home = Annotated[Path, typer.Option("--home", envvar="TUNER_HOME", help="Where studies live.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", envvar="TUNER_CLUSTER", help="Ask a Ray cluster, at its dashboard's host:port."),
+]
 Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets.")]
 Name = Annotated[str | None, typer.Option(help="Another name than the file's `study`.")]
 Trials = Annotated[int | None, typer.Option(help="Another number than the file's `search.trials`.")]

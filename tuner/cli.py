@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner import aids, looks
+from tuner import aids, handover, looks
 from tuner.arguments import (
     DEFAULT_HOME,
     AnyStudy,
+    Cluster,
     Format,
     Home,
     Name,
@@ -139,8 +140,13 @@ def list_studies(*, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) ->
 
 
 @app.command(rich_help_panel=LOOK)
-def status(study: AnyStudy = None, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+def status(
+    study: AnyStudy = None, *, home: Home = DEFAULT_HOME, cluster: Cluster = None, output: Format = Output.TABLE
+) -> None:
     """Tell how far studies are, and who drives them."""
+    if cluster is not None:
+        handover.status(study, cluster, output)
+        return
     if study is None:
         _print_standings(_standings(home, full=True), output, home)
         return
@@ -179,10 +185,13 @@ def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output
 
 
 @app.command(rich_help_panel=RUN)
-def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
+def stop(study: StudyName, home: Home = DEFAULT_HOME, cluster: Cluster = None) -> None:
     """Stop a running study; it can be launched again.
 
     Its process saves its trials and ends; `tuner launch` goes on with them."""
+    if cluster is not None:
+        handover.stop(study, cluster)
+        return
     from tuner.ledger import Ledger, study_folder
 
     with Ledger.open(study_folder(home, study), read_only=True) as ledger:
@@ -210,33 +219,9 @@ def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
     raise TunerError(f"process {holder['pid']} still holds study {study} after {STOP_SECONDS:.0f} s")
 
 
-@app.command(rich_help_panel=USE)
-def predict(
-    study: StudyName,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="New rows: a file or folder like the data of the study.", show_default=False
-        ),
-    ],
-    home: Home = DEFAULT_HOME,
-    output: Format = Output.CSV,
-) -> None:
-    """Predict new rows with a study's champion."""
-    from tuner.champion import Predictor
-    from tuner.ledger import Ledger, study_folder
-
-    folder = study_folder(home, study)
-    Ledger.open(folder, read_only=True).close()  # says, with a suggestion, that there is no such study
-    predictor = Predictor.load(folder)
-    raw = predictor.read(file)
-    for line in predictor.preprocess.strangers(raw):
-        typer.echo(f"{file}: {line}", err=True)
-    frame = predictor.predict(raw)
-    rows: list[dict[str, Any]] = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
-    print_rows(rows, output, rows)
-
-
+app.command(rich_help_panel=RUN)(handover.submit)
+app.command(rich_help_panel=LOOK)(handover.logs)
+app.command(rich_help_panel=USE)(looks.predict)
 app.command(rich_help_panel=USE)(looks.generate)
 app.command(rich_help_panel=USE)(looks.attend)
 

@@ -1,4 +1,4 @@
-"""The verbs that look at a study's winner: text in its own words, and what mattered to it in an example.
+"""The verbs that use a study's winner: predictions, text in its own words, and what mattered to it in an example.
 
 As the command line does with its own, it reads arguments, calls one function for each verb and prints what it
 returns; nothing heavy is imported until a verb needs it.
@@ -15,10 +15,33 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner.arguments import DEFAULT_HOME, Home, StudyName
+from tuner.arguments import DEFAULT_HOME, Format, Home, StudyName
 from tuner.output import Output, print_lines, print_rows, printable
 
 MOST = 20  # examples of a file that are shown to a person; programs and folders get all
+
+
+def predict(
+    study: StudyName,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="New rows: a file or folder like the data of the study.", show_default=False
+        ),
+    ],
+    home: Home = DEFAULT_HOME,
+    output: Format = Output.CSV,
+) -> None:
+    """Predict new rows with a study's champion."""
+    from tuner.champion import Predictor
+
+    predictor = Predictor.load(_folder(study, home))
+    raw = predictor.read(file)
+    for line in predictor.preprocess.strangers(raw):
+        typer.echo(f"{file}: {line}", err=True)
+    frame = predictor.predict(raw)
+    rows: list[dict[str, Any]] = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+    print_rows(rows, output, rows)
 
 
 def generate(
