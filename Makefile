@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo help test test-all bench lint clean
+.PHONY: demo help test test-all test-compose bench lint secrets clean
 
 # constraints.txt was resolved on 3.11, so that one is asked for first.
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
@@ -24,6 +24,17 @@ test: lint ## install the test extras, then lint, types and the quick tests
 
 test-all: test ## the same and the slow tests
 	$(BIN)/pytest -m slow -n auto --maxprocesses 8
+
+test-compose: .venv/.ready-to-test ## start docker-compose.yml for real, break it, and look; CONTAINER_PREPARE=script runs first
+	$(BIN)/python tests/compose/run
+
+secrets: .env ## random secrets for docker-compose.yml, in .env, which git ignores
+
+.env: | $(BIN)/python
+	@umask 077 && $(BIN)/python -c 'import secrets; \
+	  [print(f"{name}={secrets.token_urlsafe(32)}") for name in ("POSTGRES_PASSWORD", "TUNER_DB_PASSWORD", \
+	  "MLFLOW_DB_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY", "RAY_AUTH_TOKEN")]' > $@
+	@echo "wrote $@; keep it: the databases know these passwords from their first start on"
 
 # The quick ones of benchmarks/README.md, in this order, each with its arguments.
 BENCHMARKS := \
