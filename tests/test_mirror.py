@@ -124,6 +124,30 @@ def test_text_from_files_stays_text_in_the_note_and_in_the_tags() -> None:
     assert len(message) == 500
 
 
+def test_a_trial_that_has_ended_tells_its_best_epoch_and_how_it_ended() -> None:
+    def trial(*ends: Event) -> str:
+        reports = [
+            Event(Kind.REPORTED, {"metrics": {"val/accuracy": value}, "seconds": 1.0}, trial=0, epoch=epoch)
+            for epoch, value in enumerate([0.5, 0.75, 0.25], start=1)
+        ]
+        asked = Event(Kind.ASKED, {"params": {}, "seed": 0}, trial=0)
+        return (
+            mirror_of(numbered(iter([created(1), asked, *reports, *ends])))
+            .tags(0, alive=True)
+            .get("mlflow.note.content", "")
+        )
+
+    best = "Best val/accuracy: **0.75** at epoch 2."
+    assert trial() == ""
+    assert trial(Event(Kind.PRUNED, {}, trial=0)) == f"Trial 0 of study **s**: pruned after 3 epochs. {best}"
+    failed = Event(Kind.FAILED, {"message": "a `b`\nc"}, trial=0)
+    assert trial(failed) == f"Trial 0 of study **s**: failed after 3 epochs. {best} `a 'b' c`"
+    tested = Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.7}}, trial=0)
+    assert trial(Event(Kind.FINISHED, {}, trial=0), tested) == (
+        f"Trial 0 of study **s**: complete after 3 epochs. {best} On the test split: test/accuracy 0.7."
+    )
+
+
 @pytest.mark.parametrize(
     ("last", "under_way"),
     [(Kind.OPENED, True), (Kind.COMPLETED, False), (Kind.INTERRUPTED, False), (Kind.LOST, True)],
@@ -168,3 +192,14 @@ def test_of_several_objectives_each_has_its_curve_and_the_front_is_tagged_and_to
     note = mirror.note(alive=False)
     assert "Maximize `val/accuracy`, minimize `parameters` of" in note
     assert all(f"\n| {trial.number} | " in note for trial in front)
+
+
+def test_the_note_has_the_best_trial_in_the_few_lines_that_mlflow_does_not_fold_away() -> None:
+    report = Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.5}, "seconds": 1.0}, trial=0, epoch=1)
+    asked = Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": 0}, trial=0)
+    tested = Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.4}}, trial=0)
+    events = numbered(iter([created(1), asked, report, Event(Kind.FINISHED, {}, trial=0), tested]))
+    _, best, test, empty, *_ = mirror_of(events).note(alive=False).splitlines()
+    assert best == "Best: **trial 0**, val/accuracy 0.5 at epoch 1."
+    assert test == "On the test split: test/accuracy 0.4."
+    assert empty == ""

@@ -80,6 +80,9 @@ def test_everything_that_a_person_looks_for_is_found_after_a_sync(store: Store, 
         "learning_rate": "0.01",
         "optimizer": "sgd",
     }
+    note = children[2].data.tags["mlflow.note.content"]
+    assert note.startswith("Trial 2 of study **whole-study**: failed after 3 epochs. Best val/accuracy: **0.")
+    assert note.endswith("`loss is nan at step 12`")
     assert children[2].data.tags == {
         "mlflow.parentRunId": parent.info.run_id,
         "mlflow.runName": "trial-0002",
@@ -91,6 +94,7 @@ def test_everything_that_a_person_looks_for_is_found_after_a_sync(store: Store, 
         "tuner.state": "FAILED",
         "tuner.cohort": "0",
         "tuner.message": "loss is nan at step 12",
+        "mlflow.note.content": note,
     }
 
 
@@ -104,7 +108,9 @@ def test_the_spec_is_an_artifact_and_the_dataset_an_input(store: Store, tmp_path
     assert used.dataset.name == "digits"
     assert used.dataset.digest == DATA["digest"][:36]
     assert json.loads(used.dataset.source)["digest"] == DATA["digest"]
-    assert json.loads(used.dataset.profile) == {"train_rows": 10, "validation_rows": 5, "test_rows": 5}
+    rows = {"train_rows": 10, "validation_rows": 5, "test_rows": 5}
+    looks = {"task": "classification", "inputs": "numbers 64", "classes": 10}
+    assert json.loads(used.dataset.profile) == rows | looks
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
     assert store.artifacts is not None
     assert Path(store.artifacts, "papers").is_dir()
@@ -891,6 +897,10 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     child = store.children("crowned")[3]
     assert version.run_id == child.info.run_id
     assert "test/accuracy 0.9" in version.description
+    assert "models:/crowned@champion" in store.client.get_registered_model("crowned").description
+    (model,) = store.client.search_logged_models([child.info.experiment_id])
+    assert model.params == child.data.params
+    assert model.tags["mlflow.note.content"] == version.description
     store.client.set_tag(store.parent("crowned").info.run_id, "tuner.cursor", "0")
     store.sync(story)
     assert [v.version for v in store.client.search_model_versions("name = 'crowned'")] == [version.version]

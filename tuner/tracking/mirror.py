@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tuner.history import History, TrialHistory, dominates
 from tuner.trial import TERMINAL, Event, Kind, State, Value
@@ -152,7 +153,7 @@ class Mirror:
         return RUNNING if alive else KILLED
 
     def tags(self, number: int, alive: bool) -> dict[str, str]:
-        """A trial's tags, but for those that name MLflow's own runs."""
+        """A trial's tags, but for those that name MLflow's own runs; the note is its description there."""
         trial = self.history.trials[number]
         running = RUNNING if alive else INTERRUPTED
         found = {
@@ -169,7 +170,22 @@ class Mirror:
             found["tuner.message"] = _one_line(trial.message)
         if trial.tested:
             found["tuner.test"] = _scores(trial.tested)
+        if trial.ended:
+            found["mlflow.note.content"] = self.trial_note(number)
         return found | self.pareto(number)
+
+    def trial_note(self, number: int) -> str:
+        """A trial that has ended, in a few sentences of Markdown. MLflow's own columns show the last epoch alone."""
+        trial, (first, *_) = self.history.trials[number], self.history.objectives
+        epochs = f"{trial.epochs} epoch{'s' if trial.epochs != 1 else ''}"
+        told = [f"Trial {number} of study **{self.study}**: {trial.state.lower()} after {epochs}."]
+        if (best := trial.best_epoch(*first)) is not None:
+            told.append(f"Best {first[0]}: **{_number(trial.reports[best][first[0]])}** at epoch {best}.")
+        if trial.tested:
+            told.append(f"On the test split: {_scores(trial.tested)}.")
+        if trial.message:
+            told.append(_code(trial.message))
+        return " ".join(told)
 
     def study_tags(self, alive: bool) -> dict[str, str]:
         """The parent run's tags, the note that MLflow shows as its description among them."""
@@ -186,12 +202,13 @@ class Mirror:
     def dataset(self) -> dict[str, str]:
         """The data as MLflow's dataset input: name, digest, source_type, source and profile (JSON)."""
         data = self.history.data
+        rows = {f"{split}_rows": count for split, count in data.get("rows", {}).items()}
         return {
             "name": data["name"],
             "digest": data["digest"][:_LONGEST_DIGEST],
             "source_type": "tuner",
             "source": json.dumps({key: data[key] for key in ("name", "digest", "split") if key in data}),
-            "profile": json.dumps({f"{split}_rows": count for split, count in data.get("rows", {}).items()}),
+            "profile": json.dumps(rows | _looks(data.get("signature", {}))),
         }
 
     def note(self, alive: bool) -> str:
@@ -206,11 +223,13 @@ class Mirror:
         goals = goals[0].upper() + goals[1:]
         lines = [
             f"Study **{self.study}**: {state}. {ended} of {search['trials']} trials ended: {counts}.",
+            *(self._praise(self.best) if self.best else ()),  # above what MLflow folds away
             "",
             f"{goals} of {_code(spec['model']['family'])} on {_code(data['name'])} (rows: {rows}).",
             f"Sampler {search['sampler']['kind']}, pruner {search['pruner']['kind']}, seed {spec['seed']}.",
+            *(self._tables(self.best) if self.best else ()),
         ]
-        return "\n".join(lines if self.best is None else [*lines, "", *self._praise(self.best)])
+        return "\n".join(lines)
 
     def _praise(self, best: TrialHistory) -> Iterator[str]:
         wanted = self.history.objectives
@@ -219,6 +238,9 @@ class Mirror:
         yield f"Best: **trial {best.number}**, {first} {_number(score)} at epoch {best.best_epoch(*wanted[0])}{also}."
         if best.tested:
             yield f"On the test split: {_scores(best.tested)}."
+
+    def _tables(self, best: TrialHistory) -> Iterator[str]:
+        wanted = self.history.objectives
         if self.front:
             yield from ("", "The Pareto front:", "", f"| trial | {' | '.join(name for name, _ in wanted)} |")
             yield "|---" * (len(wanted) + 1) + "|"
@@ -252,3 +274,17 @@ def _code(text: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:_LONGEST_MESSAGE]
+
+
+def _looks(signature: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dataset looks like to a network, as lines of MLflow's page: `inputs: image 1 × 28 × 28`, `classes: 10`."""
+    if not signature:
+        return {}
+    counted = {"classification": "classes", "regression": "targets"}.get(signature["task"])
+    found = {
+        "task": signature["task"],
+        "inputs": f"{signature['modality']} {' × '.join(map(str, signature['inputs']))}",
+        "vocabulary": signature.get("vocabulary"),
+        counted: signature["outputs"],
+    }
+    return {key: value for key, value in found.items() if key is not None and value is not None}

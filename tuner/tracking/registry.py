@@ -24,12 +24,24 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 
 _NEEDS = ("torch", "numpy", "pandas")
+_ABOUT = (
+    "The best network of the study **{name}**, a version for each time that it changed. To load the last one:\n\n"
+    '```python\nmlflow.pyfunc.load_model("models:/{name}@{alias}").predict(data)\n```'
+)
 
 
 def register(
-    client: MlflowClient, place: Path, name: str, tags: Mapping[str, str], *, experiment: str, run: str, note: str
+    client: MlflowClient,
+    place: Path,
+    name: str,
+    tags: Mapping[str, str],
+    *,
+    experiment: str,
+    run: str,
+    note: str,
+    params: Mapping[str, str],
 ) -> None:
-    """Log the champion in the folder `place` to `run`, and register it as `name`, described by `note`.
+    """Log the champion in the folder `place` to `run`, and register it as `name`, described by `note` and `params`.
 
     `tags` tell it from every other model: one that has them is it.
     """
@@ -40,7 +52,8 @@ def register(
         crowned = min(int(one.version) for one in found)
     else:
         logged = client.search_logged_models([experiment], same)
-        model = logged[0] if logged else client.create_logged_model(experiment, ALIAS, run, dict(tags))
+        described = {**tags, "mlflow.note.content": note}
+        model = logged[0] if logged else client.create_logged_model(experiment, ALIAS, run, described, dict(params))
         model = model if model.status == "READY" else _upload(client, model, place)
         outputs = client.get_run(run).outputs
         if model.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
@@ -119,7 +132,7 @@ def _registered(client: MlflowClient, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_ABOUT.format(name=name, alias=ALIAS))
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

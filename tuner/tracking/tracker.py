@@ -287,8 +287,16 @@ class Tracker:
         if run is None:
             return  # the champion of an extension, whose own test is still to come
         tags = {"tuner.champion": card["sha256"], "tuner.ledger": self._mirror.history.study_id}
-        about = {"experiment": self._experiment, "run": run.id, "note": self._mirror.note(alive=False)}
-        registry.register(client, place, self._mirror.study, tags, **about)
+        registry.register(
+            client,
+            place,
+            self._mirror.study,
+            tags,
+            experiment=self._experiment,
+            run=run.id,
+            note=self._mirror.note(alive=False),
+            params=self._mirror.params(card["trial"]["number"]),
+        )
 
 
 def _explain(problem: Exception) -> str:
