@@ -833,12 +833,26 @@ def test_a_study_tracked_by_a_server_is_shown_there(tmp_path: Path) -> None:
         serve(tmp_path, "elsewhere", 5000)
 
 
-def test_the_link_sorts_by_the_objective_and_unfolds_the_trials() -> None:
-    address = link("http://127.0.0.1:5000", "3", {"metric": "val/loss", "goal": "minimize"})
+def test_the_link_opens_the_view_that_is_kept_with_the_experiment(store: Store, tmp_path: Path) -> None:
+    store.sync(Story(tmp_path, "viewed", goal="minimize").whole())
+    experiment = store.client.get_experiment_by_name("viewed")
+    said = {"experiment_id": "3", "tags": [{"key": key, "value": value} for key, value in experiment.tags.items()]}
+    address = link("http://127.0.0.1:5000", said, {"metric": "val/accuracy", "goal": "minimize"})
+    before, _, key = address.partition("&viewStateShareKey=")
+    assert before == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    state = json.loads(view["state"])
+    assert view["name"] == "Trials, best first"
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/accuracy`", True)
+
+
+def test_the_link_to_an_experiment_without_a_view_sorts_by_the_objective_and_unfolds_the_trials() -> None:
+    address = link("http://127.0.0.1:5000", {"experiment_id": "3"}, {"metric": "val/loss", "goal": "minimize"})
     assert address.startswith("http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning")
     assert "compareRunsMode=CHART" in address
     assert "orderByKey=metrics.%60val%2Floss%60&orderByAsc=true" in address
     assert "searchFilter=tags.%60tuner.trial%60" in address
+    assert "viewStateShareKey" not in address, "MLflow would leave the page with an error"
 
 
 def test_addresses_are_those_of_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,16 +16,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
 from tuner.errors import InputError, StudyMissing, TunerError
 from tuner.ledger import Ledger, study_folder
+from tuner.tracking.page import TRIALS, VIEW, VIEW_TAG
 from tuner.tracking.standby import FOLLOW
 
 EMBEDDED, OFF = "embedded", "off"
@@ -134,24 +135,23 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
         _end(process)
 
 
-def link(base: str, experiment: str | None, objective: dict[str, str] | None) -> str:
+def link(base: str, experiment: Mapping[str, Any] | None, objective: Mapping[str, str] | None) -> str:
     """The address of MLflow's model-training page; of one experiment: its trials sorted, their curves open.
 
-    MLflow opens its generative-AI pages and folds nested runs away unless the address says otherwise; the filter,
-    which the parent run does not pass, unfolds them.
+    MLflow opens its generative-AI pages and folds nested runs away unless the address says otherwise. The view that is
+    kept with the experiment does; one that was written before there were views gets as near as an address can.
     """
     if experiment is None or objective is None:
         return f"{base}/#/experiments?workflowType=machine_learning"
-    metric = objective["metric"]
-    options = {
-        "workflowType": "machine_learning",
-        "compareRunsMode": "CHART",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": str(objective["goal"] == "minimize").lower(),
-        "searchFilter": "tags.`tuner.trial` != ''",
-    }
+    options = {"workflowType": "machine_learning", "compareRunsMode": "CHART"}
+    if any(tag["key"] == VIEW_TAG for tag in experiment.get("tags", ())):
+        options["viewStateShareKey"] = VIEW
+    else:
+        options["orderByKey"] = f"metrics.`{objective['metric']}`"
+        options["orderByAsc"] = str(objective["goal"] == "minimize").lower()
+        options["searchFilter"] = TRIALS
     query = "&".join(f"{key}={quote(value, safe='')}" for key, value in options.items())
-    return f"{base}/#/experiments/{experiment}/runs?{query}"
+    return f"{base}/#/experiments/{experiment['experiment_id']}/runs?{query}"
 
 
 def _server_command(uri: str, artifacts: str, port: int) -> list[str]:
@@ -184,11 +184,13 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise TunerError(f"the MLflow server did not start at {_HOST}:{port}; {log} says why")
 
 
-def _experiment(base: str, study: str) -> str | None:
+def _experiment(base: str, study: str) -> dict[str, Any] | None:
+    """What MLflow says of the study's experiment."""
     address = f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}"
     try:
         with urlopen(address, timeout=30) as answer:  # noqa: S310 # http alone
-            return str(json.load(answer)["experiment"]["experiment_id"])
+            found: dict[str, Any] = json.load(answer)["experiment"]
+            return found
     except HTTPError as error:
         if error.code == 404:
             return None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from tuner import champion
 from tuner.errors import LedgerError
 from tuner.ledger import Ledger
-from tuner.tracking import registry
+from tuner.tracking import page, registry
 from tuner.tracking.bulk import sink_for
 from tuner.tracking.mirror import Mirror, milliseconds, reported
 from tuner.tracking.sink import Sink, Written
@@ -264,12 +264,13 @@ class Tracker:
         self._curve = len(mirror.curve)
 
     def _describe(self, client: MlflowClient) -> None:
-        """The study file and the data, as the parent's artifact and input."""
+        """The study file and the data, as the parent's artifact and input; what MLflow's page shows at first."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         client.log_text(self._parent.id, self._mirror.history.text, "study.yaml")
         dataset = Dataset(**self._mirror.dataset())
         client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        client.set_experiment_tag(self._experiment, page.VIEW_TAG, page.view_of(self._mirror.history))
 
     def _show(self, client: MlflowClient, number: int) -> None:
         """Log what the study's folder shows of a winner to its run; a file that is there is written over."""
