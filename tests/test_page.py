@@ -60,6 +60,7 @@ def test_several_objectives_are_drawn_against_each_other_for_all_trials() -> Non
     state = state_of(("val/accuracy", "maximize"), ("parameters", "minimize"))
     assert charts(state)["SCATTER"]["xaxis"]["key"] == "parameters"
     assert charts(state)["SCATTER"]["yaxis"]["key"] == "val/accuracy"
+    assert charts(state)["PARALLEL"]["selectedMetrics"][-1] == "val/accuracy", "the last one is the colour"
     assert state["runsHiddenMode"] == "SHOW_ALL"
     assert "SCATTER" not in charts(state_of(("val/accuracy", "maximize")))
 

@@ -40,10 +40,11 @@ def _state(history: History) -> dict[str, Any]:
     curves = {"type": "LINE", "metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0}
     charts: list[dict[str, Any]] = [{**curves, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}]
     if always:
-        charts.append({"type": "PARALLEL", "selectedParams": always, "selectedMetrics": metrics, "showAllRuns": True})
+        axes = {"selectedParams": always, "selectedMetrics": metrics[::-1]}  # the last one gives a line its colour
+        charts.append({"type": "PARALLEL", **axes, "showAllRuns": True})
     if others:
-        axes = {"xaxis": {"key": metrics[1], "type": "METRIC"}, "yaxis": {"key": metric, "type": "METRIC"}}
-        charts.append({"type": "SCATTER", **axes})
+        against = {"xaxis": {"key": metrics[1], "type": "METRIC"}, "yaxis": {"key": metric, "type": "METRIC"}}
+        charts.append({"type": "SCATTER", **against})
     return {
         "searchFilter": TRIALS,
         "orderByKey": f"metrics.`{metric}`",
