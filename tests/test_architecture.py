@@ -35,7 +35,12 @@ GATES = {
         "tuner.tracking.bulk",
     },
     "sqlite3": {"tuner.tracking.store"},
-    "ray": {"tuner.executors.ray_cluster", "tuner.jobs", "tuner.ray_tune"},
+    "ray": {
+        "tuner.executors.ray_cluster",
+        "tuner.jobs",
+        "tuner.ray_tune",
+        *(f"tuner.ray_tune.{name}" for name in ("space", "trial", "bridge", "driver", "journal")),
+    },
 }
 
 # A module (or a whole package, ending in .*), and everything outside the standard library that it may import.

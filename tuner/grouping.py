@@ -29,7 +29,7 @@ from tuner.trial import Cohort, Params, Trial
 
 def device_of(spec: StudySpec) -> str:
     """The kind of device that a study trains on: "cpu" or "cuda"."""
-    if spec.run.executor == "ray":  # which this machine need not have
+    if spec.run.executor != "local":  # which this machine need not have
         return "cuda" if spec.run.device == "cuda" or spec.run.gpus_per_worker else "cpu"
     if spec.run.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -74,7 +74,7 @@ class Grouping:
         if key not in self._companies:
             network = self._spec.network(params)
             modality = self._signature.modality
-            wanted = self._spec.run.cohort != 1 and cost.company(self._family, network, self._device, modality)
+            wanted = not self._spec.alone and cost.company(self._family, network, self._device, modality)
             self._companies[key] = wanted and (self._family in models.FAMILIES or self._fuses(params))
         return self._companies[key]
 
@@ -109,7 +109,7 @@ class Grouping:
         data = {**self._spec.data.model_dump(), "seed": self._spec.seed, "folder": str(self._spec.folder)}
         run = self._spec.run
         device, share = self._device, run.share
-        if run.executor == "ray":  # which shows a worker its own GPU alone
+        if run.executor != "local":  # which shows a worker its own GPU alone
             number, share = 0, run.gpus_per_worker or 1.0
         if device == "cuda":
             device = f"cuda:{number % max(1, torch.cuda.device_count())}"

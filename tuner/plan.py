@@ -83,7 +83,8 @@ class Plan:
         least, most = self.parameters
         points = "a continuum" if self.size is None else _counted(self.size, "point")
         structures = "continuous structure" if self.structures is None else _counted(self.structures, "structure")
-        pruner = "none stopped early" if self.pruner == "none" else f"stopped early by {self.pruner}"
+        others = {"none": "none stopped early", "pbt": "changed while they train by pbt"}
+        pruner = others.get(self.pruner, f"stopped early by {self.pruner}")
         return [
             f"study     {self.study}: {'; '.join(self.objectives)}",
             f"data      {self.source}: {self.modality} of {shape}, {outputs}; {rows} rows",
@@ -163,7 +164,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         goal=_goal(spec.maximize),
         objectives=tuple(f"{metric}, {_goal(maximize)}d" for metric, maximize in spec.objectives),
         sampler=kind,
-        pruner=spec.search.pruner.kind,
+        pruner=spec.search.pruner.kind if spec.run.scheduler in (None, "fifo") else spec.run.scheduler,
         warnings=(*spec.warnings, *dataset.notes, *(spec.problem(*one) for one in _useless(spec, signature))),
     )
 

@@ -62,14 +62,12 @@ def on_ray(
     try:
         from tuner.executors import ray_cluster
     except ImportError as error:
-        raise TunerError(
-            f"executor ray needs Ray, which cannot be imported ({error}); pip install 'ray[tune]'"
-        ) from None
+        raise ray_missing(spec.run.executor, error) from None
     run = spec.run
     gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
     needs = ray_cluster.Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
     with contextlib.ExitStack() as stack:
-        with _our_signals():
+        with our_signals():
             stack.enter_context(ray_cluster.connected(run.address, cores()))
         asked = run.workers if isinstance(run.workers, int) else min(needs.room, trials)
         count = workers or max(1, asked)
@@ -85,8 +83,13 @@ def on_ray(
         yield count, begin
 
 
+def ray_missing(executor: str, error: ImportError) -> TunerError:
+    """What to do where Ray is not there."""
+    return TunerError(f"executor {executor} needs Ray, which cannot be imported ({error}); pip install 'ray[tune]'")
+
+
 @contextlib.contextmanager
-def _our_signals() -> Iterator[None]:
+def our_signals() -> Iterator[None]:
     """Ray takes SIGTERM for itself; to us it means to let workers save."""
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,7 @@ from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
+from tuner.spec.execution import TUNE
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
 from tuner.training import products
@@ -238,20 +240,38 @@ def _drive(
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
     search = _search(spec, history)
     limit = search.trials
+
+    def tick(count: int) -> Now:
+        if history.epochs_ended:
+            winner.prepare()  # while workers train, not after them
+        return Now(trials=limit, workers=count, tracking=writer.said)
+
+    if spec.run.executor == TUNE:
+        if _tuned()(spec, dataset, ledger, history, search, progress, tick, signals.pending, workers):
+            return None
+        return _interrupted(ledger, history, signals)
     with staff.HIRED[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
         grouping = Grouping(spec, dataset, ledger.folder, device_of(spec), count, search.rungs, progress.message)
         with contextlib.closing(begin(grouping, dataset)) as executor:
             known = Sizes(spec, dataset.signature)
             terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
-
-            def tick() -> Now:
-                if history.epochs_ended:
-                    winner.prepare()  # while workers train, not after them
-                return Now(trials=limit, workers=executor.workers, tracking=writer.said)
-
-            driver = Driver(terms, ledger, history, search, executor, progress, tick)
+            driver = Driver(terms, ledger, history, search, executor, progress, lambda: tick(executor.workers))
             if driver.run(signals.pending):
                 return None
+    return _interrupted(ledger, history, signals)
+
+
+def _tuned() -> Callable[..., bool]:
+    """The driver of studies that Ray Tune drives."""
+    try:
+        from tuner.ray_tune.driver import drive
+    except ImportError as error:
+        raise staff.ray_missing(TUNE, error) from None
+    return drive
+
+
+def _interrupted(ledger: Ledger, history: History, signals: _Signals) -> int:
+    """Say in the ledger which signal it was."""
     number = signals.first or signal.SIGTERM
     for event in ledger.append([Event(Kind.INTERRUPTED, {"message": signal.Signals(number).name})]):
         history.apply(event)
@@ -269,7 +289,7 @@ def _search(spec: StudySpec, history: History) -> Search:
         trials=spec.search.trials,
         epochs=spec.epochs,
         start_with=spec.search.start_with,
-        alone=spec.run.cohort == 1,
+        alone=spec.alone,
     )
     for trial in history.trials.values():
         search.adopt(Trial(trial.number, trial.params, trial.seed))

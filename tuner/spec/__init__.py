@@ -23,7 +23,8 @@ from models.interface import Hyperparameter
 from search_spaces import SearchSpace, SpaceError
 from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
 from tuner.errors import SpecError
-from tuner.spec.checks import CLUSTER, TRAINING, examine
+from tuner.spec.checks import TRAINING, examine
+from tuner.spec.execution import CLUSTER, TUNE
 from tuner.spec.mistakes import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.schema import schema
@@ -243,6 +244,11 @@ class StudySpec(StudyFile):
         return self.objectives[0][1]
 
     @property
+    def alone(self) -> bool:
+        """Whether every trial trains by itself."""
+        return self.run.cohort == 1 or self.run.executor == TUNE
+
+    @property
     def epochs(self) -> int:
         """Those of the longest trial."""
         searched = self._space.parameters.get("epochs")
@@ -303,8 +309,15 @@ class StudySpec(StudyFile):
         """`to_json` without what never changes a number: two studies with equal ones give equal results."""
         body = self.to_json()
         del body["tracking"], body["data"]["memory"]
+        run = body["run"]
+        scheduler = run.pop("scheduler")
         for name in ("executor", "workers", *CLUSTER):
-            del body["run"][name]
+            del run[name]
+        if self.run.executor == TUNE:
+            run["cohort"] = 1
+            if scheduler not in (None, "fifo"):
+                del run["share"]
+                run |= {"executor": TUNE, "scheduler": scheduler}
         return body
 
     @property

@@ -20,13 +20,13 @@ from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from search_spaces.document import Keys, describe, suggest
 from search_spaces.parameters import parse
 from tuner.errors import told
+from tuner.spec.execution import contradictions
 from tuner.spec.rules import listed, misfits, mistake
 from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
 PARAMETERS = "parameters"  # the metric that is a network's size, known before any training
-CLUSTER = ("address", "cpus_per_worker", "gpus_per_worker", "memory")  # keys of run for executor ray alone
 _STOPPING = ("median", "asha", "hyperband", "patient")
 _SLOW_GP = 500  # trials, from which on a Gaussian process takes thousands of seconds, and TPE a hundred
 _SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character", PARAMETERS}
@@ -69,7 +69,7 @@ def examine(data: Mapping[str, Any], folder: Path) -> Findings:
     found = Findings()
     model, train = _mapping(data, "model"), _mapping(data, "train")
     search = _mapping(data, "search")
-    found.problems += [*_splits(_mapping(data, "data")), *_executor(_mapping(data, "run"))]
+    found.problems += _splits(_mapping(data, "data"))
     if "family" in model or isinstance(data.get("model"), dict):
         _family(found, model, folder)
     _fixed(found, model, train)
@@ -80,6 +80,8 @@ def examine(data: Mapping[str, Any], folder: Path) -> Findings:
         found.problems += _sampler(found.space, search)
         found.warnings += _slow(search)
         found.problems += _start_with(found.space, search)
+    rules = {**TRAINING, **(found.network or {})}
+    found.problems += contradictions(_mapping(data, "run"), search, found.space, rules)
     _objective(found, data, search)
     _pruner(found, search, train)
     if found.space is not None:
@@ -101,27 +103,6 @@ def _splits(section: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
         at = "test" if "test" in section else "validation"
         message = f"expected validation + test below 1, got {sum(numbers):.12g}; nothing is left to train on"
         yield ("data", at), message
-
-
-def _executor(run: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
-    """Keys that the executor has no use for, and devices that contradict one another."""
-    kind = run.get("executor", "local")
-    if kind == "local":
-        for name in CLUSTER:
-            if run.get(name) is not None:
-                message = (
-                    f"expected none with executor local, got {describe(run[name])}; write executor: ray, or remove it"
-                )
-                yield ("run", name), message
-    elif kind == "ray":
-        if "share" in run:
-            message = f"expected none with executor ray, got {describe(run['share'])}; write gpus_per_worker instead"
-            yield ("run", "share"), message
-        device, gpus = run.get("device", "auto"), run.get("gpus_per_worker")
-        if device == "cpu" and gpus:
-            yield ("run", "gpus_per_worker"), f"expected none on device cpu, got {describe(gpus)}; write device: cuda"
-        if device == "cuda" and gpus == 0:
-            yield ("run", "gpus_per_worker"), "expected more than 0 on device cuda, got 0; write device: cpu"
 
 
 def _family(found: Findings, model: Mapping[str, Any], folder: Path) -> None:

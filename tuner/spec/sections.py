@@ -283,8 +283,10 @@ class SearchSection(_Section):
 class RunSection(_Section):
     """On what the study runs. `cohort` is the largest number of trials trained as one; 1 is every trial alone."""
 
-    executor: Literal["local", "ray"] = "local"
-    """local: worker processes on this machine; ray: actors on a Ray cluster"""
+    executor: Literal["local", "ray", "ray-tune"] = "local"
+    """local: worker processes on this machine; ray: actors on a Ray cluster; ray-tune: Ray Tune drives, one by one"""
+    scheduler: Literal["fifo", "asha", "hyperband", "median", "pbt"] | None = None
+    """of Ray Tune, executor ray-tune: who stops trials early, or changes them while they train; fifo unless named"""
     address: Annotated[
         str | None,
         _only(

@@ -1,0 +1,267 @@
+"""What Ray Tune does with a study's trials, written into its ledger; and the sampler that Tune asks for the next one.
+
+Knows ledger, history and search; never how a trial is trained, nor which scheduler stops it. The ledger is the truth:
+what Tune itself keeps is thrown away, and a second launch hands out the trials that the ledger has no end of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
+
+from tuner.errors import TunerError, first_line
+from tuner.executors.shelf import Folder, MachineError, checkpoint_path
+from tuner.history import History, TrialHistory
+from tuner.ledger import Ledger
+from tuner.progress import Now, Progress
+from tuner.ray_tune.space import settled
+from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER
+from tuner.search import Search
+from tuner.spec import StudySpec
+from tuner.training import checkpoint
+from tuner.trial import Event, Kind, Params, State
+
+SCHEDULE = "schedule/"  # before a hyperparameter's name: the metric that tells its value at each epoch of a population
+_RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
+
+
+def _noted(method: Callable[..., None]) -> Callable[..., None]:
+    """Tune takes what its callbacks raise for a trial's fault, and goes on: keep it, and stop the whole."""
+
+    @wraps(method)
+    def call(self: Journal, *arguments: Any, **named: Any) -> None:
+        if self.fault is None:
+            try:
+                method(self, *arguments, **named)
+            except Exception as error:  # noqa: BLE001 - raised again when Tune has stopped
+                self.fault = error
+
+    return call
+
+
+class Journal(tune.Callback):
+    """One life of a study under Ray Tune. `fault` is what went wrong here, to be raised when Tune has stopped.
+
+    `changing` names the hyperparameters that the scheduler changes in the middle of trials.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        ledger: Ledger,
+        history: History,
+        search: Search,
+        progress: Progress,
+        tick: Callable[[], Now],
+        stopping: Callable[[], bool],
+        changing: frozenset[str],
+    ) -> None:
+        self._spec, self._ledger, self._history, self._search = spec, ledger, history, search
+        self._progress, self._tick, self._stopping, self._changing = progress, tick, stopping, changing
+        self._shelf = Folder(ledger.folder)
+        self.fault: Exception | None = None
+        self.kept: dict[int, bytes] = {}  # states of trials that go on, by number
+        self.epochs: dict[int, int] = {}  # how far those came
+        self._changed: dict[int, Params] = {}  # what a population had made of their hyperparameters
+        self._left = deque(number for number, trial in history.trials.items() if not trial.ended)
+        for number in self._left:
+            self._find(history.trials[number])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes its callbacks down, for a restore that nobody asks for."""
+        return tune.Callback, ()
+
+    def _find(self, trial: TrialHistory) -> None:
+        """The last whole state of a trial that an earlier launch has left."""
+        path = checkpoint_path(self._ledger.folder, trial.cohort if trial.cohort is not None else -1)
+        for name, content in checkpoint.generations(path):
+            state, _ = checkpoint.newest([(name, content)])
+            if state is not None and state["rows"] == [trial.number]:
+                self.kept[trial.number], self.epochs[trial.number] = content, state["epoch"]
+                self._changed[trial.number] = state.get("params", {})
+                return
+
+    @property
+    def left(self) -> int:
+        """How many trials are to be handed out."""
+        return len(self._left) + self._search.trials - len(self._history.trials)
+
+    def stops(self) -> bool:
+        return self.fault is not None or self._stopping()
+
+    def next(self) -> dict[str, Any] | None:
+        """The next trial's config: one that an earlier launch has left, else a new one, None where there are enough."""
+        if not self._left and self.left > 0:
+            self._ask()
+        if not self._left:
+            return None
+        number = self._left.popleft()
+        return {**self._history.trials[number].params, **self._changed.get(number, {}), NUMBER: number}
+
+    def _ask(self) -> None:
+        (trial,) = self._search.ask(len(self._history.trials), 1)
+        body = {"trials": [trial.number], "structure": self._spec.structure(trial.params), "company": False}
+        asked = Event(Kind.ASKED, {"params": dict(trial.params), "seed": trial.seed}, trial=trial.number)
+        self._store(asked, Event(Kind.GROUPED, body, cohort=len(self._history.cohorts)))
+        self._left.append(trial.number)
+
+    def _store(self, *events: Event) -> None:
+        stored = self._ledger.append(events)
+        for event in stored:
+            self._history.apply(event)
+        self._progress.update(self._history, stored, self._tick())
+
+    # --- what Tune tells --------------------------------------------------------------------------
+
+    @_noted
+    def on_trial_start(self, *, trial: TuneTrial, **_: Any) -> None:
+        """An actor has the trial: the first one, or another after a pause, which is no new attempt."""
+        told = self._history.trials[trial.config[NUMBER]]
+        if told.state is State.WAITING:
+            assert told.cohort is not None
+            attempt = self._history.attempts.get(told.cohort, 0) + 1
+            body = {"attempt": attempt, "worker": 0, "trials": [told.number]}
+            self._store(Event(Kind.STARTED, {**body, "epoch": self.epochs.get(told.number, 0)}, cohort=told.cohort))
+
+    @_noted
+    def on_trial_result(self, *, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
+        freight = result.pop(FREIGHT, None)
+        weights, state = freight.unload() if freight is not None else (None, None)
+        told = self._history.trials[trial.config[NUMBER]]
+        if told.ended:
+            return
+        if FAILED in result:
+            self._fail(told, result[FAILED])
+            return
+        metrics = self._metrics(result)
+        epoch = int(result[EPOCH])
+        if weights is not None and (self._changing or FINISHED in result) and self._counts(told, epoch, metrics):
+            self._shelf.write(told.cohort or 0, told.number, weights, self._pause)
+        if epoch not in told.reports:
+            body = {"metrics": metrics, "seconds": float(result["seconds"]), **self._schedule(told, result)}
+            self._store(Event(Kind.REPORTED, body, trial=told.number, epoch=epoch))
+            self._search.replay(told.number, epoch, metrics.get(self._spec.metric))
+        if state is not None:
+            self._shelf.write(told.cohort or 0, None, state, self._pause)
+        if FINISHED in result:
+            best = told.best_epoch(self._spec.metric, self._spec.maximize)
+            self._store(Event(Kind.FINISHED, {"epochs": epoch, "best_epoch": best or epoch}, trial=told.number))
+            self._search.tell(told.number, State.COMPLETE, told.values(self._spec.objectives))
+
+    @_noted
+    def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:
+        """Tune does not say why: what has not come to its own end was stopped by the scheduler."""
+        told = self._history.trials[trial.config[NUMBER]]
+        if not told.ended:
+            self._store(Event(Kind.PRUNED, {"epoch": told.epochs}, trial=told.number))
+            self._search.tell(told.number, State.PRUNED, None)
+
+    @_noted
+    def on_trial_recover(self, *, trial: TuneTrial, **_: Any) -> None:
+        """The actor is gone, and Tune begins another one."""
+        told = self._history.trials[trial.config[NUMBER]]
+        if told.state is State.RUNNING and told.cohort is not None:
+            body = {"attempt": self._history.attempts[told.cohort], "message": "the trial's actor died"}
+            self._store(Event(Kind.LOST, body, cohort=told.cohort))
+            self._progress.message(f"the actor of trial {told.number} died, Ray Tune begins another one")
+
+    @_noted
+    def on_trial_error(self, *, trial: TuneTrial, **_: Any) -> None:
+        told = self._history.trials[trial.config[NUMBER]]
+        if not told.ended:
+            error = trial.get_pickled_error() or trial.get_error()
+            cause = getattr(error, "cause", None) or error
+            self._fail(told, "its actor died" if cause is None else f"{type(cause).__name__}: {first_line(cause)}")
+
+    def _fail(self, told: TrialHistory, message: str) -> None:
+        self._store(Event(Kind.FAILED, {"message": message}, trial=told.number))
+        self._search.tell(told.number, State.FAILED, None)
+
+    # --- what an epoch leaves ---------------------------------------------------------------------
+
+    def _metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """The trial's own numbers; Tune's own have names without a slash. In a population its schedule is one."""
+        found = {name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")}
+        found |= {name: float(result[name]) for name, _ in self._spec.objectives if name in result}
+        now = settled(self._spec, result["config"]) if self._changing else {}
+        return found | {f"{SCHEDULE}{name}": float(now[name]) for name in sorted(self._changing & now.keys())}
+
+    def _schedule(self, told: TrialHistory, result: Mapping[str, Any]) -> dict[str, Any]:
+        """For an epoch with other hyperparameters than were asked: all that the trial has now."""
+        now = settled(self._spec, result["config"]) if self._changing else dict(told.params)
+        return {} if now == told.params else {"params": now}
+
+    def _counts(self, told: TrialHistory, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the weights that came with this epoch are those to keep: in a population, the best until now."""
+        if not self._changing:
+            return True
+        known, maximize = told.best_epoch(self._spec.metric, self._spec.maximize), self._spec.maximize
+        value = metrics.get(self._spec.metric)
+        if known is None or value is None or epoch == known:
+            return value is not None
+        best = told.reports[known][self._spec.metric]
+        return epoch > known and (value > best if maximize else value < best)
+
+    def _pause(self, notice: str | None) -> None:
+        if notice is not None:
+            self._progress.message(notice)
+        if self._stopping():
+            raise MachineError("the study is being stopped")
+        time.sleep(_RETRY_SECONDS)
+
+
+class Asking(Searcher):
+    """What Tune asks for the next trial. What becomes of it, the journal hears as a callback."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Searcher, ()
+
+    def suggest(self, _trial_id: str) -> Any:
+        if self._journal.stops():
+            return Searcher.FINISHED
+        try:
+            config = self._journal.next()
+        except Exception as error:  # noqa: BLE001 - raised again when Tune has stopped
+            self._journal.fault = error
+            config = None
+        return Searcher.FINISHED if config is None else config
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+
+class Until(tune.Stopper):
+    """Ends the whole where the study is told to stop, or where the ledger cannot be written."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoopStopper, ()
+
+    def __call__(self, _trial_id: str, _result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._journal.stops()
+
+
+def unfinished(history: History) -> TunerError:
+    """Tune came to an end before the study did."""
+    left = ", ".join(str(number) for number, trial in history.trials.items() if not trial.ended)
+    return TunerError(f"Ray Tune left trials {left} without an end; launch again to go on with them")

@@ -1,0 +1,98 @@
+"""What is wrong with the keys of `run` taken together, and beside those of `search`: who trains, and who stops whom.
+
+Knows the raw mapping of a study file, its space and the rules of hyperparameters; reads no data, meets no machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from models.interface import Hyperparameter
+from search_spaces import SearchSpace
+from search_spaces.document import Keys, describe
+from tuner.spec.rules import listed
+
+CLUSTER = ("address", "cpus_per_worker", "gpus_per_worker", "memory")  # keys of run that are about a Ray cluster
+TUNE = "ray-tune"
+POPULATION = "pbt"
+_ON_RAY = ("ray", TUNE)
+
+
+def contradictions(
+    run: Mapping[str, Any], search: Mapping[str, Any], space: SearchSpace | None, rules: Mapping[str, Hyperparameter]
+) -> Iterator[tuple[Keys, str]]:
+    """Every mistake that takes more than one key to see. `rules` are those of the network and of training by name."""
+    kind = run.get("executor", "local")
+    if kind == "local":
+        for name in CLUSTER:
+            if run.get(name) is not None:
+                message = (
+                    f"expected none with executor local, got {describe(run[name])}; write executor: ray, or remove it"
+                )
+                yield ("run", name), message
+    elif kind in _ON_RAY:
+        yield from _devices(run, kind)
+    if kind == TUNE:
+        yield from _tune(run, search)
+        if run.get("scheduler") == POPULATION and space is not None:
+            yield from _population(space, rules)
+    elif kind in ("local", "ray") and run.get("scheduler") is not None:
+        got = describe(run["scheduler"])
+        message = f"expected none with executor {kind}, got {got}; write executor: {TUNE}, or a search.pruner instead"
+        yield ("run", "scheduler"), message
+
+
+def _devices(run: Mapping[str, Any], kind: str) -> Iterator[tuple[Keys, str]]:
+    """Devices that contradict one another, and shares of them that Ray gives instead."""
+    if "share" in run:
+        message = f"expected none with executor {kind}, got {describe(run['share'])}; write gpus_per_worker instead"
+        yield ("run", "share"), message
+    device, gpus = run.get("device", "auto"), run.get("gpus_per_worker")
+    if device == "cpu" and gpus:
+        yield ("run", "gpus_per_worker"), f"expected none on device cpu, got {describe(gpus)}; write device: cuda"
+    if device == "cuda" and gpus == 0:
+        yield ("run", "gpus_per_worker"), "expected more than 0 on device cuda, got 0; write device: cpu"
+
+
+def _tune(run: Mapping[str, Any], search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Ray Tune's schedulers stop trials: a pruner beside them, a cohort of several, and several objectives are none."""
+    scheduler = run.get("scheduler") or "fifo"
+    pruner = search.get("pruner")
+    named = pruner.get("kind", "none") if isinstance(pruner, Mapping) else "none"
+    if named != "none":
+        remedy = "remove it"
+        if not run.get("scheduler"):
+            remedy += f", and write scheduler: {_counterpart(named)} under run"
+        message = f"expected none beside Ray Tune's scheduler ({scheduler}), got {describe(named)}; {remedy}"
+        yield ("search", "pruner"), message
+    cohort = run.get("cohort", "auto")
+    if isinstance(cohort, int) and cohort > 1:
+        message = f"expected 1 with executor {TUNE}, got {cohort}; Ray Tune stops single trials: remove it"
+        yield ("run", "cohort"), f"{message}, or use executor ray"
+    objectives = search.get("objective")
+    if scheduler != "fifo" and isinstance(objectives, list) and len(objectives) > 1:
+        message = f"expected fifo under several objectives, got {describe(scheduler)}"
+        yield ("run", "scheduler"), f"{message}: what is behind in one may be the best in another"
+
+
+def _counterpart(pruner: object) -> str:
+    """Tune's scheduler that is most like a pruner of ours."""
+    return pruner if pruner in ("median", "asha", "hyperband") else "median"
+
+
+def _population(space: SearchSpace, rules: Mapping[str, Hyperparameter]) -> Iterator[tuple[Keys, str]]:
+    """A trial goes on with another's weights and with other hyperparameters: they must fit whatever is drawn."""
+    structural = [name for name in space.parameters if name in rules and not rules[name].rule.fusible]
+    for name in structural:
+        message = f"expected hyperparameters that may change while a network trains under scheduler {POPULATION}"
+        yield ("search", "space", name), f"{message}, got {name}, which changes its shape or its steps; fix it instead"
+    numbers = [
+        name
+        for name, parameter in space.parameters.items()
+        if name in rules and name not in structural and parameter.count != 1 and rules[name].type in (int, float)
+    ]
+    if not numbers and not structural:
+        searched = listed(space.parameters)
+        message = f"expected a number to change under scheduler {POPULATION}, got {searched}; search learning_rate too"
+        yield ("search", "space"), message
