@@ -326,6 +326,7 @@ def scored(study: tuner.study.Study) -> float:
     return training.score(weights, data.inputs, data.targets)["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_trial_whose_network_raises_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
     space = {"width": {"type": "choice", "values": [8, 13]}}
@@ -367,6 +368,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_exact_number_of_trials(
         assert studies.facts(second.history) == whole
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_written_ends_the_study_with_its_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,8 +394,8 @@ def test_an_actor_that_dies_is_replaced_and_its_trial_has_the_same_numbers(
     whole = studies.facts(launch(tmp_path, content, "whole")[0].history)
     told, killed = journal.Journal.on_trial_result, []
 
-    def killing(self: Any, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **named: Any) -> None:
-        told(self, iteration, trials, trial, result, **named)
+    def killing(self: Any, *, result: dict[str, Any], **named: Any) -> None:
+        told(self, result=result, **named)
         if not killed and result["epoch"] == 2:
             killed.append(result["pid"])
             os.kill(result["pid"], signal.SIGKILL)

@@ -492,7 +492,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             "2:35: run.cohort: expected auto or an integer from 1 to 4096, got the integer 0",
             "2:46: run.threads: expected an integer from 1 to 1,024, got the integer 0",
             "2:58: run.share: expected a number above 0 and at most 1, got the integer 2",
-            "2:68: run.executor: expected local or ray, got the text 'rya'; did you mean 'ray'?",
+            "2:68: run.executor: expected local, ray or ray-tune, got the text 'rya'; did you mean 'ray'?",
         ],
     ),
     "keys of a cluster without one": (

@@ -130,7 +130,8 @@ def drive(
     gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
     needs = Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
     room = math.ceil(count * needs.cpus) or staff.cores()
-    with _settings(), contextlib.ExitStack() as stack:
+    ahead = {"TUNE_MAX_PENDING_TRIALS_PG": str(journal.left)} if kind == "hyperband" else {}  # to fill its brackets
+    with _settings({**_SETTINGS, **ahead}), contextlib.ExitStack() as stack:
         with staff.our_signals():
             stack.enter_context(connected(run.address, room))
         count = count or max(1, min(needs.room, journal.left))
@@ -174,12 +175,12 @@ def _trained(spec: StudySpec, dataset: Dataset, journal: Journal, needs: Needs, 
 
 
 @contextlib.contextmanager
-def _settings() -> Iterator[None]:
+def _settings(settings: Mapping[str, str]) -> Iterator[None]:
     """Tune has many of its settings in the environment alone, and much to say that the journal says."""
-    before = {name: os.environ.get(name) for name in _SETTINGS}
+    before = {name: os.environ.get(name) for name in settings}
     loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
     levels = [logger.level for logger in loggers]
-    os.environ.update(_SETTINGS)
+    os.environ.update(settings)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
