@@ -41,6 +41,7 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the launch has its own
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own account of the experiment, which nobody reads
     "TUNE_FORCE_TRIAL_CLEANUP_S": "8",  # for an actor in the middle of an epoch, when the study is told to stop
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
