@@ -495,7 +495,7 @@ def searching(history: History, trials: int, pruner: Mapping[str, Any] = ASHA) -
         epochs=EPOCHS,
         seed=3,
         is_structural={"width"}.__contains__,
-        run=SimpleNamespace(cohort="auto"),
+        alone=False,
     )
     return _search(spec, history)
 
