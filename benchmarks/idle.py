@@ -32,6 +32,7 @@ from tuner.ledger import Ledger
 from tuner.progress import Now, PlainProgress
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
+from tuner.staff import Begin
 from tuner.trial import Event, Kind
 
 METRIC = "val/accuracy"
@@ -142,6 +143,8 @@ def life(work: Work) -> Life:
     cohort, rows, epochs = task.cohort, {row.number: row for row in task.rows}, task.rows[0].config.epochs
     yield Started(cohort, attempt, 0, 0)
     for epoch in range(1, epochs + 1):
+        if not rows:
+            break
         metrics = {}
         for number, row in rows.items():
             value = score(row.config.learning_rate, float(row.network["dropout"]), epoch)
@@ -165,17 +168,26 @@ class Nowhere:
 
 
 def drive(
-    wanted: StudySpec, folder: Path, *, workers: int, watch: Callable[[History], None] = lambda _: None
+    wanted: StudySpec,
+    folder: Path,
+    *,
+    workers: int,
+    watch: Callable[[History], None] = lambda _: None,
+    begin: Begin | None = None,
 ) -> tuple[History, dict[str, float]]:
-    """One study of idle trials in `folder`: its history, and seconds in all and by part. `watch` sees it grow."""
+    """One study of idle trials in `folder`: its history, and seconds in all and by part; `receive` is in none of them.
+
+    `watch` sees it grow. The workers are those that `begin` makes, where it is given; who made them closes them.
+    """
     dataset = plan.load(wanted)
     with Ledger.create(folder) as ledger, ledger.lock():
         body = {"spec": wanted.canonical(), "digest": wanted.digest, "text": "", "seed": wanted.seed, "id": "idle"}
         data = {"name": "digits", "digest": "", "split": "", "rows": dataset.rows, "signature": {}}
         ledger.append([Event(Kind.CREATED, {**body, "data": data}), Event(Kind.OPENED, {})])
         history, clock = ledger.history(), Clock()
-        search, executor = study._search(wanted, history), Idle(workers)
+        search = study._search(wanted, history)
         grouping = Grouping(wanted, dataset, folder, "cpu", workers, search.rungs, print)
+        executor = begin(grouping, dataset) if begin else Idle(workers)
         group, work = clock.around("group", grouping.group), clock.around("work", grouping.work)
         progress = PlainProgress(cast("TextIO", Nowhere()))
         known: Any = clock.around("sizes", Sizes(wanted, dataset.signature))

@@ -43,7 +43,9 @@ def _may_run(program: Path, user: int) -> bool:
 class Server:
     """One cluster on 127.0.0.1, its user `tuner` with a password. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
+        """`settings` of PostgreSQL that are to be other than the tests want them."""
+        self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="tuner-postgres-"))
         self._user = _NOBODY if os.getuid() == 0 else os.getuid()
         os.chown(self._folder, self._user, -1)
@@ -76,6 +78,7 @@ class Server:
             "fsync": "off",  # a server that is killed loses nothing that the kernel has; only a power cut would
             "max_connections": 40,
             "shared_buffers": "16MB",
+            **self._settings,
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *options]
