@@ -139,7 +139,7 @@ def verdicts(waited: Sequence[float]) -> dict[str, float] | None:
 
 
 def mirror(folder: Path, home: Path) -> dict[str, float]:
-    """Write the whole study to an empty MLflow: points, and seconds without its making and imports."""
+    """Write the whole study to an empty MLflow: points, and seconds of it, without its making and imports."""
     from tuner.tracking.dashboard import uri_of
     from tuner.tracking.store import connect
     from tuner.tracking.tracker import Tracker
@@ -147,7 +147,7 @@ def mirror(folder: Path, home: Path) -> dict[str, float]:
     uri, artifacts = uri_of("embedded", home)
     connect(uri)
     tracker = Tracker(folder, uri, artifacts)
-    begun = time.perf_counter()
+    begun, processor = time.perf_counter(), time.process_time()
     while True:
         progress = tracker.cycle(closing=True)
         if progress.error:
@@ -155,7 +155,8 @@ def mirror(folder: Path, home: Path) -> dict[str, float]:
         if tracker.drained:
             break
     tracker.close()
-    return {"seconds": time.perf_counter() - begun, "points": progress.written}
+    took = {"seconds": time.perf_counter() - begun, "processor": time.process_time() - processor}
+    return {**took, "points": progress.written}
 
 
 def _memory() -> int:
@@ -272,13 +273,13 @@ def cells(runs: Sequence[dict[str, Any]]) -> list[str]:
     ]
     told += [spread(lambda one, part=part: one["parts"][part] / one["seconds"] * 100) for part in PARTS]
     told.append(spread(lambda one: one["waiting"] / one["seconds"] * 100))
-    points = [one["mlflow"]["points"] / one["mlflow"]["seconds"] for one in runs if "mlflow" in one]
+    points = [one["mlflow"]["processor"] / one["mlflow"]["points"] * 1e6 for one in runs if "mlflow" in one]
     return [*told, Spread.of(points).text() if points else ""]
 
 
 HEAD = (
     "search; ledger", "events/s", "trials/s", "reports/s", "verdict ms", "99 %", "worst", "µs/event", "driver %", "MB",
-    "kB/trial", *(f"{part} %" for part in PARTS), "waiting %", "MLflow points/s",
+    "kB/trial", *(f"{part} %" for part in PARTS), "waiting %", "MLflow µs/point",
 )  # fmt: skip
 
 
@@ -289,7 +290,7 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
     others = [one["crowd"] / one["seconds"] for one in records]
     notes = [
         f"Epochs take no time, or last {given.seconds:g} s; those that last show no driver's limit but its answers.",
-        "verdict: from a report that waits to its answer, at its worker; µs/event, driver %: its processor time.",
+        "verdict: from a report that waits to its answer, at its worker; µs and driver %: processor time.",
         "Parts: of the driver's time, in percent; ledger with its commits; messages are read, sent and looked for.",
         f"All workers were one process, which used {Spread.of(others).text('.0%')} of a core.",
         *_database(records),
