@@ -40,14 +40,17 @@ SIGNATURE = zoo.Signature("classification", "numbers", (30,), 2)
 SECONDS = 60.0  # for anything at all to be said
 
 
+OUR_TOKEN = secrets.token_hex(32)  # one for this process, because Ray reads it once
+
+
 @contextlib.contextmanager
-def private_ray(**variables: str) -> Iterator[None]:
+def private_ray(our_token: str = OUR_TOKEN, **variables: str) -> Iterator[None]:
     """A folder with a short path, because Ray puts sockets there, and a token that nobody else has."""
     folder = Path(tempfile.mkdtemp(prefix="tuner-", dir="/tmp"))
     (folder / "ray").mkdir()
     token = folder / "token"
     token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    token.write_text(our_token)
     variables |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
