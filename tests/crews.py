@@ -61,6 +61,18 @@ def private_ray(our_token: str = OUR_TOKEN, **variables: str) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def small_ray() -> Iterator[Any]:
+    """A small Ray of the tests' own: two processors by name, whatever there are."""
+    ray = pytest.importorskip("ray")
+    with private_ray():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
 Begin = Callable[..., Executor]
 
 

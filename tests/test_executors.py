@@ -27,7 +27,7 @@ from pyarrow import parquet
 import models
 import tuner
 from tests import studies
-from tests.crews import SOURCE, Begin, begin_local, begin_on_ray, numbers, of, private_ray, rows, setup, train, work
+from tests.crews import SOURCE, Begin, begin_local, begin_on_ray, numbers, of, rows, setup, small_ray, train, work
 from tuner import data
 from tuner.errors import DataError, InputError, SpecError, TunerError
 from tuner.executors import parcel
@@ -66,14 +66,8 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    """A small Ray of the tests' own: two processors by name, whatever there are."""
-    ray = pytest.importorskip("ray")
-    with private_ray():
-        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+    with small_ray() as ray:
+        yield ray
 
 
 KINDS: dict[str, Begin] = {"local": begin_local, "ray": begin_on_ray}

@@ -19,7 +19,7 @@ import pytest
 
 import tuner
 from tests import studies
-from tests.crews import private_ray
+from tests.crews import small_ray
 from tests.test_study import Silent
 from tuner.errors import LedgerError, SpecError
 from tuner.executors.shelf import weights_path
@@ -55,14 +55,8 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def ray() -> Iterator[Any]:
-    """A small Ray of the tests' own: two processors by name, whatever there are."""
-    ray = pytest.importorskip("ray")
-    with private_ray():
-        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+    with small_ray() as ray:
+        yield ray
 
 
 def tuned(scheduler: str | None = None, **changes: Any) -> dict[str, Any]:
