@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -375,6 +376,15 @@ def test_a_stream_that_ends_is_followed_by_another_without_a_word_lost(monkeypat
         heard += actor.say(None)
     assert [word.worker for words in heard for word in words] == [0, 1, 2, 3, 4]
     assert [] in heard and len(heard) == 10
+
+
+def test_no_listener_outlives_a_closed_executor(ray: Any, tmp_path: Path) -> None:
+    """One that called Ray after its shutdown would end the process, with 1, though the study is complete."""
+    before = set(threading.enumerate())
+    with contextlib.closing(begin_on_ray(tmp_path)) as executor:
+        train(executor, [work(1, rows(0.1, epochs=1))])
+        assert any(one.name == "tuner-listener" for one in set(threading.enumerate()) - before)
+    assert not [one for one in set(threading.enumerate()) - before if one.name == "tuner-listener"]
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_its_line(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ SILENT_SECONDS = 30.0  # without one: its process or node is frozen, or the netw
 _PLACE_SECONDS = 15.0  # for the first worker, or another where all are gone, to find a place before a person is told
 _GONE_SECONDS = 10.0  # for Ray to say that an actor that we ended is gone
 _LEAVE_SECONDS = 2.0  # for all workers to put away what they have on disks
+_LISTEN_SECONDS = 1.0  # how long a listener may not notice that its actor was given up
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
 
 
@@ -150,6 +151,7 @@ class RayExecutor(Pool[_Slot]):
         self._folder = Folder(Path(setup.folder))
         self._heard: queue.SimpleQueue[tuple[_Slot, Any, list[Word] | _Gone]] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._listeners: list[threading.Thread] = []
         self._luggage = ray.put(Luggage(setup, dataset, network))
         self._expected = max(1, min(count, needs.room))
         self._told = self._expected == count
@@ -171,21 +173,29 @@ class RayExecutor(Pool[_Slot]):
         options = {"num_cpus": self._needs.cpus, "num_gpus": self._needs.gpus, "memory": self._needs.memory or None}
         slot.actor = _Actor.options(**options).remote(slot.number, self._setup.threads)
         slot.placed, slot.ended = False, None
-        threading.Thread(target=self._listen, args=(slot, slot.actor), name="tuner-listener", daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(slot, slot.actor), name="tuner-listener", daemon=True)
+        self._listeners = [one for one in self._listeners if one.is_alive()] + [listener]
+        listener.start()
         return slot
 
     def _listen(self, slot: _Slot, actor: Any) -> None:
         """All that one actor says, into the queue; files into the study's folder on the way."""
         try:
-            while True:
-                for reference in actor.serve.remote([self._luggage]):
-                    words: list[Word] = ray.get(reference)
-                    if slot.actor is not actor:
-                        return
-                    slot.beat = time.monotonic()
-                    said = [word for one in words if (word := self._filed(slot, one)) is not None]
-                    if said:
-                        self._heard.put((slot, actor, said))
+            stream = actor.serve.remote([self._luggage])
+            while slot.actor is actor:
+                if not ray.wait([stream], timeout=_LISTEN_SECONDS)[0]:
+                    continue
+                reference = next(stream, None)
+                if reference is None:  # an actor ends its stream now and then; the next goes on where it was
+                    stream = actor.serve.remote([self._luggage])
+                    continue
+                words: list[Word] = ray.get(reference)
+                if slot.actor is not actor:
+                    return
+                slot.beat = time.monotonic()
+                said = [word for one in words if (word := self._filed(slot, one)) is not None]
+                if said:
+                    self._heard.put((slot, actor, said))
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor cannot be heard any more
             self._heard.put((slot, actor, _gone(error)))
 
@@ -281,6 +291,9 @@ class RayExecutor(Pool[_Slot]):
         for slot in self._slots:
             actor, slot.actor = slot.actor, None
             ray.kill(actor)
+        patience = time.monotonic() + _GONE_SECONDS
+        for listener in self._listeners:  # one that calls Ray after its shutdown would end this process
+            listener.join(max(0.0, patience - time.monotonic()))
 
 
 def _gone(error: Exception) -> _Gone:
