@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import models
 from models.interface import Signature
 from tuner.data import Dataset, Preprocess, batches, load
 from tuner.data.splits import split
@@ -294,6 +296,42 @@ def test_a_batch_order_is_a_permutation_told_by_seed_batch_size_and_epoch(
     if rows > 20:
         for other in ((seed + 1, batch, epoch), (seed, batch + 1, epoch), (seed, batch, epoch + 1)):
             assert not torch.equal(order, batches.order(*other, rows))
+
+
+def _channels_last(values: np.ndarray) -> np.ndarray:
+    """As a reader of pictures leaves them: for one channel numpy calls both orders row-major, torch does not."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
+
+
+def _unaligned(values: np.ndarray) -> np.ndarray:
+    room = np.empty(values.nbytes + 128, np.uint8)
+    start = -room.ctypes.data % 64 + 4
+    there = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    there[...] = values
+    return there
+
+
+@pytest.mark.parametrize("arranged", [_channels_last, _unaligned])
+def test_values_lie_the_same_whatever_way_an_array_came_and_a_network_answers_the_same_to_the_bit(
+    arranged: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Through Ray one came with other strides than from a file, and validation losses differed in their last bits."""
+    plain = np.random.default_rng(0).normal(size=(512, 1, 28, 28)).astype(np.float32)
+    network = models.build("cnn", Signature("classification", "image", (1, 28, 28), 10), {"width": 8, "depth": 2})
+    network.eval()
+    expected = batches.place(plain, torch.device("cpu"))
+    found = batches.place(arranged(plain), torch.device("cpu"))
+    assert isinstance(found, torch.Tensor) and isinstance(expected, torch.Tensor)
+    assert found.stride() == expected.stride() == (784, 784, 28, 1)
+    assert found.data_ptr() % 64 == expected.data_ptr() % 64 == 0
+    with torch.no_grad():
+        assert torch.equal(network(found), network(expected))
+
+
+def test_values_that_lie_well_are_not_copied() -> None:
+    room = torch.zeros(64, 30).numpy()
+    placed = batches.place(room, torch.device("cpu"))
+    assert isinstance(placed, torch.Tensor) and placed.data_ptr() == room.ctypes.data
 
 
 # Preprocessing ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import tuner
 from tests import studies
 from tests.crews import begin_on_ray, of, private_ray, rows, train, work
 from tuner.errors import StudyMissing
-from tuner.executors.protocol import Done, Message, Notice, Ready, Report
+from tuner.executors.protocol import Done, Ended, Message, Notice, Ready, Report
 from tuner.progress import PlainProgress
 
 # How soon a frozen node is found; by itself Ray takes a minute.
@@ -105,6 +105,57 @@ def test_a_node_that_is_lost_costs_no_trial_and_changes_no_number(
     there = tuner.launch(path, home=tmp_path / "there", progress=PlainProgress())
     assert lost and time.monotonic() - began < 120
     assert there.state == "complete" and there.history.losses
+    assert studies.facts(there.history) == studies.facts(here.history)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_64_convolutional_trials_survive_a_killed_worker_and_a_killed_node_to_the_same_numbers(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuner.executors.ray_cluster import RayExecutor
+
+    content = studies.study(
+        data={"source": "mnist", "validation": 0.2, "test": 0.2},
+        model={"family": "cnn", "norm": "batch"},
+        train={"epochs": 2},
+        search={
+            "trials": 64,
+            "space": {
+                "learning_rate": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
+                "depth": {"type": "int", "low": 1, "high": 2},
+                "width": {"type": "choice", "values": [4, 8]},
+                "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+            },
+        },
+    )
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    cluster.wait_for_nodes()
+    lost: list[str] = []
+    ended = 0
+    receive = RayExecutor.receive
+
+    def losing(self: Any, timeout: float) -> list[Message]:
+        nonlocal ended
+        messages = receive(self, timeout)
+        ended += sum(isinstance(one, Ended) for one in messages)
+        if ended >= 8 and not lost:
+            lost.append("worker")
+            os.kill(self.processes[0], signal.SIGKILL)
+        if ended >= 24 and lost == ["worker"]:
+            lost.append("node")
+            threading.Thread(target=cluster.remove_node, args=(nodes[0], False)).start()
+        return messages
+
+    monkeypatch.setattr(RayExecutor, "receive", losing)
+    content["run"] |= {"executor": "ray", "workers": 2}
+    there = tuner.launch(
+        studies.write(tmp_path, content, "there.yaml"), home=tmp_path / "there", progress=PlainProgress()
+    )
+    assert lost == ["worker", "node"]
+    assert there.state == "complete" and len(there.history.trials) == 64
+    assert there.history.losses
     assert studies.facts(there.history) == studies.facts(here.history)
 
 

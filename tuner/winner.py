@@ -108,7 +108,7 @@ def _finish(
     metrics = dict(best.tested or {})
     if dataset.rows["test"] and best.tested is None:
         test = dataset.open_test()
-        inputs, targets = batches.place(test.inputs, device), torch.as_tensor(test.targets).to(device)
+        inputs, targets = batches.place(test.inputs, device), batches.laid(test.targets, device)
         try:
             scores = training.score(weights, inputs, targets)
             metrics = {f"test/{name}": value for name, value in scores.items() if math.isfinite(value)}

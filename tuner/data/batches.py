@@ -15,6 +15,8 @@ from torch import Tensor
 
 from tuner.trial import derive
 
+_ALIGNMENT = 64  # bytes: a line of a processor's cache, and where torch lets its own tensors begin
+
 
 def order(seed: int, batch_size: int, epoch: int, rows: int) -> Tensor:
     """The order in which `rows` training rows are visited in `epoch`: int64 [rows], a permutation, on the CPU.
@@ -43,12 +45,25 @@ class Mapped:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         chosen = rows if isinstance(rows, slice) else rows.cpu()
-        return self._values[chosen].clone().to(self.device)
+        return self._values[chosen].clone(memory_format=torch.contiguous_format).to(self.device)
 
 
 def place(inputs: np.ndarray, device: torch.device) -> Tensor | Mapped:
     """Inputs on the device, or, where they are mapped from a file, what gives them out."""
-    return Mapped(inputs, device) if isinstance(inputs, np.memmap) else torch.as_tensor(inputs).to(device)
+    return Mapped(inputs, device) if isinstance(inputs, np.memmap) else laid(inputs, device)
+
+
+def laid(values: np.ndarray, device: torch.device) -> Tensor:
+    """The same values on the device, row-major from an aligned start; copied only if they do not lie so already.
+
+    Kernels choose their way by strides, even those of an axis of length one, and by alignment; bits differ with it.
+    Both depend on how an array came: read from a file, sent through Ray, shared by the workers of a node.
+    """
+    tensor = torch.as_tensor(values).to(device)
+    strides = torch.empty(tensor.shape, device="meta").stride()
+    if tensor.stride() == strides and tensor.data_ptr() % _ALIGNMENT == 0:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device).copy_(tensor)
 
 
 def visit(inputs: Tensor | Mapped, order: Tensor, batch_size: int, first: int) -> Iterator[tuple[Tensor, ...]]:

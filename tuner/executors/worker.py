@@ -64,9 +64,9 @@ def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
     train, validation = dataset.train, dataset.validation
     return Arrays(
         batches.place(train.inputs, device),
-        torch.as_tensor(train.targets).to(device),
+        batches.laid(train.targets, device),
         batches.place(validation.inputs, device),
-        torch.as_tensor(validation.targets).to(device),
+        batches.laid(validation.targets, device),
     )
 
 
