@@ -113,6 +113,7 @@ def watch_workers(parts: Parts, folder: Path) -> None:
     import numpy as np
     import torch
 
+    from tuner.executors.shelf import Folder
     from tuner.executors.worker import Worker
     from tuner.training.loop import Training
     from tuner.training.program import Program, Programs
@@ -133,7 +134,7 @@ def watch_workers(parts: Parts, folder: Path) -> None:
         (Training, "__init__", "building networks"),
         (Programs, "play", "all other kernels of a step"),
         (Training, "_measure", "evaluation"),
-        (Worker, "_write", "weights and checkpoints to disk"),
+        (Folder, "write", "weights and checkpoints to disk"),
     ):
         setattr(owner, method, parts.around(name, getattr(owner, method)))
     train = Worker.train
