@@ -11,9 +11,9 @@ tensors that were there before, and leave there what it finds; its Python runs o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ class CannotRecord(Exception):
     """The function does what a recording does not see; the message names the operation."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """A tensor, as a part of a storage."""
 
     storage: int
@@ -53,12 +52,22 @@ class _Entry:
     makes: set[int]
 
 
+class _Traits(NamedTuple):
+    """What is known of an operation before it is called."""
+
+    positions: tuple[int, ...]  # of the arguments that it writes into
+    names: tuple[str, ...]  # of the same
+    random: bool
+    product: bool
+    fill: Callable[..., float] | None
+
+
 @cache
-def _traits(operation: Any) -> tuple[tuple[int, ...], tuple[str, ...], bool]:
-    """The places and names of the arguments that an operation writes into, and whether it draws random numbers."""
+def _traits(operation: Any) -> _Traits:
     written = [(at, argument.name) for at, argument in enumerate(operation._schema.arguments) if argument.is_write]
     random = torch.Tag.nondeterministic_seeded in operation.tags
-    return tuple(at for at, _ in written), tuple(name for _, name in written), random
+    positions, names = tuple(at for at, _ in written), tuple(name for _, name in written)
+    return _Traits(positions, names, random, operation in PRODUCTS, FILLS.get(operation))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -95,6 +104,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         keywords = kwargs or {}
+        traits = _traits(func)
         found: list[_Place] = []
 
         def note(value: Any) -> Any:
@@ -106,18 +116,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = tuple(map(note, args))
         named = {name: note(value) for name, value in keywords.items()}
         reads = {place.storage for place in found}
-        if func in FILLS:
-            reads, arguments, named = set(), (FILLS[func](*args),), {}
-        result = products.multiply(func, args, keywords) if func in PRODUCTS else func(*args, **keywords)
+        if traits.fill is not None:
+            reads, arguments, named = set(), (traits.fill(*args),), {}
+        result = products.multiply(func, args, keywords) if traits.product else func(*args, **keywords)
         answers = result if isinstance(result, tuple | list) else [result]
-        if func in PRODUCTS:
+        if traits.product:
             self.shapes.add(tuple(result.shape))
-        positions, names, random = _traits(func)
-        if random or not all(isinstance(answer, Tensor | None) for answer in answers):
-            self.obstacle = self.obstacle or str(func)
         results = [self._place(answer, made=True) if isinstance(answer, Tensor) else None for answer in answers]
-        written = [*(arguments[at] for at in positions if at < len(arguments)), *(named.get(name) for name in names)]
-        writes = {value.storage for value in written if isinstance(value, _Place)}
+        tensors = all(answer is None or isinstance(answer, Tensor) for answer in answers)
+        if traits.random or not tensors:
+            self.obstacle = self.obstacle or str(func)
+        writes: set[int] = set()
+        if traits.names:
+            written = [arguments[at] for at in traits.positions if at < len(arguments)]
+            written += [named.get(name) for name in traits.names]
+            writes = {value.storage for value in written if isinstance(value, _Place)}
         makes = {place.storage for place in results if place} - reads
         if makes or writes:  # all others are views
             self.entries.append(_Entry(func, arguments, named, results, reads, writes, makes))
@@ -280,7 +293,7 @@ def _given_up(entry: _Entry, made: int, ending: Sequence[int]) -> int | None:
     assert result is not None and result.storage == made
     places = [value for value in entry.arguments if isinstance(value, _Place)]
     for place in places:
-        alike = replace(place, storage=made) == result
+        alike = place._replace(storage=made) == result
         if alike and place.storage in ending and all(o == place for o in places if o.storage == place.storage):
             return place.storage
     return None
