@@ -95,7 +95,7 @@ class Fake:
                 waits = isinstance(message, Flush) or (isinstance(message, Report) and message.waits)
                 if waits and getattr(message, "attempt", 0) == self._attempts[cohort]:
                     del self._due[cohort]
-        assert said, "the driver waits for words that nobody will say"
+        assert said or not timeout, "the driver waits for words that nobody will say"
         return said
 
     def answer(self, cohort: int, answer: Answer) -> None:
@@ -122,6 +122,11 @@ class FakeSearch:
         self.verdicts = verdicts or {}
         self.observed: list[list[tuple[int, int, float | None]]] = []
         self.told: list[tuple[int, State, Sequence[float] | None]] = []
+        self.piece = 1_000
+
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
 
     def window(self, remaining: int) -> int:
         return remaining
@@ -451,6 +456,122 @@ def test_the_last_words_of_an_attempt_that_was_given_up_are_ignored(ledger: Ledg
     assert stage.executor.attempts == [(0, 1, [0, 1]), (0, 2, [0, 1])]
 
 
+# --- a window, piece by piece -------------------------------------------------------------------------
+
+
+class Slow(FakeSearch):
+    """Asks windows of four, one trial at a time; `log` has what was asked, and what was answered meanwhile."""
+
+    def __init__(self, log: list[str], verdicts: Mapping[int, set[int]] | None = None) -> None:
+        super().__init__(verdicts)
+        self.log, self.piece = log, 1
+
+    def window(self, remaining: int) -> int:
+        return min(4, remaining)
+
+    def hold(self) -> None:
+        self.log.append("hold")
+
+    def release(self) -> None:
+        self.log.append("release")
+
+    def ask(self, first: int, count: int) -> list[Trial]:
+        self.log.append(f"asked {first}")
+        assert count == 1
+        return super().ask(first, count)
+
+
+def test_whoever_speaks_while_a_window_is_asked_is_answered_before_it_is_full(ledger: Ledger) -> None:
+    log: list[str] = []
+    executor = Fake(
+        lambda work: worker(work, rungs=[1, 2]), most=1, on_answer=lambda cohort, _: log.append(f"answered {cohort}")
+    )
+    search = Slow(log, {1: {1}})
+    history = Stage(ledger, executor, search, trials=8).run()
+    first = ["hold", *(f"asked {n}" for n in range(4)), "release"]
+    second = ["hold", "asked 4", "answered 0", "asked 5", "answered 0", "asked 6", "asked 7", "release"]
+    assert log == [*first, *second, *["answered 1"] * 2]
+    assert history.trials[1].state is State.PRUNED
+    kinds = [event.kind for event in ledger.read()]
+    asked = [at for at, kind in enumerate(kinds) if kind is Kind.ASKED]
+    assert kinds.count(Kind.ASKING) == 1, "of the first window nobody need know: nothing was stored meanwhile"
+    assert kinds.index(Kind.ASKING) < kinds.index(Kind.PRUNED) < asked[4]
+    assert asked == [*range(4), *range(asked[4], asked[4] + 4)], "a window is stored as a whole"
+
+
+def test_a_worker_is_told_what_to_do_next_while_a_window_is_asked(ledger: Ledger) -> None:
+    """What is in the queue is handed out as soon as somebody is free."""
+    log: list[str] = []
+    executor = Fake(lambda work: worker(work, epochs=1), workers=2, most=4)  # all that a worker says of a cohort
+    submit = executor.submit
+
+    def noted(work: Work) -> None:
+        log.append(f"told {work.task.cohort}")
+        submit(work)
+
+    executor.submit = noted  # type: ignore[method-assign]
+    Stage(ledger, executor, Slow(log), trials=8, size=1).run()
+    window = log[log.index("told 2") : log.index("asked 6")]
+    assert window == ["told 2", "hold", "asked 4", "told 3", "asked 5"]
+
+
+@pytest.mark.parametrize("message", ["lost", "trouble"])
+def test_who_is_lost_while_a_window_is_asked_is_seen_to_when_it_is_full(ledger: Ledger, message: str) -> None:
+    """Cohorts have the numbers that they would have if the window had taken no time."""
+
+    def life(work: Work) -> Life:
+        if work.task.cohort == 0 and message == "lost" and work.attempt <= 3:
+            yield from dying(work)
+        elif work.task.cohort == 0 and message == "trouble":
+            yield from troubled(work, largest=2)
+        else:
+            yield from worker(work)
+
+    stage = Stage(ledger, Fake(life), Slow([]), trials=8)
+    history = stage.run()
+    assert states(history) == [State.COMPLETE] * 8
+    groups = [(event.cohort, event.body["trials"]) for event in ledger.read() if event.kind is Kind.GROUPED]
+    assert groups == [(0, [0, 1, 2, 3]), (1, [4, 5, 6, 7]), (2, [0, 1]), (3, [2, 3])]
+
+
+class Saving(Fake):
+    """Leaves its cohorts when it is told to stop."""
+
+    def stop(self) -> None:
+        self._live = {cohort: iter_done(cohort, self._attempts[cohort]) for cohort in self._live}
+        self._due = dict.fromkeys(self._live)
+
+
+def iter_done(cohort: int, attempt: int) -> Life:
+    yield Done(cohort, attempt, saved=True)
+
+
+@pytest.mark.parametrize("asks", range(3, 14))
+def test_a_study_that_is_stopped_while_a_window_is_asked_goes_on_with_the_same_window(
+    tmp_path: Path, asks: int
+) -> None:
+    """After any number of asks: what has ended since the window was begun is not known to the rest of it."""
+    wanted, groups, _ = lived(tmp_path / "studies" / "whole", [None], plain, 1)
+    with Ledger.create(tmp_path / "studies" / "stopped") as store:
+        for life in (1, 2):
+            search = searching(store.history(), TRIALS)
+            search._sampler.piece = 1
+            ask, count = search.ask, []
+
+            def counted(first: int, number: int, ask: Any = ask, count: list[int] = count) -> list[Trial]:
+                count.append(first)
+                return ask(first, number)  # type: ignore[no-any-return]
+
+            search.ask = counted  # type: ignore[method-assign]
+            stage = Stage(store, Saving(plain, most=1), search, trials=TRIALS, size=3)
+            terms = Terms(TRIALS, [(METRIC, True)], stage.group, stage.work, lambda *_: None)
+            driver = Driver(terms, store, store.history(), search, stage.executor, stage.progress, dict)
+            ended = driver.run(lambda life=life, count=count: life == 1 and len(count) >= asks)
+            assert ended == (life == 2 or asks > TRIALS)
+        found = [(event.cohort, event.body["trials"]) for event in store.read() if event.kind is Kind.GROUPED]
+        assert (facts(store.history()), found) == (wanted, groups)
+
+
 # --- killed and rebuilt ----------------------------------------------------------------------------
 
 
@@ -501,15 +622,18 @@ def searching(history: History, trials: int, pruner: Mapping[str, Any] = ASHA) -
 
 
 def lived(
-    folder: Path, deaths: Sequence[int | None], life: Callable[[Work], Life], most: int
+    folder: Path, deaths: Sequence[int | None], life: Callable[[Work], Life], most: int, piece: int = TRIALS
 ) -> tuple[list[Any], list[Any], int]:
-    """One study over several lives: its facts, its groups in their order, and the appends of the last life."""
+    """One study over several lives: its facts, its groups in their order, and the appends of the last life.
+
+    `most` messages come at once, and so many trials of a window are asked before the next are heard."""
     trials, count = TRIALS, 0
     with Ledger.create(folder) as store:
         for death in deaths:
             store.append([Event(Kind.OPENED, {})])
             mortal = Mortal(store, death)
             search = searching(store.history(), trials)
+            search._sampler.piece = piece
             stage = Stage(mortal, Fake(life, most=most), search, trials=trials, size=3)
             try:
                 stage.run()
@@ -540,19 +664,21 @@ def scarce(work: Work) -> Life:
         yield from worker(work, epochs=3, rungs=[1, 2])
 
 
-@pytest.mark.parametrize("most", [1, 3, 1_000])
+@pytest.mark.parametrize(("most", "piece"), [(1, TRIALS), (1, 1), (3, 2), (1_000, 1)])
 @pytest.mark.parametrize("life", [plain, eventful, scarce], ids=lambda life: life.__name__)
 def test_a_driver_killed_at_any_append_asks_the_same_as_one_that_was_not(
-    tmp_path: Path, life: Callable[[Work], Life], most: int
+    tmp_path: Path, life: Callable[[Work], Life], most: int, piece: int
 ) -> None:
-    """Whether each message is stored by itself or many together: one worker says the same in the same order."""
+    """Whether each message is stored by itself or many together, between windows or while one is asked.
+
+    One worker says the same in the same order."""
     wanted, groups, _ = lived(tmp_path / "studies" / "whole", [None], life, 1)
-    got, got_groups, appends = lived(tmp_path / "studies" / "together", [None], life, most)
+    got, got_groups, appends = lived(tmp_path / "studies" / "together", [None], life, most, piece)
     assert (got, got_groups) == (wanted, groups)
     assert len(wanted) == TRIALS and {fact[3] for fact in wanted} >= {State.COMPLETE, State.PRUNED}
     different = []
     for death in range(1, appends + 1):
-        got, got_groups, _ = lived(tmp_path / "studies" / f"killed-{death}", [death, None], life, most)
+        got, got_groups, _ = lived(tmp_path / "studies" / f"killed-{death}", [death, None], life, most, piece)
         if (got, got_groups) != (wanted, groups):
             different.append(death)
     assert different == [], f"of {appends} appends"

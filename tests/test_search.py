@@ -386,6 +386,54 @@ def test_how_the_asking_is_cut_does_not_matter_to_tpe_before_anything_is_told() 
 # --------------------------------------------------------------------- learning
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_ends_while_a_window_is_asked_is_learnt_from_after_it(sampler: str) -> None:
+    """A window in pieces is the window in one go, whatever ends between them; then all of it is known."""
+    space, count = FINITE if sampler == "grid" else SPACE, 10 if sampler == "gp" else 16
+
+    def ask(first: int, number: int, search: Search) -> list[Trial]:
+        trials = search.ask(first, number)
+        for trial in trials:
+            search.observe([(trial.number, 1, value_of(trial, 1))])
+        return trials
+
+    def end(search: Search, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            state = list(State)[2 + trial.number % 3]
+            search.tell(trial.number, state, [value_of(trial, 1)] if state is State.COMPLETE else None)
+
+    whole, parts = (make(space, sampler=SAMPLERS[sampler], trials=40) for _ in range(2))
+    for search in (whole, parts):
+        end(search, ask(0, count, search))
+    wanted = ask(count, 6, whole)
+    parts.hold()
+    asked = ask(count, 2, parts)
+    end(parts, asked)
+    asked += ask(count + 2, 3, parts)
+    end(parts, [*asked[2:3], asked[0]])  # the first end of a trial counts
+    asked += ask(count + 5, 1, parts)
+    assert asked == wanted
+    parts.release()
+    end(whole, wanted[:3])
+    assert ask(count + 6, 2, parts) == ask(count + 6, 2, whole)
+
+
+def test_a_verdict_knows_who_has_ended_while_a_window_is_asked() -> None:
+    """Nobody who is to be stopped goes on until the sampler has done its work."""
+    search = make(pruner={"kind": "median", "startup": 1})
+    search.ask(0, 2)
+    search.hold()
+    observe(search, 1, [0.9])
+    search.tell(0, State.COMPLETE, [0.9])
+    assert search.observe([(1, 1, 0.1)]) == {1}
+
+
+def test_a_piece_of_a_window_takes_little_time() -> None:
+    """A Gaussian process thinks about a trial for seconds."""
+    pieces = {kind: make(FINITE, sampler=options).piece for kind, options in SAMPLERS.items()}
+    assert pieces == {"random": 32, "grid": 32, "qmc": 32, "tpe": 4, "gp": 1, "cmaes": 4, "nsga2": 4}
+
+
 def quadratic(trial: Trial) -> float:
     """Best, 0, at the point (0.3, 0.35, 0.4)."""
     return sum((float(trial.params[name]) - 0.3 - at / 20) ** 2 for at, name in enumerate("abc"))

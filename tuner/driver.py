@@ -7,6 +7,10 @@ from it is decided, before the next message is looked at. So a study that was ki
 launched again asks the same trials as one that was not (one worker; several workers finish in an order
 that is theirs). What came at once is stored in one transaction; nobody hears of it, neither worker nor
 person, before it is on the disk.
+
+Trials are asked a window at a time, and a window in pieces, between which workers are heard and answered. All of
+it is asked from what was known when it began: what ends meanwhile is stored and answered, and learnt from after
+it. Once anything is stored meanwhile the ledger says that a window had begun, so that another life asks the same.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from tuner.errors import TunerError
@@ -58,6 +62,14 @@ class Terms:
     known: Callable[[Params], Mapping[str, float]] = lambda _: {}  # metrics of a trial that no training changes
 
 
+@dataclass
+class _Window:
+    """Trials that are asked together, `count` in all, and those that have been so far."""
+
+    count: int
+    trials: list[Trial] = field(default_factory=list)
+
+
 class Driver:
     """One life of a study's loop. `run` returns when every trial has ended, or when told to stop."""
 
@@ -78,6 +90,8 @@ class Driver:
         self._fresh: list[Event] = []  # of the transaction that is open: to be shown when it is on the disk
         self._words: list[Callable[[], None]] = []  # to workers, to be said then
         self._fault: TunerError | None = None  # of the machine, to be raised then
+        self._window = None if history.asking is None else _Window(history.asking.count)
+        self._later: list[Message] = []  # what is heeded when the window is full
         self._queue: deque[Cohort] = deque()
         self._enqueue(rest for cohort in history.cohorts.values() if (rest := self._open(cohort)).trials)
 
@@ -101,17 +115,15 @@ class Driver:
         if self._queue:  # what an earlier life has left
             with self._settled():
                 self._hand_out()
-        self._ask_ahead()
-        while self._running:
+        self._begin_window()
+        while self._running or self._window:
             if stopping():
                 self._wind_down()
                 return False
-            messages = self._executor.receive(_PATIENCE)
-            with self._settled():
-                for message in messages:
-                    self._heed(message)
-                    self._hand_out()
-            self._ask_ahead()
+            if self._window:
+                self._ask(self._window)
+            self._hear(self._executor.receive(0.0 if self._window else _PATIENCE))
+            self._begin_window()
         return True
 
     @contextmanager
@@ -135,13 +147,48 @@ class Driver:
             self._running[cohort.number] = self._attempts[cohort.number] = attempt
             self._words.append(partial(self._submit, cohort, attempt))
 
-    def _ask_ahead(self) -> None:
-        """Ask until everybody has something to do next; who was free has been told what to do now, and does it."""
-        trials, workers = self._terms.trials, self._executor.workers
-        while len(self._queue) < workers and (left := trials - len(self._history.trials)) > 0:
-            with self._settled():
-                self._ask(left)
-                self._hand_out()
+    def _hear(self, messages: Sequence[Message], *, requeue: bool = True) -> None:
+        """Store what was said, with all that follows from it, and answer."""
+        with self._settled():
+            if messages and self._window and self._history.asking is None:
+                self._store([Event(Kind.ASKING, {"count": self._window.count})])
+            for message in messages:
+                if self._window and requeue and isinstance(message, Lost | Trouble):
+                    self._later.append(message)  # cohorts are numbered in one order, however long a window takes
+                    continue
+                self._heed(message, requeue=requeue)
+                if requeue:
+                    self._hand_out()
+
+    def _begin_window(self) -> None:
+        """Where somebody would soon have nothing to do: before anybody is heard again, so that it is from now."""
+        left = self._terms.trials - len(self._history.trials)
+        if self._window is None and left > 0 and len(self._queue) < self._executor.workers:
+            self._window = _Window(min(left, self._search.window(left)))
+            self._search.hold()
+
+    def _ask(self, window: _Window) -> None:
+        """A piece of the window. Who was free has been told what to do before it was begun, and does it."""
+        asked = len(window.trials)
+        first, count = len(self._history.trials) + asked, min(self._search.piece, window.count - asked)
+        window.trials += self._search.ask(first, count)
+        if len(window.trials) == window.count:
+            self._end_window(window.trials)
+
+    def _end_window(self, trials: Sequence[Trial]) -> None:
+        """Store it as a whole, in cohorts, and heed what had to wait."""
+        self._window = None
+        self._search.release()
+        with self._settled():
+            cohorts = self._terms.group(trials, len(self._history.cohorts))
+            asked = [Event(Kind.ASKED, {"params": dict(t.params), "seed": t.seed}, trial=t.number) for t in trials]
+            self._store([*asked, *(_grouped(cohort) for cohort in cohorts)])
+            self._enqueue(cohorts)
+            self._hand_out()
+        later, self._later = self._later, []
+        if later:
+            self._hear(later)
+        self._begin_window()
 
     def _submit(self, cohort: Cohort, attempt: int) -> None:
         self._executor.submit(self._terms.work(cohort, attempt))
@@ -149,26 +196,16 @@ class Driver:
     def _answer(self, cohort: int, stop: frozenset[int] = frozenset()) -> None:
         self._words.append(partial(self._executor.answer, cohort, Answer(stop)))
 
-    def _ask(self, remaining: int) -> None:
-        first = len(self._history.trials)
-        trials = self._search.ask(first, min(remaining, self._search.window(remaining)))
-        cohorts = self._terms.group(trials, len(self._history.cohorts))
-        asked = [Event(Kind.ASKED, {"params": dict(t.params), "seed": t.seed}, trial=t.number) for t in trials]
-        self._store([*asked, *(_grouped(cohort) for cohort in cohorts)])
-        self._enqueue(cohorts)
-
     def _wind_down(self) -> None:
         """Let the workers save, for a while."""
         running = [self._history.cohorts[number] for number in self._running]
         count = sum(len(self._open(cohort).trials) for cohort in running)
         self._progress.message(f"stopping, saving {count} trials")
         self._executor.stop()
+        self._hear(self._later, requeue=False)
         deadline = time.monotonic() + STOP_SECONDS
         while self._running and time.monotonic() < deadline:
-            messages = self._executor.receive(0.1)
-            with self._settled():
-                for message in messages:
-                    self._heed(message, requeue=False)
+            self._hear(self._executor.receive(0.1), requeue=False)
 
     def _store(self, events: Sequence[Event]) -> None:
         """All of them or none; then the history."""

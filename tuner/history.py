@@ -74,6 +74,14 @@ class TrialHistory:
 
 
 @dataclass(slots=True)
+class Asking:
+    """A window of `count` trials that was begun and is not asked yet, and who has ended since."""
+
+    count: int
+    since: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class History:
     """A study so far. `seq` is the last event folded in."""
 
@@ -91,6 +99,7 @@ class History:
     running: dict[int, TrialHistory] = field(default_factory=dict)  # those of them that train now
     states: Counter[State] = field(default_factory=Counter)  # how many trials are in each
     epochs_ended: int = 0  # of the trials that have ended, all together
+    asking: Asking | None = None
     cohorts: dict[int, Cohort] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)  # workers that died, by cohort
@@ -137,6 +146,8 @@ class History:
             self._wait(list(self.running.values()))
             self.tracking = body.get("tracking", self.tracking)
             self.machine = body.get("machine", self.machine)
+        elif event.kind is Kind.ASKING:
+            self.asking = Asking(body["count"])
         elif event.kind is Kind.COMPLETED:
             self.completed = body["state"]
 
@@ -162,6 +173,7 @@ class History:
         if event.kind is Kind.ASKED:
             self.trials[number] = TrialHistory(number, _slim(body["params"]), body["seed"])
             self.states[State.WAITING] += 1
+            self.asking = None
             return
         trial = self.trials[number]
         if event.kind is Kind.REPORTED and event.epoch is not None and not trial.ended:
@@ -172,6 +184,8 @@ class History:
             self.epochs_ended += trial.epochs
             trial.message = body.get("message", "")
             trial.ended_at = event.time
+            if self.asking is not None:
+                self.asking.since.add(number)
         elif event.kind is Kind.TESTED:
             trial.tested = dict(body["metrics"])
 

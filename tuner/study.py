@@ -30,7 +30,7 @@ from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged
 from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
-from tuner.history import History
+from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
@@ -291,13 +291,22 @@ def _search(spec: StudySpec, history: History) -> Search:
         start_with=spec.search.start_with,
         alone=spec.alone,
     )
+
+    def tell(trial: TrialHistory) -> None:
+        values = trial.values(spec.objectives) if trial.state is State.COMPLETE else None
+        search.tell(trial.number, trial.state, values)
+
+    since = history.asking.since if history.asking else ()
     for trial in history.trials.values():
         search.adopt(Trial(trial.number, trial.params, trial.seed))
         for epoch, metrics in sorted(trial.reports.items()):
             search.replay(trial.number, epoch, metrics.get(spec.metric))
-        if trial.ended:
-            values = trial.values(spec.objectives) if trial.state is State.COMPLETE else None
-            search.tell(trial.number, trial.state, values)
+        if trial.ended and trial.number not in since:
+            tell(trial)
+    if history.asking:
+        search.hold()
+        for number in since:
+            tell(history.trials[number])
     return search
 
 

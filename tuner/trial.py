@@ -25,6 +25,7 @@ class Kind(StrEnum):
     CREATED = "created"  # study: spec, digest, text, seed, id, data, network (study.py writes them)
     EXTENDED = "extended"  # study: spec, digest, text (more trials)
     OPENED = "opened"  # a driver took the study up: host, pid, tracking (where MLflow is), machine
+    ASKING = "asking"  # study: count (of the window that was begun before this, and is not asked yet)
     ASKED = "asked"  # trial: params, seed
     GROUPED = "grouped"  # cohort: trials, structure, company
     STARTED = "started"  # cohort: attempt, worker, trials, epoch (0, or where the checkpoint resumes)

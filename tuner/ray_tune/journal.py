@@ -67,6 +67,7 @@ class Journal(tune.Callback):
         self._spec, self._ledger, self._history, self._search = spec, ledger, history, search
         self._progress, self._tick, self._stopping, self._changing = progress, tick, stopping, changing
         self._shelf = Folder(ledger.folder)
+        search.release()  # trials are asked one by one here, also where a study loop has left a window half asked
         self.fault: Exception | None = None
         self.kept: dict[int, bytes] = {}  # states of trials that go on, by number
         self.epochs: dict[int, int] = {}  # how far those came

@@ -72,6 +72,19 @@ class Search:
         """
         return min(remaining, self._sampler.window(self._asked))
 
+    @property
+    def piece(self) -> int:
+        """How many of a window to ask in one go, before anybody else is heard: as many as take little time."""
+        return self._sampler.piece
+
+    def hold(self) -> None:
+        """Ask from what is known now, until `release`. Verdicts go on learning."""
+        self._memory.hold()
+
+    def release(self) -> None:
+        """Learn what has ended since `hold`."""
+        self._memory.release()
+
     def ask(self, first: int, count: int) -> list[Trial]:
         """The trials numbered `first` (the number after the last one), `first` + 1, …; each must later be told."""
         if first != self._asked:

@@ -42,16 +42,31 @@ class Memory:
         self.outcomes: dict[int, Values | None] = {}  # by number, of those that have ended
         self.finished = 0  # complete or pruned, so that a sampler has something to learn from
         self._complete = array("q")  # numbers
+        self._holding = False
+        self._held: dict[int, tuple[Reports, Values | None]] = {}  # who ended meanwhile
         self._ranked: list[tuple[int, float, float, int]] = []  # the best first, as TPE ranks what ended
 
     def add(self, params: Params) -> None:
         self.params.append(params)
 
     def ended(self, number: int) -> bool:
-        return number in self.outcomes
+        return number in self.outcomes or number in self._held
+
+    def hold(self) -> None:
+        """Let nobody's end be known before `release`."""
+        self._holding = True
+
+    def release(self) -> None:
+        self._holding = False
+        held, self._held = self._held, {}
+        for number, end in held.items():
+            self.end(number, *end)
 
     def end(self, number: int, reports: Reports, values: Values | None) -> None:
         """End a trial complete with its values, or stopped, which is a failure where there are no reports."""
+        if self._holding:
+            self._held[number] = (reports, values)
+            return
         seen = [report for report in reports.values() if report is not None]
         best = ((max if self.maximize[0] else min)(seen),) if seen and len(self.maximize) == 1 else None
         self.outcomes[number] = values or best

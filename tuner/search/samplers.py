@@ -30,7 +30,9 @@ _AHEAD_OF_GP = 8
 
 
 class Sampler(Protocol):
-    """A rule for the next trial."""
+    """A rule for the next trial. `piece` draws take a few milliseconds, or there is one that takes longer."""
+
+    piece: int
 
     def window(self, asked: int, /) -> int:
         """How many trials to ask at once when so many have been asked."""
@@ -68,6 +70,8 @@ class Facts:
 
 class Random:
     """Every trial by itself."""
+
+    piece = 32
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
@@ -124,6 +128,8 @@ class _Startup:
     what the window before has shown (docs/decisions.md).
     """
 
+    piece = 4
+
     def __init__(self, facts: Facts, *, startup: int = 10) -> None:
         self._facts, self._startup = facts, startup
         self._ahead = 1 if facts.alone else max(2, math.isqrt(4 * facts.trials))
@@ -173,8 +179,10 @@ class Gp(_Startup):
     """Optuna's Gaussian process with log expected improvement, over what every trial has; the rest is drawn uniformly.
 
     One that was stopped counts with its best report, one that failed as the worst there is. A draw takes a second and
-    more, in which the study loop hears nobody: so few are asked at once.
+    more: so few are asked ahead.
     """
+
+    piece = 1
 
     def window(self, asked: int) -> int:
         return min(super().window(asked), _AHEAD_OF_GP)
@@ -192,6 +200,8 @@ class Gp(_Startup):
 
 class _Generations:
     """Trials in generations of `population` by their numbers, a generation asked at once."""
+
+    piece = 4
 
     def __init__(self, facts: Facts, *, population: int) -> None:
         self._facts, self._population = facts, population
