@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 
 from search_spaces import SearchSpace, load
-from tuner.search import Search, pruners
+from tuner.search import Search, parzen, pruners
 from tuner.search.cube import drawn, place_of, value_at
 from tuner.search.memory import distribution, unborn
 from tuner.search.samplers import groups, shuffled
@@ -641,6 +641,29 @@ def test_tpes_draws_are_those_of_optunas_own_sampler_for_the_same_trials(
     (ours,) = search.ask(number, 1)
     fitted = {name: search.space.parameters[name].fit(value) for name, value in theirs.params.items()}
     assert ours.params == fitted
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_mixture_that_grew_is_the_mixture_of_the_same_trials(data: st.DataObject) -> None:
+    """Whatever was added, taken out or changed since the mixture before it: nothing stale is left."""
+    space = SearchSpace.from_dict({**FLAT, **STEPPED})
+    distributions = {name: distribution(parameter) for name, parameter in space.parameters.items()}
+    rng = np.random.RandomState(data.draw(st.integers(0, 2**31 - 1)))
+
+    def columns(count: int) -> Any:
+        rows = [[one.to_internal_repr(drawn(space.parameters[n], rng)) for n, one in distributions.items()]
+                for _ in range(count)]  # fmt: skip
+        return np.array(rows).reshape(count, len(distributions)).T
+
+    observed, before = columns(data.draw(st.integers(1, 150))), None
+    for _ in range(data.draw(st.integers(1, 5))):
+        before = parzen._Density(distributions, observed, before=before)
+        candidates = columns(24)
+        fresh = parzen._Density(distributions, observed)
+        np.testing.assert_allclose(before.log(candidates), fresh.log(candidates), rtol=0, atol=1e-12)
+        kept = rng.uniform(size=observed.shape[1]) < data.draw(st.sampled_from([1.0, 0.99, 0.5]))
+        observed = np.concatenate((observed[:, kept], columns(data.draw(st.integers(0, 3)))), axis=1)
 
 
 @given(seed=st.integers(0, 2**31 - 1))
