@@ -102,6 +102,7 @@ def drive(load: Load, given: argparse.Namespace, folder: Path) -> dict[str, Any]
         "cohorts": len(history.cohorts),
         "seconds": seconds["total"] + clock.seconds["receive"],
         "waiting": clock.seconds["waiting"],
+        "asked": seconds["ask"],
         "parts": parts(seconds, clock.seconds),
         "processor": time.process_time() - processor,
         "memory": {"before": before, "peak": _memory()},
@@ -265,6 +266,7 @@ def cells(runs: Sequence[dict[str, Any]]) -> list[str]:
     told = [spread(lambda one, name=name: one[name] / one["seconds"]) for name in ("events", "trials", "reports")]
     waits = runs[0]["verdicts"] is not None
     told += [spread(lambda one, at=at: one["verdicts"][at] * 1e3, ",.1f") if waits else "" for at in LATE]
+    told.append(spread(lambda one: one["asked"] / one["trials"] * 1e3, ".2f"))
     told += [
         spread(lambda one: one["processor"] / one["events"] * 1e6),
         spread(lambda one: one["processor"] / one["seconds"] * 100),
@@ -278,8 +280,8 @@ def cells(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 HEAD = (
-    "search; ledger", "events/s", "trials/s", "reports/s", "verdict ms", "99 %", "worst", "µs/event", "driver %", "MB",
-    "kB/trial", *(f"{part} %" for part in PARTS), "waiting %", "MLflow µs/point",
+    "search; ledger", "events/s", "trials/s", "reports/s", "verdict ms", "99 %", "worst", "ask ms", "µs/event",
+    "driver %", "MB", "kB/trial", *(f"{part} %" for part in PARTS), "waiting %", "MLflow µs/point",
 )  # fmt: skip
 
 
@@ -290,7 +292,8 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
     others = [one["crowd"] / one["seconds"] for one in records]
     notes = [
         f"Epochs take no time, or last {given.seconds:g} s; those that last show no driver's limit but its answers.",
-        "verdict: from a report that waits to its answer, at its worker; µs and driver %: processor time.",
+        "verdict: from a report that waits to its answer, at its worker; ask ms: what each trial took to ask.",
+        "µs and driver %: processor time.",
         "Parts: of the driver's time, in percent; ledger with its commits; messages are read, sent and looked for.",
         f"All workers were one process, which used {Spread.of(others).text('.0%')} of a core.",
         *_database(records),

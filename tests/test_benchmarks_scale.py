@@ -41,6 +41,7 @@ def test_every_report_of_a_crowd_is_stored_and_every_one_that_waits_is_answered(
     for (load, _), one in runs.items():
         assert one["trials"] == 200
         assert sum(one["parts"].values()) + one["waiting"] == pytest.approx(one["seconds"]), "the parts are the whole"
+        assert 0 < one["asked"] <= one["parts"]["sampler"]
         assert min(one["parts"].values()) > 0 and one["memory"]["peak"] > one["memory"]["before"] > 0
         if load == "random":
             assert (one["reports"], one["verdicts"]) == (600, None)

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.crews import small_ray
 from tests.test_study import Silent
 from tuner.errors import LedgerError, SpecError
 from tuner.executors.shelf import weights_path
+from tuner.history import Asking, History
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
 from tuner.trial import Kind, State
@@ -330,6 +332,18 @@ def test_a_trial_whose_network_raises_fails_alone(tmp_path: Path) -> None:
     failed = [trial for trial in study.history.trials.values() if trial.state is State.FAILED]
     assert states(study) == {State.FAILED: 1, State.COMPLETE: 1}
     assert [trial.params["width"] for trial in failed] == [13] and "thirteen is unlucky (net.py:" in failed[0].message
+
+
+def test_a_window_that_a_study_loop_has_left_half_asked_holds_nothing_back_here(tmp_path: Path) -> None:
+    """Trials are asked one by one, from all that has ended."""
+    from tuner.ray_tune.journal import Journal
+
+    said: list[str] = []
+    search: Any = SimpleNamespace(release=lambda: said.append("release"))
+    ledger: Any = SimpleNamespace(folder=tmp_path)
+    rest: Any = None
+    Journal(rest, ledger, History(asking=Asking(8)), search, rest, rest, rest, frozenset())
+    assert said == ["release"]
 
 
 @pytest.mark.slow
