@@ -534,6 +534,18 @@ def test_who_is_lost_while_a_window_is_asked_is_seen_to_when_it_is_full(ledger: 
     assert groups == [(0, [0, 1, 2, 3]), (1, [4, 5, 6, 7]), (2, [0, 1]), (3, [2, 3])]
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_what_does_not_learn_asks_the_same_in_any_pieces_of_any_number_of_workers(tmp_path: Path, sampler: str) -> None:
+    found = []
+    for piece, workers, most in ((1, 3, 1), (3, 1, 2), (40, 2, 1_000)):
+        with Ledger.create(tmp_path / "studies" / f"{piece}-{workers}") as ledger:
+            search = searching(History(), trials=40, sampler={"kind": sampler})
+            search._sampler.piece = piece
+            history = Stage(ledger, Fake(plain, workers=workers, most=most), search, trials=40).run()
+            found.append([(trial.number, dict(trial.params), trial.seed) for trial in history.trials.values()])
+    assert found[0] == found[1] == found[2]
+
+
 class Saving(Fake):
     """Leaves its cohorts when it is told to stop."""
 
@@ -600,10 +612,15 @@ TRIALS = 8
 ASHA = {"kind": "asha", "min_epochs": 1, "reduction": 2}
 
 
-def searching(history: History, trials: int, pruner: Mapping[str, Any] = ASHA) -> Search:
+TPE = {"kind": "tpe", "startup": 2}
+
+
+def searching(
+    history: History, trials: int, pruner: Mapping[str, Any] = ASHA, sampler: Mapping[str, Any] = TPE
+) -> Search:
     """The study's own way to rebuild a search, with the part of a spec that it reads."""
     options = SimpleNamespace(
-        sampler=SimpleNamespace(model_dump=lambda: {"kind": "tpe", "startup": 2}),
+        sampler=SimpleNamespace(model_dump=lambda: dict(sampler)),
         pruner=SimpleNamespace(model_dump=lambda: dict(pruner)),
         trials=trials,
         start_with=(),
