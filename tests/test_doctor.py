@@ -23,7 +23,7 @@ from tuner.doctor import CHECKS, OK, PROBLEM, WARNING, Finding, Place, examine, 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("TUNER_HOME", "MLFLOW_TRACKING_URI"):
+    for name in ("TUNER_HOME", "TUNER_MLFLOW", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -38,17 +38,18 @@ def states(findings: list[Finding]) -> list[str]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Something that answers as MLflow's health page does."""
+    """Something that answers as MLflow does."""
 
-    class Health(BaseHTTPRequestHandler):
+    class MLflow(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/health" else 404)
+            self.send_response(200 if self.path.startswith("/api/2.0/mlflow/experiments/search?") else 404)
             self.end_headers()
+            self.wfile.write(b"{}")
 
         def log_message(self, *_: object) -> None:
             pass
 
-    httpd = HTTPServer(("127.0.0.1", 0), Health)
+    httpd = HTTPServer(("127.0.0.1", 0), MLflow)
     thread = threading.Thread(target=httpd.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_port}"
@@ -117,7 +118,7 @@ def test_the_address_comes_from_the_study_file(server: str, here: Path) -> None:
     (here / "s.yaml").write_text(f"{text}tracking: {{mlflow: '{server}'}}\n")
     ran = subprocess.run([CONSOLE_SCRIPT, "doctor", "s.yaml", "-o", "json"], capture_output=True, text=True, check=True)
     (line,) = [one for one in json.loads(ran.stdout) if one["check"] == "mlflow"]
-    assert line["found"] == f"{server} answers 200"
+    assert line["found"] == f"{server} answers"
 
 
 def test_a_home_that_cannot_be_written_or_is_full_is_a_problem(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,19 +17,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from packaging.requirements import Requirement
 
 import tuner
 from tuner.errors import InputError, LedgerError
-from tuner.home import ADDRESS, LEDGER
+from tuner.home import ADDRESS, LEDGER, embedded
 from tuner.ledger import Ledger, server, studies, study_folder
-from tuner.tracking.dashboard import EMBEDDED, OFF, SQLITE, uri_of
+from tuner.tracking import rest
+from tuner.tracking.dashboard import OFF, SQLITE, uri_of
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 PACKAGES = ("tuner", "models", "search_spaces")
@@ -62,7 +63,7 @@ class Place:
     """What is looked at: the home, and the address of MLflow that a study names."""
 
     home: Path
-    mlflow: str = EMBEDDED
+    mlflow: str = field(default_factory=embedded)
 
 
 def examine(place: Place) -> Iterator[Finding]:
@@ -204,19 +205,23 @@ def _store(address: str, home: Path) -> Finding:
 
 
 def _server(address: str) -> Finding:
-    """Whether MLflow's own health page answers."""
+    """Whether MLflow answers us; its health page would answer anybody."""
     shown, remedy = redacted(address), "start it, or write `tracking: {mlflow: embedded}`; studies run without it"
     if urlsplit(address).scheme not in ("http", "https"):
         return Finding("mlflow", PROBLEM, f"{shown} is no http(s) address", "correct it")
     try:
-        with urlopen(address.rstrip("/") + "/health", timeout=_SERVER_SECONDS) as answer:  # noqa: S310 # checked above
-            return Finding("mlflow", OK, f"{shown} answers {answer.status}")
+        rest.get(address, "experiments/search", _SERVER_SECONDS, max_results=1)
+    except rest.Refused as error:
+        return Finding("mlflow", PROBLEM, f"{shown}: {error.found}", error.remedy)
     except HTTPError as error:
         return Finding("mlflow", PROBLEM, f"{shown} answers {error.code}", "is this an MLflow server?")
-    except (URLError, OSError) as error:
+    except OSError as error:
         return Finding("mlflow", PROBLEM, f"{shown} does not answer ({getattr(error, 'reason', error)})", remedy)
-    except Exception as error:  # noqa: BLE001 - the words of a malformed address may hold its password
-        return Finding("mlflow", PROBLEM, f"{shown} is no address ({type(error).__name__})", "correct it")
+    except InvalidURL:  # its words may hold a password
+        return Finding("mlflow", PROBLEM, f"{shown} is no address", "correct it")
+    except (ValueError, HTTPException):
+        return Finding("mlflow", PROBLEM, f"{shown} answers, but not as MLflow does", "is this an MLflow server?")
+    return Finding("mlflow", OK, f"{shown} answers")
 
 
 def _clock(place: Place) -> Iterator[Finding]:
@@ -247,4 +252,4 @@ def address_in(study: Path) -> str:
     """The address of MLflow that a study file names. Raises SpecError."""
     from tuner.spec import StudySpec
 
-    return StudySpec.read(study).tracking.mlflow
+    return StudySpec.read(study).store

@@ -6,6 +6,7 @@ time: completion asks it at every TAB.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tuner.errors import InputError
@@ -14,6 +15,8 @@ from tuner.trial import STUDY_NAME
 LEDGER = "ledger.db"  # the file that makes a folder a study's
 ELSEWHERE = "ledger.elsewhere"  # or this one, which says in which database the study's events are
 ADDRESS = "TUNER_LEDGER"  # in the environment: that database's address, never written to any file
+EMBEDDED = "embedded"  # the MLflow that a study file need not name
+MLFLOW = "TUNER_MLFLOW"  # in the environment: the MLflow server of a service
 
 
 def study_folder(home: Path, name: str) -> Path:
@@ -29,3 +32,8 @@ def studies(home: Path) -> list[str]:
     """The names of the studies that have a folder in a home, sorted; none where the home does not exist."""
     folders = {path.parent.name for mark in (LEDGER, ELSEWHERE) for path in (home / "studies").glob(f"*/{mark}")}
     return sorted(name for name in folders if STUDY_NAME.fullmatch(name))
+
+
+def embedded() -> str:
+    """What a study's `tracking: {mlflow: embedded}` means here: the service's own server, where there is one."""
+    return os.environ.get(MLFLOW) or EMBEDDED

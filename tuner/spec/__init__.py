@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,13 +21,14 @@ import search_spaces
 from models.interface import Hyperparameter
 from search_spaces import SearchSpace, SpaceError
 from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
-from tuner.errors import SpecError
+from tuner.errors import InputError, SpecError
+from tuner.home import EMBEDDED, MLFLOW, embedded
 from tuner.spec.checks import TRAINING, examine
 from tuner.spec.execution import CLUSTER, TUNE
 from tuner.spec.mistakes import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.schema import schema
-from tuner.spec.sections import StudyFile
+from tuner.spec.sections import StudyFile, store_problem
 from tuner.trial import Objective, Params, Value
 
 __all__ = ["StudySpec", "schema"]
@@ -214,8 +214,10 @@ class StudySpec(StudyFile):
         `embedded` is the server that TUNER_MLFLOW names in the environment, where a service has one for all studies.
         """
         prefix, address = "sqlite:///", self.tracking.mlflow
-        if address == "embedded":
-            return os.environ.get("TUNER_MLFLOW") or address
+        if address == EMBEDDED:
+            if (problem := store_problem(embedded())) is not None:
+                raise InputError(f"{MLFLOW}: {problem}")
+            return embedded()
         return f"{prefix}{self.folder / address.removeprefix(prefix)}" if address.startswith(prefix) else address
 
     @property

@@ -8,7 +8,6 @@ pages. Must never import mlflow (2 s), nor write to a store.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -18,18 +17,21 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
 from tuner.errors import InputError, StudyMissing, TunerError
+from tuner.home import EMBEDDED, embedded
 from tuner.ledger import Ledger, study_folder
+from tuner.tracking import rest
 from tuner.tracking.page import TRIALS, VIEW, VIEW_TAG
 from tuner.tracking.standby import FOLLOW
 
-EMBEDDED, OFF = "embedded", "off"
+OFF = "off"
 SQLITE = "sqlite:///"
 
 _HOST = "127.0.0.1"
@@ -89,7 +91,7 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
     has its pages there: only the link is printed. Raises StudyMissing for a study that the home has not, TunerError
     where the server does not start.
     """
-    objective, store = None, EMBEDDED
+    objective, store = None, embedded()
     if study is None and not (home / "studies").is_dir():
         raise StudyMissing(f"no studies in {home}; launch one, or name its folder with --home")
     if study is not None:
@@ -97,7 +99,7 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
             history = ledger.history()
         objective = history.spec.get("search", {}).get("objective")
         objective = objective[0] if isinstance(objective, list) else objective
-        store = EMBEDDED if history.tracking == OFF else history.tracking
+        store = store if history.tracking == OFF else history.tracking
     uri, artifacts = uri_of(store, home)
     if artifacts is None:
         base = uri.rstrip("/")
@@ -186,19 +188,20 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 def _experiment(base: str, study: str) -> dict[str, Any] | None:
     """What MLflow says of the study's experiment."""
-    address = f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}"
     try:
-        with urlopen(address, timeout=30) as answer:  # noqa: S310 # http alone
-            found: dict[str, Any] = json.load(answer)["experiment"]
-            return found
+        found: dict[str, Any] = rest.get(base, "experiments/get-by-name", 30, experiment_name=study)["experiment"]
+    except rest.Refused as error:
+        raise TunerError(f"the MLflow server {base} does not tell of the study {study}: {error}") from None
+    except (KeyError, ValueError, HTTPException) as error:
+        raise TunerError(f"{base} does not answer as an MLflow server does; correct the address") from error
     except HTTPError as error:
         if error.code == 404:
             return None
         raise TunerError(f"the MLflow server answers {error.code} when asked for the study {study}") from error
-    except URLError as error:
-        raise TunerError(
-            f"the MLflow server {base} cannot be reached ({error.reason}); start it, or ask later"
-        ) from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise TunerError(f"the MLflow server {base} cannot be reached ({reason}); start it, or ask later") from error
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,6 +27,7 @@ from tuner.ledger import Ledger
 from tuner.tracking import page, registry
 from tuner.tracking.bulk import sink_for
 from tuner.tracking.mirror import Mirror, milliseconds, reported
+from tuner.tracking.rest import remedy_for
 from tuner.tracking.sink import Sink, Written
 from tuner.tracking.store import connect
 from tuner.trial import Event, Kind
@@ -303,7 +304,11 @@ class Tracker:
 def _explain(problem: Exception) -> str:
     """One line about what is wrong, without the passwords that addresses may carry."""
     text = " ".join(str(problem).split()) or type(problem).__name__
-    return re.sub(r"//\S*@", "//", text)[:300]
+    text = re.sub(r"//\S*@", "//", text)
+    status = getattr(problem, "get_http_status_code", None)  # of MLflow's own errors
+    if status is not None and (remedy := remedy_for(status(), text)) is not None:
+        return f"the MLflow server answers {status()}; {remedy}"
+    return text[:300]
 
 
 def _keep(runs: Sequence[Written], known: str) -> tuple[Written, list[Written]]:
