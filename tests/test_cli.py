@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests import studies
-from tuner import cli
+from tuner import cli, stopping
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
 from tuner.trial import Event, Kind
@@ -336,19 +336,20 @@ def test_stop_never_signals_a_driver_it_cannot_be_sure_of(
     study(home, complete=False)
     monkeypatch.setattr(Ledger, "holder", lambda _: {"pid": pid, "host": host, "since": "then"})
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
+    monkeypatch.setattr(stopping, "FAR_SECONDS", 0.3)
     answer = tuner("stop", "one")
-    assert answer.code == 2
-    assert f"runs on {host}:{pid}" in answer.err
+    assert answer.code == 1
+    assert f"process {pid} on {host} still holds study one" in answer.err
 
 
 def test_stop_admits_that_a_driver_does_not_obey(
     tuner: Run, home: Path, driver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(stopping, "NEAR_SECONDS", 0.3)
     process = driver(study(home, complete=False), False)
     answer = tuner("stop", "one")
     assert answer.code == 1
-    assert f"process {process.pid} still holds study one" in answer.err
+    assert f"process {process.pid} on {socket.gethostname()} still holds study one" in answer.err
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.postgres import Server
 from tuner import ledger as module
 from tuner.errors import InputError, LedgerError, StudyLocked, StudyMissing
 from tuner.history import History
-from tuner.ledger import Ledger, studies, study_folder
+from tuner.ledger import Ledger, lease, studies, study_folder
 from tuner.trial import Event, Kind
 
 
@@ -456,6 +456,30 @@ def test_the_lock_is_released_by_sigkill(ledger: Ledger, folder: Path) -> None:
     assert ledger.holder() is None
     with ledger.lock():
         assert (ledger.holder() or {})["pid"] == os.getpid()
+
+
+def test_word_to_stop_reaches_the_driver_that_is_meant_and_none_that_follows_it(
+    ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SECONDS", 2.0)
+    with Ledger.open(folder) as other:
+        with ledger.lock():
+            who = other.holder()
+            assert who is not None
+            assert not ledger.asked_to_stop()
+            other.ask_to_stop({**who, "pid": who["pid"] + 1})
+            time.sleep(0.5)
+            assert not ledger.asked_to_stop()
+            other.ask_to_stop(who)
+            deadline = time.monotonic() + 10
+            while not ledger.asked_to_stop():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert other.holder() == who
+        with other.lock():
+            other.ask_to_stop({**who, "since": "then"})
+            time.sleep(0.5)
+            assert not other.asked_to_stop()
 
 
 # Old files

@@ -14,9 +14,7 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from tuner.history import History
     from tuner.spec import StudySpec
 
-STOP_SECONDS = 15.0  # a driver that was told to stop saves and leaves within 10 s
 SYNC_SECONDS = 30.0  # without an answer from MLflow, until `sync` gives up
 
 
@@ -192,31 +189,10 @@ def stop(study: StudyName, home: Home = DEFAULT_HOME, cluster: Cluster = None) -
     if cluster is not None:
         handover.stop(study, cluster)
         return
-    from tuner.ledger import Ledger, study_folder
+    from tuner.ledger import study_folder
+    from tuner.stopping import stop as stop_study
 
-    with Ledger.open(study_folder(home, study), read_only=True) as ledger:
-        holder = ledger.holder()
-        if holder is None:
-            typer.echo(f"study {study} is not running", err=True)
-            return
-        if holder["host"] != socket.gethostname() or holder["pid"] <= 1:
-            raise InputError(f"study {study} runs on {holder['host']}:{holder['pid']}; stop it there")
-        try:
-            os.kill(holder["pid"], signal.SIGTERM)
-        except ProcessLookupError:
-            typer.echo(f"study {study} had just ended", err=True)
-            return
-        except PermissionError as error:
-            raise InputError(f"process {holder['pid']} runs study {study} and belongs to another user") from error
-        typer.echo(f"stopping study {study} (process {holder['pid']})", err=True)
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            now = ledger.holder()
-            if now is None or now["pid"] != holder["pid"]:
-                typer.echo(f"stopped; `tuner launch` with its file goes on with {study}", err=True)
-                return
-            time.sleep(0.1)
-    raise TunerError(f"process {holder['pid']} still holds study {study} after {STOP_SECONDS:.0f} s")
+    stop_study(study_folder(home, study), lambda text: typer.echo(text, err=True))
 
 
 app.command(rich_help_panel=RUN)(handover.submit)

@@ -1,7 +1,7 @@
 """The lock of a study's folder: one living process drives a study at a time.
 
-It knows one file, `<study's folder>/lock`, held with flock, so that the kernel frees it however the driver dies.
-It must never know what the driver does, nor what else is in the folder.
+It knows two files of that folder: `lock`, held with flock, so that the kernel frees it however the driver dies, and
+`stop`, which names a driver that is asked to leave. It must never know what the driver does, nor what else is there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from tuner.errors import LedgerError, StudyLocked
 
-_FILE = "lock"
+_FILE, _WISH = "lock", "stop"
 _PROBE_SECONDS = 0.5  # far longer than a probe holds the lock, or a new driver takes to sign it
 _PAUSE_SECONDS = 0.005
 _NAMELESS = {"pid": 0, "host": "unknown", "since": "unknown"}
@@ -46,6 +46,7 @@ def hold(folder: Path) -> Iterator[None]:
             yield
         finally:
             _sign(handle, "")
+            (folder / _WISH).unlink(missing_ok=True)
     finally:
         os.close(handle)  # frees the lock
 
@@ -69,6 +70,25 @@ def holder(folder: Path) -> dict[str, Any] | None:
         return None
     finally:
         os.close(handle)
+
+
+def ask_to_stop(folder: Path, who: dict[str, Any]) -> None:
+    """Leave word for the driver that `holder` has told of. Raises LedgerError where the folder cannot be written."""
+    draft = folder / f"{_WISH}.new"
+    try:
+        draft.write_text(json.dumps(who))
+        draft.rename(folder / _WISH)
+    except OSError as error:
+        raise LedgerError(f"{folder}: cannot be written ({error.strerror}); stop the study as its owner") from error
+
+
+def asked_to_stop(folder: Path) -> bool:
+    """Whether word is there for the driver that holds the study now; who held it earlier is not meant."""
+    try:
+        wish = json.loads((folder / _WISH).read_text())
+        return wish is not None and wish == json.loads((folder / _FILE).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def _take(handle: int, folder: Path) -> None:

@@ -118,7 +118,7 @@ def launch(
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
         progress.start([*plan.lines(), *resumed])
-        with _Signals() as signals, Writer(folder, home, spec.store, standby=standby) as writer:
+        with _Signals(ledger.asked_to_stop) as signals, Writer(folder, home, spec.store, standby=standby) as writer:
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, crew, workers)
                 if number is None:
@@ -314,14 +314,17 @@ def _search(spec: StudySpec, history: History) -> Search:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM, counted instead of raised; a second one ends the process at once."""
+    """Ctrl-C and SIGTERM, counted instead of raised; a second one ends the process at once.
 
-    def __init__(self) -> None:
+    Word from another machine (`asked`) is taken for a SIGTERM."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
         self.first: int | None = None
+        self._asked = asked
         self._before: dict[int, Any] = {}
 
     def pending(self) -> bool:
-        return self.first is not None
+        return self.first is not None or self._asked()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.first is not None:

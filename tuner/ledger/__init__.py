@@ -176,6 +176,14 @@ class Ledger:
         """Who drives the study now: {"pid", "host", "since" (ISO 8601)}; None where nobody does."""
         return self._place.holder()
 
+    def ask_to_stop(self, who: dict[str, Any]) -> None:
+        """Leave word for the driver that `holder` has told of that it is to stop, on whatever machine it runs."""
+        self._place.ask_to_stop(who)
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody has left such word for this process, which holds `lock()`. Takes no time."""
+        return self._place.asked_to_stop()
+
     def close(self) -> None:
         """Let go of the events. Closing twice is harmless."""
         self._place.engine.dispose()

@@ -19,8 +19,9 @@ from tuner import lock
 from tuner.errors import LedgerError, StudyLocked
 
 SECONDS = 30.0  # that a lease outlives its last renewal
-_RENEWALS = 3  # in that time
+_RENEWALS = 10  # in that time; each also brings word from whoever wants the driver to stop
 _RETRY_SECONDS = 1.0  # after one that failed
+_WISH = "stop"  # in what a driver has signed: somebody else's word that it is to leave
 
 _held: set[tuple[str, int, int]] = set()  # database, study and token of the leases of this process
 
@@ -48,7 +49,8 @@ class Leases:
             sa.update(table).where(mine).values(token=table.c.token + 1, expires=until).returning(table.c.token)
         )
         self.taken = self.taken.values(holder=sa.bindparam("signed"))
-        self.renewed = ours.values(expires=until)
+        self.renewed = ours.values(expires=until).returning(table.c.holder)
+        self.signed = ours.values(holder=sa.bindparam("signed"))
         self.released = ours.values(expires=None, holder=None)
 
 
@@ -62,6 +64,7 @@ class Lease:
         self._token: int | None = None
         self._over = threading.Event()
         self._lost = False
+        self.asked_to_stop = False  # by somebody else, as far as the last renewal knows
 
     def take(self, turn: sa.Select[Any]) -> None:
         """Hold the study. `turn` waits for the transactions that are writing. Raises StudyLocked."""
@@ -75,7 +78,7 @@ class Lease:
             self._token = connection.scalar(self._leases.taken, values)
         assert self._token is not None
         _held.add(self._key(self._token))
-        self._lost, self._over = False, threading.Event()
+        self._lost, self.asked_to_stop, self._over = False, False, threading.Event()
         threading.Thread(target=self._renew, args=(self._token, self._over), name="lease", daemon=True).start()
 
     def _refuse(self, connection: sa.Connection) -> None:
@@ -101,10 +104,19 @@ class Lease:
         if row.holder is None or row.left is None or row.left <= 0:
             return None
         found: dict[str, Any] = json.loads(row.holder)
+        found.pop(_WISH, None)
         if found["host"] == socket.gethostname() and found["pid"] == os.getpid():
             # A process of the same number in a container that was started again is another one.
             return found if self._key(row.token) in _held else None
         return found if lock.lives(found) else None
+
+    def ask_to_stop(self, connection: sa.Connection, who: dict[str, Any]) -> None:
+        """Leave word for the driver that `holder` has told of, unless another one has followed it."""
+        row = connection.execute(self._leases.seen, self._of).one()
+        if self.holder(connection) == who:
+            connection.execute(
+                self._leases.signed, {"held": row.token, "signed": json.dumps({**who, _WISH: True}), **self._of}
+            )
 
     def check(self, connection: sa.Connection) -> None:
         """Raises LedgerError where this process held the lease, and another one has taken it."""
@@ -145,4 +157,6 @@ class Lease:
         """False where there is a newer token."""
         with self._engine.begin() as connection:
             values = {"held": token, "seconds": SECONDS, **self._of}
-            return connection.execute(self._leases.renewed, values).rowcount > 0
+            holder = connection.execute(self._leases.renewed, values).scalar_one_or_none()
+        self.asked_to_stop = holder is not None and _WISH in json.loads(holder)
+        return holder is not None

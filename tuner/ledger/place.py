@@ -64,6 +64,14 @@ class Place(ABC):
     def holder(self) -> dict[str, Any] | None:
         """Who drives the study now: {"pid", "host", "since" (ISO 8601)}; None where nobody does."""
 
+    @abstractmethod
+    def ask_to_stop(self, who: dict[str, Any]) -> None:
+        """Leave word for the driver that `holder` has told of."""
+
+    @abstractmethod
+    def asked_to_stop(self) -> bool:
+        """Whether word is there for this process, which holds the study. Takes no time: asked at every turn."""
+
     def check_format(self) -> None:
         """Raises LedgerError where the database is no ledger, or one that only a newer Tuner can read."""
         with self.connect() as connection:

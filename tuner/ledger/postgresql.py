@@ -117,6 +117,13 @@ class Database(Place):
         with self.connect() as connection:
             return self._lease.holder(connection)
 
+    def ask_to_stop(self, who: dict[str, Any]) -> None:
+        with self.told(), self.engine.begin() as connection:
+            self._lease.ask_to_stop(connection, who)
+
+    def asked_to_stop(self) -> bool:
+        return self._lease.asked_to_stop
+
     def wait(self, error: sa.exc.DBAPIError, attempt: int, since: float) -> None:
         """Until it is worth another attempt. Raises LedgerError where it is not."""
         if not _passes(error):

@@ -63,6 +63,12 @@ class File(Place):
     def holder(self) -> dict[str, Any] | None:
         return lock.holder(self._folder)
 
+    def ask_to_stop(self, who: dict[str, Any]) -> None:
+        lock.ask_to_stop(self._folder, who)
+
+    def asked_to_stop(self) -> bool:
+        return lock.asked_to_stop(self._folder)
+
 
 def create(folder: Path) -> File:
     """Make the folder and an empty ledger where there is none, and open it for writing.
