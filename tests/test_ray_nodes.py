@@ -176,6 +176,7 @@ def test_a_cluster_is_met_at_its_address_and_only_with_its_token(tmp_path: Path)
         with private_ray("0" * 64):
             said = studies.run(path, tmp_path / "stranger", expect=1, seconds=60)
     assert f"no Ray cluster answers at {address}" in said and "oken" in said and "Traceback" not in said
+    assert not (tmp_path / "stranger").exists()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Knows the spec, the data's signature, and from `sizes` which networks run; train
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -242,9 +243,11 @@ def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
 
 def _cluster(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
     address = spec.run.address
-    if spec.run.executor == "local" or address in (None, "auto"):
-        return
-    host, _, port = address.rpartition(":")
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS")  # Ray looks there first
+    host, _, port = (address or "").rpartition(":")
+    if spec.run.executor == "local" or not port.isdecimal() or "/" in host:
+        return  # one that only Ray can find
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
     except (OSError, OverflowError) as error:

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,10 +60,8 @@ def local(
 def on_ray(
     spec: StudySpec, trials: int, workers: int | None, _crew: Crew, progress: Progress
 ) -> Iterator[tuple[int, Begin]]:
-    try:
+    with imported(spec.run.executor):
         from tuner.executors import ray_cluster
-    except ImportError as error:
-        raise ray_missing(spec.run.executor, error) from None
     run = spec.run
     gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
     needs = ray_cluster.Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
@@ -83,9 +82,31 @@ def on_ray(
         yield count, begin
 
 
-def ray_missing(executor: str, error: ImportError) -> TunerError:
-    """What to do where Ray is not there."""
-    return TunerError(f"executor {executor} needs Ray, which cannot be imported ({error}); pip install 'ray[tune]'")
+@contextlib.contextmanager
+def reached(spec: StudySpec, folder: Path) -> Iterator[None]:
+    """The cluster that a new study names, connected to before `folder` is made: one that refuses us leaves nothing.
+
+    A study that has its folder may be complete, and then needs no cluster.
+    """
+    with contextlib.ExitStack() as stack:
+        if spec.run.executor != "local" and not folder.exists():
+            with imported(spec.run.executor):
+                from tuner.executors import ray_cluster
+            if spec.run.address is not None:
+                with our_signals():
+                    stack.enter_context(ray_cluster.connected(spec.run.address, cores()))
+        yield
+
+
+@contextlib.contextmanager
+def imported(executor: str) -> Iterator[None]:
+    """Inside, Ray is imported; where it is not there, a person is told what to do."""
+    try:
+        yield
+    except ImportError as error:
+        raise TunerError(
+            f"executor {executor} needs Ray, which cannot be imported ({error}); pip install 'ray[tune]'"
+        ) from None
 
 
 @contextlib.contextmanager

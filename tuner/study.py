@@ -105,7 +105,8 @@ def launch(
     plan = planning.plan(spec, dataset)
     copied = forking and spec.run.executor == "local" and forks(device_of(spec))
     crew = Crew((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
-    with crew, Ledger.create(folder, progress.message) as ledger, ledger.lock():  # first: a copy must not hold a lock
+    # The crew first: a copy must not hold a lock.
+    with crew, staff.reached(spec, folder), Ledger.create(folder, progress.message) as ledger, ledger.lock():
         history = ledger.history()
         resumed = _resumed(history)
         spec = _remember_extension(spec, history, progress)
@@ -263,10 +264,8 @@ def _drive(
 
 def _tuned() -> Callable[..., bool]:
     """The driver of studies that Ray Tune drives."""
-    try:
+    with staff.imported(TUNE):
         from tuner.ray_tune.driver import drive
-    except ImportError as error:
-        raise staff.ray_missing(TUNE, error) from None
     return drive
 
 

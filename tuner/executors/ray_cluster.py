@@ -100,6 +100,9 @@ def connected(address: str | None, cores: int) -> Iterator[None]:
         else:
             ray.init(address=address, **quiet)
     except Exception as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            remedy = "begin one with ray start --head, or write run.address as host:port"
+            raise TunerError(f"run.address is auto, and no Ray cluster was found on this machine; {remedy}") from error
         where = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
         raise TunerError(f"{where}: {first_line(error)}") from error
     with contextlib.suppress(Exception):  # Ray's own words about lost workers; ours say the same where it belongs
