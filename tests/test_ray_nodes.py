@@ -180,9 +180,10 @@ def test_a_cluster_is_met_at_its_address_and_only_with_its_token(tmp_path: Path)
 
 
 @contextlib.contextmanager
-def started(port: int) -> Iterator[None]:
-    """A head by `ray start`, which leaves with its process."""
-    where = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false"]
+def started(port: int, *options: str) -> Iterator[None]:
+    """A head by `ray start`, which leaves with its process; without a dashboard unless `options` tell of one."""
+    where = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+    where += options or ["--include-dashboard=false"]
     folder = f"--temp-dir={os.environ['RAY_TMPDIR']}/ray"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", folder, *where]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import shutil
@@ -58,6 +59,7 @@ class Cluster:
         with self._told():
             from ray.job_submission import JobSubmissionClient
 
+            logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # says that a log has ended
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
 
     def submit(self, spec: StudySpec, file: Path, given: Sequence[str]) -> Job:
@@ -142,13 +144,20 @@ class Cluster:
             raise TunerError(
                 f"jobs need more of Ray than is installed ({error}); pip install 'ray[default]'"
             ) from error
-        except RuntimeError as error:
+        except _rays_own() as error:
             text = first_line(error)
             if any(word in str(error).lower() for word in ("401", "403", "unauthorized", "authentication")):
                 text = (
                     "it refuses us; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, the cluster's own, in the environment"
                 )
             raise TunerError(f"{self.address}: {text}") from error
+
+
+def _rays_own() -> tuple[type[Exception], ...]:
+    """What Ray raises where a cluster answers, but not as asked; looked up when something was raised."""
+    from ray.exceptions import RayError
+
+    return RuntimeError, RayError
 
 
 def _address(given: str) -> str:
