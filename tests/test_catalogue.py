@@ -12,7 +12,8 @@ import pytest
 
 import models
 import search_spaces
-from tuner import catalogue, cli
+from tuner import cli
+from tuner.cli import catalogue
 from tuner.data import sources
 from tuner.spec.schema import schema
 

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests import studies
-from tuner import cli, stopping
+from tuner import cli
+from tuner.cli import stopping
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
 from tuner.trial import Event, Kind
@@ -155,6 +156,12 @@ def test_nothing_heavy_is_imported_before_a_verb_needs_it(arguments: list[str], 
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert ran.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_program_is_a_module_too(tmp_path: Path) -> None:
+    module = [sys.executable, "-P", "-m", "tuner", "list", "--home", str(tmp_path)]
+    ran = subprocess.run(module, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", f"no studies in {tmp_path}\n")
 
 
 def test_help_shows_the_verbs_in_groups_of_one_indentation(tuner: Run) -> None:

@@ -14,7 +14,7 @@ import models
 import search_spaces
 from tests import studies
 from tests.test_cli import CONSOLE_SCRIPT, HEAVY, study
-from tuner.completion import SCRIPTS
+from tuner.cli.completion import SCRIPTS
 
 BASH = Path("/bin/bash") if Path("/bin/bash").exists() else Path("/usr/bin/bash")
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.test_cli import CONSOLE_SCRIPT, ROOT, study
 from tuner import cli
-from tuner.doctor import CHECKS, OK, PROBLEM, WARNING, Finding, Place, examine, redacted
+from tuner.cli.doctor import CHECKS, OK, PROBLEM, WARNING, Finding, Place, examine, redacted
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_json_is_the_findings_and_a_problem_is_exit_code_1(
     def broken(_: Place) -> Iterator[Finding]:
         raise RuntimeError("at http://me:secret@host/?token=abc")
 
-    monkeypatch.setattr("tuner.doctor.CHECKS", {"clock": CHECKS["clock"], "broken": broken})
+    monkeypatch.setattr("tuner.cli.doctor.CHECKS", {"clock": CHECKS["clock"], "broken": broken})
     monkeypatch.setattr(sys, "argv", ["tuner", "doctor", "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tuner.cli.jobs import Job, _address, _package, lines
 from tuner.errors import InputError
-from tuner.jobs import Job, _address, _package, lines
 from tuner.spec import StudySpec
 
 STUDY = """\

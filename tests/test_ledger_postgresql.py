@@ -16,7 +16,7 @@ import pytest
 
 from tests.events import asked, fork, in_a_process, reported
 from tests.postgres import PASSWORD, Server
-from tuner import doctor
+from tuner.cli import doctor
 from tuner.errors import InputError, LedgerError, StudyLocked
 from tuner.ledger import FORMAT, Ledger, lease, postgresql, server, studies, study_folder
 from tuner.tracking import follow

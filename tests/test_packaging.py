@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tuner.cli import completion
+
 ROOT = Path(__file__).parents[1]
 MAKE = shutil.which("make") or "make"
 
@@ -145,11 +147,12 @@ def test_the_console_script_and_the_three_packages_are_what_is_installed() -> No
         assert Path(found.stdout.strip()).parent == ROOT / package
 
 
-def test_the_wheel_carries_the_schema_that_completion_reads_beside_it() -> None:
+def test_the_wheel_carries_the_schema_that_completion_reads() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert set(wheel["only-include"]) == {"tuner", "models", "search_spaces", "docs/study.schema.json"}
     assert wheel["sources"] == {"docs": "tuner"}
-    assert (ROOT / "docs" / "study.schema.json").is_file()
+    assert completion.SCHEMAS == (ROOT / "tuner" / "study.schema.json", ROOT / "docs" / "study.schema.json")
+    assert completion.SCHEMAS[1].is_file()
 
 
 @pytest.mark.parametrize("script", [".ci/run"])

@@ -11,10 +11,10 @@ import pytest
 import models
 from tests import studies
 from tuner import cli
+from tuner.cli.starter import OBJECTIVES, Wish, write
 from tuner.data import sources
 from tuner.plan import load, plan
 from tuner.spec import StudySpec
-from tuner.starter import OBJECTIVES, Wish, write
 
 ODD = "ja: #nein, 'so' \"so\""  # a column's name that is YAML of another kind
 

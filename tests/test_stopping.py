@@ -11,8 +11,8 @@ import pytest
 
 from tests import studies
 from tests.postgres import Server
+from tuner.cli.stopping import stop
 from tuner.ledger import Ledger, study_folder
-from tuner.stopping import stop
 
 FAR = "import socket; socket.gethostname = lambda: 'far-away'; from tuner.cli import main; main()"
 

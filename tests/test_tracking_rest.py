@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from tests.stories import Story
-from tuner.doctor import OK, PROBLEM, Finding, Place, examine
+from tuner.cli.doctor import OK, PROBLEM, Finding, Place, examine
 from tuner.errors import InputError, TunerError
 from tuner.tracking import follow, rest
 from tuner.tracking.dashboard import command, serve

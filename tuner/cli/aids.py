@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner.arguments import DEFAULT_HOME, Format, Home, Item, OptionalStudyFile
-from tuner.completion import SCRIPTS, family_names
+from tuner.cli.arguments import DEFAULT_HOME, Format, Home, Item, OptionalStudyFile
+from tuner.cli.completion import SCRIPTS, family_names
 from tuner.errors import InputError, TunerError
 from tuner.output import Output, print_lines, print_rows
 
@@ -41,7 +41,7 @@ def init(
     """Write a first study file for your own data.
 
     At a terminal it asks what it is not told; what it writes passes `tuner check`."""
-    from tuner.starter import Wish, write
+    from tuner.cli.starter import Wish, write
 
     wish = Wish(data, tuple(target or ()), family, trials, name)
     file, plan = write(wish, output, force=force, ask=_ask if sys.stdin.isatty() else None)
@@ -52,7 +52,7 @@ def listing(kind: str) -> Callable[..., None]:
     """The verb that lists one kind of thing, and tells more of one of them."""
 
     def show(name: Item = None, *, output: Format = Output.TABLE) -> None:
-        from tuner.catalogue import detail, listing
+        from tuner.cli.catalogue import detail, listing
 
         rows = listing(kind) if name is None else detail(kind, name)
         print_rows(rows, output, rows)
@@ -64,7 +64,7 @@ def doctor(file: OptionalStudyFile = None, *, home: Home = DEFAULT_HOME, output:
     """Check that this machine is ready for studies.
 
     With a study file: also that the MLflow it names answers. Ends with 1 where there is a problem."""
-    from tuner.doctor import PROBLEM, Place, address_in, examine
+    from tuner.cli.doctor import PROBLEM, Place, address_in, examine
 
     findings = []
     for finding in examine(Place(home) if file is None else Place(home, address_in(file))):

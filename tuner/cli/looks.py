@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner.arguments import DEFAULT_HOME, Format, Home, StudyName
+from tuner.cli.arguments import DEFAULT_HOME, Format, Home, StudyName
 from tuner.output import Output, print_lines, print_rows, printable
 
 MOST = 20  # examples of a file that are shown to a person; programs and folders get all

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.arguments import Cluster, Format, Name, Overrides, StudyFile, StudyName, Trials
+from tuner.cli.arguments import Cluster, Format, Name, Overrides, StudyFile, StudyName, Trials
 from tuner.errors import InputError, TunerError
 from tuner.output import Output, print_rows
 
@@ -29,7 +29,7 @@ def submit(
     """Hand a study over to a Ray cluster.
 
     Its driver runs there, whatever becomes of this machine; handed over again it goes on where it was interrupted."""
-    from tuner.jobs import Cluster as Jobs
+    from tuner.cli.jobs import Cluster as Jobs
     from tuner.spec import StudySpec
 
     spec = StudySpec.read(file, overrides=overrides or (), name=name, trials=trials)
@@ -54,7 +54,7 @@ def logs(
     """Print what the driver of a study in a Ray cluster says.
 
     With --follow it ends as the driver does: 0 complete, 1 failed."""
-    from tuner.jobs import Cluster as Jobs
+    from tuner.cli.jobs import Cluster as Jobs
 
     jobs = Jobs(cluster)
     for piece in jobs.log(jobs.latest(study), follow=follow):
@@ -67,8 +67,8 @@ def logs(
 
 def status(study: str | None, cluster: Cluster, output: Format) -> None:
     """What `tuner status --cluster` prints: a line for every hand-over."""
-    from tuner.jobs import Cluster as Jobs
-    from tuner.jobs import lines
+    from tuner.cli.jobs import Cluster as Jobs
+    from tuner.cli.jobs import lines
 
     rows = lines(Jobs(str(cluster)).jobs(study))
     if not rows and output is Output.TABLE:
@@ -79,7 +79,7 @@ def status(study: str | None, cluster: Cluster, output: Format) -> None:
 
 def stop(study: str, cluster: Cluster) -> None:
     """What `tuner stop --cluster` does."""
-    from tuner.jobs import Cluster as Jobs
+    from tuner.cli.jobs import Cluster as Jobs
 
     jobs = Jobs(str(cluster))
     job = jobs.latest(study)

@@ -19,6 +19,10 @@ from tuner.home import studies
 
 Node = Mapping[str, Any]
 
+_PACKAGE = Path(__file__).parents[1]
+# Where the schema is: as installed, inside the package; in a checkout, among the documents.
+SCHEMAS = (_PACKAGE / "study.schema.json", _PACKAGE.parent / "docs" / "study.schema.json")
+
 # A bash word ends at "=", so what stands before it must not be given back; and nothing goes on behind `train.epochs=`
 # with a space. Words are passed as they stand, one a line.
 _BASH = r"""
@@ -150,9 +154,8 @@ def _space_names() -> list[str]:
 
 @cache
 def _schema() -> dict[str, Any]:
-    """As installed, beside this module; in a checkout, among the documents. Empty where there is neither."""
-    here = Path(__file__).parent
-    for file in (here / "study.schema.json", here.parent / "docs" / "study.schema.json"):
+    """As installed, or in a checkout; empty where there is neither."""
+    for file in SCHEMAS:
         if file.is_file():
             schema: dict[str, Any] = json.loads(file.read_text())
             return schema

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tuner import completion
+from tuner.cli import completion
 from tuner.output import Output
 
 DEFAULT_HOME = Path("tuner-home")

@@ -1,0 +1,165 @@
+"""The verbs that look at studies: list, status, results, best; their dashboard, and what it has not been told yet.
+
+As all verbs do, they read arguments, call one function and print what it returns; nothing heavy is imported until a
+verb needs it. They must never compute a result: what they print stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuner.cli import handover
+from tuner.cli.arguments import DEFAULT_HOME, AnyStudy, Cluster, Format, Home, StudyName
+from tuner.errors import InputError, LedgerError, StudyMissing
+from tuner.output import Output, print_pairs, print_rows
+
+if TYPE_CHECKING:
+    from tuner.history import History
+
+SYNC_SECONDS = 30.0  # without an answer from MLflow, until `sync` gives up
+
+
+def list_studies(*, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """List the studies of a home."""
+    _print_standings(_standings(home), output, home)
+
+
+def status(
+    study: AnyStudy = None, *, home: Home = DEFAULT_HOME, cluster: Cluster = None, output: Format = Output.TABLE
+) -> None:
+    """Tell how far studies are, and who drives them."""
+    if cluster is not None:
+        handover.status(study, cluster, output)
+        return
+    if study is None:
+        _print_standings(_standings(home, full=True), output, home)
+        return
+    from tuner.cli.summary import standing
+
+    found = standing(study, *_history(study, home), full=True)
+    if output is Output.TABLE:
+        print_pairs(found)
+    else:
+        print_rows([found], output, found)
+
+
+def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """Print every trial of a study."""
+    from tuner.results import as_json
+
+    history, holder = _history(study, home)
+    document = as_json(history, driven=holder is not None)
+    print_rows([_row(trial) for trial in document["trials"]], output, document)
+
+
+def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    """Print the best completed trial, or the Pareto front."""
+    from tuner.results import best_json
+
+    history, _ = _history(study, home)
+    found = best_json(history)
+    if found is None:
+        raise StudyMissing(f"study {study} has no completed trial yet; `tuner status {study}` tells how far it is")
+    if output is Output.TABLE and not isinstance(found, list):
+        print_pairs(_row(found))
+    else:
+        print_rows([_row(trial) for trial in (found if isinstance(found, list) else [found])], output, found)
+
+
+def sync(
+    study: AnyStudy = None,
+    *,
+    home: Home = DEFAULT_HOME,
+    mlflow: Annotated[str | None, typer.Option(help="Another address than the study's `tracking.mlflow`.")] = None,
+) -> None:
+    """Write to MLflow what is not written yet.
+
+    For when its server was away, or its store was deleted and is to be rebuilt."""
+    from tuner.ledger import studies
+
+    if mlflow is not None:
+        from tuner.spec.sections import store_problem
+
+        if problem := store_problem(mlflow):
+            raise InputError(f"--mlflow: {problem}")
+    waiting = 0
+    for name in [study] if study is not None else studies(home):
+        waiting += _sync(name, home, mlflow)
+    if waiting:
+        raise typer.Exit(1)
+
+
+def ui(
+    study: AnyStudy = None,
+    *,
+    home: Home = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen; another one if it is taken.")] = 5000,
+) -> None:
+    """Start the MLflow dashboard and print its link.
+
+    It listens on 127.0.0.1 and ends with Ctrl-C."""
+    from tuner.tracking.dashboard import serve
+
+    serve(home, study, port)
+
+
+def _sync(study: str, home: Path, mlflow: str | None) -> int:
+    """Repeat one study in MLflow, in the process that a launch uses for it; returns the points that still wait."""
+    from tuner.ledger import Ledger, study_folder
+    from tuner.tracking.writer import Writer
+
+    folder = study_folder(home, study)
+    with Ledger.open(folder, read_only=True) as ledger:
+        address = mlflow or ledger.history().tracking
+    if address == "off":
+        typer.echo(f"{study}: launched with `tracking: {{mlflow: off}}`; --mlflow embedded writes it all the same")
+        return 0
+    with Writer(folder, home, address, once=True, patience=SYNC_SECONDS, log="sync.log") as writer:
+        said = writer.wait()
+    assert said is not None, address
+    if not said["error"]:
+        typer.echo(f"{study}: everything is in MLflow ({said['written']:,} points written now)")
+        return 0
+    waiting = said.get("waiting", 0)
+    typer.echo(f"{study}: {waiting:,} points waiting ({said['error']}); {writer.log} has more", err=True)
+    return max(1, waiting)
+
+
+def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]:
+    """The study's facts, and who drives it now."""
+    from tuner.ledger import Ledger, study_folder
+
+    with Ledger.open(study_folder(home, study), read_only=True) as ledger:
+        holder = ledger.holder()  # before the history: a study seen as driven may have ended since, never the reverse
+        return ledger.history(), holder
+
+
+def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
+    """Every study of the home, in a row each; what is wrong with one is told on stderr and hides no other."""
+    from tuner.cli.summary import standing
+    from tuner.ledger import studies
+
+    found: list[dict[str, Any]] = []
+    for name in studies(home):
+        try:
+            found.append(standing(name, *_history(name, home), full=full))
+        except LedgerError as error:
+            typer.echo(str(error), err=True)
+            found.append({"study": name, "state": "unreadable"})
+    return found
+
+
+def _print_standings(standings: list[dict[str, Any]], output: Output, home: Path) -> None:
+    if not standings and output is Output.TABLE:
+        typer.echo(f"no studies in {home}", err=True)
+    else:
+        print_rows(standings, output, standings)
+
+
+def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial of `results --output json` for a table: without its last epoch, which would double the columns."""
+    return {name: value for name, value in trial.items() if name != "last"}
