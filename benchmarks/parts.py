@@ -155,15 +155,16 @@ def inside(folder: Path, words: Sequence[str]) -> int:
     """The launch, in this process; leaves the parts of driver and workers in `folder`."""
     parts = Parts()
     parts.begin(START)
-    import tuner.cli as command
+    from tuner.cli import main as command
+    from tuner.cli import running
 
-    command._one_thread()
+    running._one_thread()
     watch_driver(parts)
     watch_workers(parts, folder)
     sys.argv = ["tuner", *words]
     code = 0
     try:
-        command.main()
+        command()
     except SystemExit as end:
         code = int(end.code or 0)
     parts.turn()
