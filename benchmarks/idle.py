@@ -17,15 +17,17 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import psutil
 from reference import SPACE
 
-from tuner import plan, study
+from tuner import keeping, plan, study
 from tuner.driver import Driver, Terms
 from tuner.executors.protocol import Answer, Done, Ended, Message, Report, Started, Work
+from tuner.executors.shelf import Folder
 from tuner.grouping import Grouping
 from tuner.history import History
 from tuner.ledger import Ledger
@@ -191,7 +193,8 @@ def drive(
         group, work = clock.around("group", grouping.group), clock.around("work", grouping.work)
         progress = PlainProgress(cast("TextIO", Nowhere()))
         known: Any = clock.around("sizes", Sizes(wanted, dataset.signature))
-        terms = Terms(wanted.search.trials, wanted.objectives, group, work, grouping.split, known)
+        split = partial(keeping.split, Folder(folder))
+        terms = Terms(wanted.search.trials, wanted.objectives, group, work, split, known)
 
         def tick() -> Now:
             watch(history)

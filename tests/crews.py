@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +34,9 @@ from tuner.executors.protocol import (
 )
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
+
+if TYPE_CHECKING:
+    from tuner.executors.storage import Storage
 
 SOURCE = "breast_cancer"
 SIGNATURE = zoo.Signature("classification", "numbers", (30,), 2)
@@ -81,16 +84,38 @@ def begin_local(folder: Path, count: int = 1, *, pinned: Any = None, **_: Any) -
 
 
 def begin_on_ray(
-    folder: Path, count: int = 1, *, pinned: Any = None, network: Any = None, memory: int = 0, **options: Any
+    folder: Path,
+    count: int = 1,
+    *,
+    pinned: Any = None,
+    network: Any = None,
+    memory: int = 0,
+    storage: str = "",
+    **options: Any,
 ) -> Executor:
     from tuner.executors.ray_cluster import Needs, RayExecutor
 
     dataset = data.load(SOURCE).without_test()
-    return RayExecutor(setup(folder, pinned), count, Needs(1.0, memory=memory), dataset, network or {}, **options)
+    told = setup(folder, pinned, storage)
+    return RayExecutor(told, count, Needs(1.0, memory=memory), dataset, network or {}, **options)
 
 
-def setup(folder: Path, pinned: Any = None) -> Setup:
-    return Setup({"source": SOURCE}, str(folder), "cpu", 1, pinned=pinned or {})
+def begin_with_storage(folder: Path, count: int = 1, **options: Any) -> Executor:
+    """On Ray, with a storage in that folder, which every worker sees."""
+    return begin_on_ray(folder, count, storage=begun(f"file://{folder}/shared").url, **options)
+
+
+def begun(url: str) -> Storage:
+    """A study's storage as its driver leaves it to its workers."""
+    from tuner.executors.storage import Storage
+
+    storage = Storage(url)
+    storage.begin({"study": "small"}, known=False)
+    return storage
+
+
+def setup(folder: Path, pinned: Any = None, storage: str = "") -> Setup:
+    return Setup({"source": SOURCE}, str(folder), "cpu", 1, pinned=pinned or {}, storage=storage)
 
 
 def rows(*rates: float, epochs: int = 4, first: int = 0) -> list[Row]:

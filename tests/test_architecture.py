@@ -35,6 +35,7 @@ GATES = {
         "tuner.tracking.bulk",
     },
     "sqlite3": {"tuner.tracking.store"},
+    "fsspec": {"tuner.executors.storage"},
     "ray": {
         "tuner.executors.ray_cluster",
         "tuner.cli.jobs",

@@ -60,6 +60,7 @@ class Terms:
     work: Callable[[Cohort, int], Work]  # cohort, attempt
     split: Callable[[int, Sequence[int]], None]  # carry a cohort's checkpoint over to these cohorts
     known: Callable[[Params], Mapping[str, float]] = lambda _: {}  # metrics of a trial that no training changes
+    drop: Callable[[int], None] = lambda _: None  # nobody goes on from a cohort's checkpoint any more
 
 
 @dataclass
@@ -237,6 +238,8 @@ class Driver:
             left = [trial.number for trial in self._open(self._history.cohorts[message.cohort]).trials]
             assert message.saved or not left, f"cohort {message.cohort} is done, its trials {left} are not"
             del self._running[message.cohort], self._attempts[message.cohort]
+            if not message.saved:
+                self._words.append(partial(self._terms.drop, message.cohort))
         elif isinstance(message, Trouble):
             self._trouble(message)
         elif isinstance(message, Lost):
@@ -323,6 +326,7 @@ class Driver:
         self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str) -> None:
+        self._words.append(partial(self._terms.drop, cohort.number))
         self._store([Event(Kind.FAILED, {"message": text}, trial=trial.number) for trial in cohort.trials])
         for trial in cohort.trials:
             self._search.tell(trial.number, State.FAILED, None)

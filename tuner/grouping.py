@@ -7,7 +7,6 @@ ledger records the groups; which trials share one changes no number.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import models
 from tuner import sizes
 from tuner.data.dataset import Dataset
 from tuner.executors.protocol import Setup, Work
-from tuner.executors.shelf import checkpoint_path
 from tuner.spec import StudySpec
 from tuner.training import cost
 from tuner.training.config import TrainConfig
@@ -48,9 +46,10 @@ class Grouping:
         workers: int,
         rungs: Callable[[int], set[int]],
         warn: Callable[[str], None],
+        storage: str = "",
     ) -> None:
         self._spec, self._signature, self._folder, self._device = spec, dataset.signature, folder, device
-        self._workers, self._rungs = workers, rungs
+        self._workers, self._rungs, self._storage = workers, rungs, storage
         self._family: str = spec.model["family"]
         self._named = frozenset(
             name
@@ -113,7 +112,7 @@ class Grouping:
             number, share = 0, run.gpus_per_worker or 1.0
         if device == "cuda":
             device = f"cuda:{number % max(1, torch.cuda.device_count())}"
-        return Setup(data, str(self._folder), device, run.threads, share, self._pinned)
+        return Setup(data, str(self._folder), device, run.threads, share, self._pinned, self._storage)
 
     def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
         """Trials of equal structure side by side, in cohorts no larger than pays, enough of them for all workers."""
@@ -162,10 +161,3 @@ class Grouping:
             rungs=frozenset(self._rungs(max(row.config.epochs for row in rows))),
             folder=str(spec.folder),
         )
-
-    def split(self, cohort: int, parts: Sequence[int]) -> None:
-        """The parts of a halved cohort go on from its checkpoint."""
-        path = checkpoint_path(self._folder, cohort)
-        for part in parts:
-            if path.exists():
-                shutil.copyfile(path, checkpoint_path(self._folder, part))

@@ -93,6 +93,7 @@ class History:
     data: Mapping[str, Any] = field(default_factory=dict)
     tracking: str = "embedded"  # where MLflow is, as the last launch had it
     machine: Mapping[str, str] = field(default_factory=dict)  # device and versions of the last launch
+    storages: list[str] = field(default_factory=list)  # where launches kept checkpoints, in their order; "": at home
     folder: str = ""  # of the study file, from which it names its data and networks
     network: str | None = None  # digest of the file that a person's own network comes from
     trials: dict[int, TrialHistory] = field(default_factory=dict)
@@ -146,6 +147,8 @@ class History:
             self._wait(list(self.running.values()))
             self.tracking = body.get("tracking", self.tracking)
             self.machine = body.get("machine", self.machine)
+            if event.kind is Kind.OPENED and (storage := body.get("storage", "")) not in self.storages[-1:]:
+                self.storages.append(storage)
         elif event.kind is Kind.ASKING:
             self.asking = Asking(body["count"])
         elif event.kind is Kind.COMPLETED:

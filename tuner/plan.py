@@ -135,6 +135,7 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         *_batches(spec, dataset.rows["train"]),
         *_device(spec),
         *_cluster(spec),
+        *_storage(spec),
         *_store(spec),
     ]
     parameters = (0, 0)
@@ -253,6 +254,14 @@ def _cluster(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
     except (OSError, OverflowError) as error:
         got = f"nothing at {address}: {first_line(error)}"
         yield ("run", "address"), f"expected a Ray cluster that answers, got {got}; begin one with ray start --head"
+
+
+def _storage(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
+    if spec.run.storage is not None:
+        from tuner.executors.storage import problem
+
+        if (message := problem(spec.run.storage)) is not None:
+            yield ("run", "storage"), message
 
 
 def _store(spec: StudySpec) -> Iterator[tuple[Keys, str]]:

@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 import models
+from tuner import keeping, results, staff, winner
 from tuner import plan as planning
-from tuner import results, staff, winner
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged
@@ -159,8 +160,9 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
         "signature": dataset.signature.to_dict(),
     }
     network = models.digest(spec.model["family"], spec.folder)
+    number = history.study_id or uuid.uuid4().hex
     if not history.digest:
-        created = {**body, "id": uuid.uuid4().hex, "seed": spec.seed, "data": facts, "network": network}
+        created = {**body, "id": number, "seed": spec.seed, "data": facts, "network": network}
         first = Event(Kind.CREATED, {**created, "folder": str(spec.folder)})
     elif history.digest != spec.digest:
         _check_extends(spec, history)
@@ -188,9 +190,12 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     for name, before in history.machine.items():
         if history.trials and not history.completed and machine[name] != before:
             progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
+    storage = keeping.address(spec.run.storage, spec.study, number)
     where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.store}
+    where |= {"storage": storage} if storage else {}
     opened = Event(Kind.OPENED, {**where, "machine": machine})
     if first is not None or not history.completed:
+        keeping.begin(ledger.folder, storage, spec.study, history, progress.message)
         for event in ledger.append([first, opened] if first else [opened]):
             history.apply(event)
 
@@ -252,10 +257,14 @@ def _drive(
             return None
         return _interrupted(ledger, history, signals)
     with staff.HIRED[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
-        grouping = Grouping(spec, dataset, ledger.folder, device_of(spec), count, search.rungs, progress.message)
+        storage = keeping.address(spec.run.storage, spec.study, history.study_id)
+        kept = keeping.place(ledger.folder, storage)
+        device, say = device_of(spec), progress.message
+        grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, say, storage)
         with contextlib.closing(begin(grouping, dataset)) as executor:
             known = Sizes(spec, dataset.signature)
-            terms = Terms(limit, spec.objectives, grouping.group, grouping.work, grouping.split, known)
+            split = partial(keeping.split, kept)
+            terms = Terms(limit, spec.objectives, grouping.group, grouping.work, split, known, kept.drop)
             driver = Driver(terms, ledger, history, search, executor, progress, lambda: tick(executor.workers))
             if driver.run(signals.pending):
                 return None

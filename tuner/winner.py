@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import shutil
 import threading
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 import models
 from models.interface import LANGUAGE
-from tuner import champion, drawing
+from tuner import champion, drawing, keeping
 from tuner.attention import validated
 from tuner.data import batches
 from tuner.data.dataset import Dataset
@@ -72,7 +71,7 @@ def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     stored = ledger.append(events)
     for event in stored:
         history.apply(event)
-    shutil.rmtree(ledger.folder / "checkpoints", ignore_errors=True)
+    keeping.clear(ledger.folder, history, progress.message)
     progress.update(history, stored, Now())
 
 

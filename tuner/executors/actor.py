@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tuner.data import Dataset
     from tuner.executors.parcel import Parcel
     from tuner.executors.shelf import Pause, State
+    from tuner.executors.storage import Storage
 
 BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
 STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
@@ -70,9 +71,13 @@ class Luggage:
 
 
 class Line:
-    """A worker's channel and its shelf: two queues, between its thread and the actor's methods."""
+    """A worker's channel and its shelf: two queues, between its thread and the actor's methods.
+
+    Checkpoints, which nobody here needs but the next worker, go to a storage instead where there is one.
+    """
 
     def __init__(self) -> None:
+        self.storage: Storage | None = None
         self.said: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self.words: queue.SimpleQueue[Delivery | Answer | Stop] = queue.SimpleQueue()
         self._kept: tuple[tuple[str, bytes], ...] = ()
@@ -90,16 +95,21 @@ class Line:
     def waiting(self) -> bool:
         return not self.words.empty()
 
-    def latest(self, _work: Work) -> tuple[State | None, list[str]]:
+    def latest(self, work: Work, pause: Pause) -> tuple[State | None, list[str]]:
         from tuner.training import checkpoint
 
+        if self.storage is not None:
+            return self.storage.latest(work, pause)
         kept, self._kept = self._kept, ()
         return checkpoint.newest(kept)
 
-    def keep(self, work: Work, trial: int | None, state: State, _pause: Pause) -> None:
+    def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
         from tuner.training import checkpoint
 
-        self.said.put(File(work.task.cohort, work.attempt, trial, checkpoint.pack(state)))
+        if self.storage is not None and trial is None:
+            self.storage.keep(work, state, pause)
+        else:
+            self.said.put(File(work.task.cohort, work.attempt, trial, checkpoint.pack(state)))
 
 
 class Actor:
@@ -146,6 +156,10 @@ class Actor:
 
             luggage = fetch()
             parcel = self._parcel = Parcel(luggage.network)
+            if luggage.setup.storage:
+                from tuner.executors.storage import Storage
+
+                self._line.storage = Storage(luggage.setup.storage)
             worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line)
             self._line.send(Ready(self._number))
             while True:

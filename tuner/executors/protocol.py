@@ -25,6 +25,7 @@ class Setup:
     share: float = 1.0  # of a GPU's memory
     pinned: Mapping[str, str | None] = field(default_factory=dict)
     """sha256 of the "data", their "split" and the file of a person's "network", as the study was made with them"""
+    storage: str = ""  # where checkpoints go instead of that folder, seen by every node
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Knows Ray and the protocol; never a sampler or a ledger. An actor says what its 
 streams, one thread of the driver listens to each, and words to the worker go through a second method. Ray itself
 neither restarts nor retries anything: it would give a blank actor, or train from the beginning. An actor that is
 gone is replaced and its cohort reported lost, so that the driver goes on from the checkpoint.
-No disk is shared: data and a person's network come with the setup, checkpoints and weights go through the line.
+No disk is shared: data and a person's network come with the setup, checkpoints and weights go through the line; but for
+the checkpoints where the setup names a storage, to which workers write them themselves.
 """
 
 from __future__ import annotations
@@ -223,7 +224,11 @@ class RayExecutor(Pool[_Slot]):
         return None
 
     def _send(self, slot: _Slot, word: Work | Answer | Stop) -> None:
-        slot.actor.tell.remote(Delivery(word, self._folder.generations(word)) if isinstance(word, Work) else word)
+        slot.actor.tell.remote(Delivery(word, self._kept(word)) if isinstance(word, Work) else word)
+
+    def _kept(self, work: Work) -> tuple[tuple[str, bytes], ...]:
+        """What a worker without a storage chooses from."""
+        return () if self._setup.storage else tuple(self._folder.generations(work.task.cohort))
 
     def receive(self, timeout: float) -> list[Message]:
         messages: list[Message] = []

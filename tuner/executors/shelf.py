@@ -1,13 +1,13 @@
 """Where checkpoints and weights are kept: in the study's folder, by a worker that sees it or by the driver for others.
 
-Knows files of tensors and full disks; never training, nor who writes.
+Knows files of tensors and full disks; never training, nor who writes. Checkpoints may be kept in a `Storage` instead.
 """
 
 from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,8 @@ from tuner.training import checkpoint
 
 State = dict[str, Any]
 Pause = Callable[[str | None], None]
-"""Called again and again while a disk is full, for as long as one is to wait: the first time with what a person should
-read."""
+"""Called again and again while a disk is full or a storage away, for as long as one is to wait: the first time with
+what a person should read."""
 
 
 class MachineError(Exception):
@@ -35,11 +35,29 @@ def weights_path(folder: Path, trial: int) -> Path:
 class Shelf(Protocol):
     """What a worker sees of it."""
 
-    def latest(self, work: Work) -> tuple[State | None, list[str]]:
-        """The newest whole state of that cohort (None where there is none), and a message for each that is not."""
+    def latest(self, work: Work, pause: Pause) -> tuple[State | None, list[str]]:
+        """The newest whole state of that cohort (None where there is none), and a message for each that is not.
+
+        Raises as `keep`."""
 
     def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
         """Keep a state of that cohort or, of a `trial`, its end. Raises MachineError, and whatever `pause` raises."""
+
+
+class Checkpoints(Protocol):
+    """What a driver sees of it: no state is looked into. Raises TunerError where a storage is not to be had."""
+
+    def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
+        """What there is of a cohort, the newest first: the name and the content of each."""
+
+    def put(self, cohort: int, content: bytes) -> None:
+        """Keep it as the newest of that cohort."""
+
+    def drop(self, cohort: int) -> None:
+        """Nobody goes on from that cohort any more."""
+
+    def clear(self) -> None:
+        """Nobody goes on from any."""
 
 
 class Folder:
@@ -48,12 +66,22 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def latest(self, work: Work) -> tuple[State | None, list[str]]:
+    def latest(self, work: Work, _pause: Pause) -> tuple[State | None, list[str]]:
         return checkpoint.latest(checkpoint_path(self._folder, work.task.cohort))
 
-    def generations(self, work: Work) -> tuple[tuple[str, bytes], ...]:
-        """For a worker that does not see the folder: what `latest` chooses from."""
-        return tuple(checkpoint.generations(checkpoint_path(self._folder, work.task.cohort)))
+    def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
+        return checkpoint.generations(checkpoint_path(self._folder, cohort))
+
+    def put(self, cohort: int, content: bytes) -> None:
+        path = checkpoint_path(self._folder, cohort)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(path, content)
+
+    def drop(self, cohort: int) -> None:
+        """It goes with all the others."""
+
+    def clear(self) -> None:
+        shutil.rmtree(self._folder / "checkpoints", ignore_errors=True)
 
     def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
         self.write(work.task.cohort, trial, state, pause)

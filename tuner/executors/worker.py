@@ -166,7 +166,7 @@ class Worker:
             return Training(work.task, self.arrays, pulse=lambda: self._pulse(work))
 
         training = fresh()
-        state, notes = self.shelf.latest(work)
+        state, notes = self.shelf.latest(work, partial(self._pause, work))
         if state is not None:
             try:
                 training.restore(state)
@@ -212,7 +212,7 @@ class Worker:
         self._saved = time.monotonic()
 
     def _pause(self, work: Work, notice: str | None) -> None:
-        """While a disk is full: wait, with signs of life; it is no hung worker."""
+        """While a disk is full or a storage away: wait, with signs of life; it is no hung worker."""
         if notice is not None:
             self.channel.send(Notice(notice))
         if self._told_to_stop():

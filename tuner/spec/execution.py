@@ -13,7 +13,13 @@ from search_spaces import SearchSpace
 from search_spaces.document import Keys, describe
 from tuner.spec.rules import listed
 
-CLUSTER = ("address", "cpus_per_worker", "gpus_per_worker", "memory")  # keys of run that are about a Ray cluster
+CLUSTER = (
+    "address",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "memory",
+    "storage",
+)  # keys of run that are about a Ray cluster
 TUNE = "ray-tune"
 POPULATION = "pbt"
 _ON_RAY = ("ray", TUNE)
@@ -27,10 +33,8 @@ def contradictions(
     if kind == "local":
         for name in CLUSTER:
             if run.get(name) is not None:
-                message = (
-                    f"expected none with executor local, got {describe(run[name])}; write executor: ray, or remove it"
-                )
-                yield ("run", name), message
+                got = "one" if name == "storage" else describe(run[name])  # an address may carry a password
+                yield ("run", name), f"expected none with executor local, got {got}; write executor: ray, or remove it"
     elif kind in _ON_RAY:
         yield from _devices(run, kind)
     if kind == TUNE:
@@ -57,6 +61,9 @@ def _devices(run: Mapping[str, Any], kind: str) -> Iterator[tuple[Keys, str]]:
 
 def _tune(run: Mapping[str, Any], search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     """Ray Tune's schedulers stop trials: a pruner beside them, a cohort of several, and several objectives are none."""
+    if run.get("storage") is not None:
+        message = f"expected none with executor {TUNE}, whose trials' states come with their results"
+        yield ("run", "storage"), f"{message}, got one; remove it, or use executor ray"
     scheduler = run.get("scheduler") or "fifo"
     pruner = search.get("pruner")
     named = pruner.get("kind", "none") if isinstance(pruner, Mapping) else "none"

@@ -46,6 +46,26 @@ def remedy(value: object, wanted: type | None) -> str:
     return ""
 
 
+def storage_problem(value: object) -> str | None:
+    """What is wrong with a storage's address as it is written, None where nothing is. Never shows a password."""
+    if value is None:
+        return None
+    expected, got, hint = "expected an absolute folder or an address such as s3://bucket/folder", describe(value), ""
+    if isinstance(value, str):
+        protocol, colon, rest = value.partition("://")
+        user = rest.partition("/")[0].rpartition("@")[0]
+        if colon and (":" in user or "?" in rest or "#" in rest):
+            got = "an address with a password or options in it"
+            hint = "; remove them: credentials are read from each node's environment"
+        elif "::" in value:
+            hint = "; write one address without ::"
+        elif (colon and protocol and rest) or (not colon and value.startswith("/")):
+            return None
+        elif not colon:
+            hint = "; begin it with /"
+    return f"{expected}, got {got}{hint}"
+
+
 def _number(text: str) -> float | None:
     try:
         number = float(text.replace("_", "").replace(",", "").replace(" ", ""))

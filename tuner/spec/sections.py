@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from models.interface import MODALITIES, TASKS
 from search_spaces.document import describe, suggest
-from tuner.spec.rules import remedy
+from tuner.spec.rules import remedy, storage_problem
 from tuner.trial import STUDY_NAME
 
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}")
@@ -87,10 +87,15 @@ def store_problem(value: Any) -> str | None:
     return f"expected embedded, off, an http(s):// address or sqlite:///path, got {got}{hint}"
 
 
-def _check_store(value: Any, handler: Callable[[Any], Any]) -> Any:
-    if (message := store_problem(value)) is not None:
-        raise PydanticCustomError("told", "{message}", {"message": message})
-    return handler(value)
+def _told(problem: Callable[[Any], str | None]) -> WrapValidator:
+    """A rule that says itself what is wrong."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        if (message := problem(value)) is not None:
+            raise PydanticCustomError("told", "{message}", {"message": message})
+        return handler(value)
+
+    return WrapValidator(check)
 
 
 class _Section(BaseModel):
@@ -325,12 +330,14 @@ class RunSection(_Section):
     """GPU, or share of one, that Ray gives to a worker; 1 on device cuda unless named"""
     memory: Annotated[float | None, Field(gt=0)] = None
     """GiB of memory that Ray keeps for a worker"""
+    storage: Annotated[str | None, _told(storage_problem)] = None
+    """where Ray's workers keep checkpoints: a folder that every node sees, or s3://bucket/folder and the like"""
 
 
 class TrackingSection(_Section):
     """Where MLflow is: embedded in TUNER_HOME, a server's address, or off."""
 
-    mlflow: Annotated[str, WrapValidator(_check_store)] = "embedded"
+    mlflow: Annotated[str, _told(store_problem)] = "embedded"
     """embedded in the home, off, a server's address, or sqlite:///path"""
 
 

@@ -37,14 +37,19 @@ def save(path: Path, state: dict[str, Any] | bytes, *, generations: int = 2) -> 
     Raises OSError where there is no room; the file that was there stays, nothing partial is left.
     """
     content = state if isinstance(state, bytes) else pack(state)
+    write(path, content, previous=_previous(path) if generations > 1 else None)
+
+
+def write(path: Path, content: bytes, *, previous: Path | None = None) -> None:
+    """Write a file's content whole or not at all; what the file was before becomes `previous`. Raises as `save`."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if generations > 1 and path.exists():
-            path.replace(_previous(path))
+        if previous is not None and path.exists():
+            path.replace(previous)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
