@@ -15,6 +15,7 @@ import signal
 import socket
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,11 @@ from tests.crews import (
     train,
     work,
 )
+from tests.test_study import Silent
 from tuner import data
 from tuner.errors import DataError, InputError, SpecError, TunerError
 from tuner.executors import parcel
+from tuner.executors.actor import File
 from tuner.executors.protocol import (
     Done,
     Ended,
@@ -62,10 +65,12 @@ from tuner.executors.protocol import (
 )
 from tuner.executors.shelf import checkpoint_path, weights_path
 from tuner.executors.storage import Storage
+from tuner.ledger import Ledger
 from tuner.progress import PlainProgress
 from tuner.training import checkpoint
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row
+from tuner.trial import Kind
 
 NETWORK = """
 from torch import nn
@@ -331,6 +336,94 @@ def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_
     assert studies.facts(there.history) == studies.facts(here.history)
     again = tuner.launch(tmp_path / "study.yaml", home=tmp_path / "there", progress=PlainProgress())
     assert again.state == "complete"
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["a storage", "none"])
+def test_where_there_is_a_storage_no_byte_of_a_checkpoint_goes_through_the_line(
+    stored: bool, ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a worker is killed and another goes on from its checkpoint. Without one all of them do."""
+    from tuner.executors.ray_cluster import RayExecutor
+
+    pruner = {"kind": "asha", "min_epochs": 2, "reduction": 2}  # whose rungs are checkpoints
+    content = studies.study(search={"trials": 6, "pruner": pruner}, train={"epochs": 8})
+    here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
+    sent, started, killed = Counter[str](), [], []
+    filed, kept, receive = RayExecutor._filed, RayExecutor._kept, RayExecutor.receive
+
+    def counting(self: Any, slot: Any, word: Any) -> Any:
+        if isinstance(word, File):
+            sent["weights" if word.trial is not None else "back"] += len(word.content)
+        return filed(self, slot, word)
+
+    def counting_there(self: Any, work: Work) -> Any:
+        found = kept(self, work)
+        sent["there"] += sum(len(content) for _, content in found)
+        return found
+
+    def killing(self: Any, timeout: float) -> list[Message]:
+        messages = receive(self, timeout)
+        started.extend(one for one in messages if isinstance(one, Started))
+        if not killed and any(isinstance(one, Report) and one.epoch == 3 for one in messages):
+            killed.append(self.processes[0])
+            os.kill(killed[0], signal.SIGKILL)
+        return messages
+
+    monkeypatch.setattr(RayExecutor, "_filed", counting)
+    monkeypatch.setattr(RayExecutor, "_kept", counting_there)
+    monkeypatch.setattr(RayExecutor, "receive", killing)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    content["run"] |= {"executor": "ray", **({"storage": str(shared)} if stored else {})}
+    path = studies.write(tmp_path, content, "there.yaml")
+    there = tuner.launch(path, home=tmp_path / "there", progress=PlainProgress())
+    assert killed and [one.epoch for one in started if one.attempt == 2] in ([2], [4])
+    assert studies.facts(there.history) == studies.facts(here.history)
+    assert sent["weights"] > 0 and (sent["back"] == 0) == (sent["there"] == 0) == stored
+    assert not list(shared.iterdir()) and not (there.folder / "checkpoints").exists()
+
+
+class Stopping(Silent):
+    """Ctrl-C after so many epochs of a trial."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._epochs = epochs
+
+    def update(self, history: Any, fresh: Any, now: Any) -> None:
+        if any(event.kind is Kind.REPORTED and event.epoch == self._epochs for event in fresh):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_study_finds_its_checkpoints_under_another_storage_or_none(ray: Any, tmp_path: Path) -> None:
+    """Begun at one, refused while that is not mounted, gone on with at another, ended at home: to the same numbers."""
+    content = studies.study(train={"epochs": 150}, search={"trials": 4})
+    at_home = studies.write(tmp_path, content)
+    here = tuner.launch(at_home, home=tmp_path / "here", progress=PlainProgress())
+    home, heard = tmp_path / "there", [Stopping(30), Stopping(60), Silent()]
+
+    def launched(storage: str, progress: Silent) -> tuner.study.Study:
+        (tmp_path / storage).mkdir(exist_ok=True)
+        content["run"] |= {"executor": "ray", "storage": str(tmp_path / storage)}
+        return tuner.launch(studies.write(tmp_path, content, "there.yaml"), home=home, progress=progress)
+
+    assert launched("first", heard[0]).state == "interrupted"
+    (folder,) = (tmp_path / "first").iterdir()
+    assert folder.name.startswith("small-") and list(folder.glob("*/*.pt"))
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(TunerError, match=r"expected the checkpoints of an earlier launch at .*first/small-.*mount it"):
+        launched("first", Silent())
+    (tmp_path / "elsewhere").rename(folder)
+    assert launched("second", heard[1]).state == "interrupted"
+    there = tuner.launch(at_home, home=home, progress=heard[2])
+    assert studies.facts(there.history) == studies.facts(here.history)
+    second = str(tmp_path / "second" / folder.name)
+    assert f"checkpoints of 1 cohort brought from {folder} to {second}" in heard[1].lines
+    assert f"checkpoints of 1 cohort brought from {second} to the study's folder" in heard[2].lines
+    with Ledger.open(there.folder, read_only=True) as ledger:
+        epochs = [event.body["epoch"] for event in ledger.read() if event.kind is Kind.STARTED and event.cohort == 0]
+    assert len(epochs) == 3 and 29 <= epochs[1] < 60 and 59 <= epochs[2] < 150
+    assert not [*(tmp_path / "first").iterdir(), *(tmp_path / "second").iterdir()]
 
 
 def test_data_larger_than_memory_are_read_by_every_node(

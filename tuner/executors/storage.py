@@ -226,7 +226,8 @@ class Storage:
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and "file" in self._protocols:
-            return f"{error.strerror}, {shutil.disk_usage(self._root).free / 1e6:.1f} MB free"
+            with contextlib.suppress(OSError):  # gone since
+                return f"{error.strerror}, {shutil.disk_usage(self._root).free / 1e6:.1f} MB free"
         return (isinstance(error, OSError) and error.strerror) or first_line(error)
 
     def _firmly(self, act: Callable[[], Found]) -> Found:
