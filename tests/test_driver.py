@@ -170,6 +170,7 @@ class Stage:
     size: int = 4  # of a cohort
     rungs: frozenset[int] = frozenset()
     splits: list[tuple[int, list[int]]] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
     progress: Silent = field(default_factory=Silent)
 
     def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
@@ -190,7 +191,12 @@ class Stage:
         def split(cohort: int, parts: Sequence[int]) -> None:
             self.splits.append((cohort, list(parts)))
 
-        terms = Terms(self.trials, [(METRIC, True)], self.group, self.work, split)
+        def drop(cohort: int) -> None:
+            stored = [trial for trial in self.ledger.history().trials.values() if trial.cohort == cohort]
+            assert all(trial.ended for trial in stored), "what the ledger has not as ended may be gone on with"
+            self.dropped.append(cohort)
+
+        terms = Terms(self.trials, [(METRIC, True)], self.group, self.work, split, drop=drop)
         driver = Driver(terms, self.ledger, history, self.search, self.executor, self.progress, dict)
         assert driver.run(lambda: False)
         assert self.facts() == facts(history), "the driver's history is the ledger's"
@@ -368,7 +374,7 @@ def test_a_lost_cohort_is_trained_again(ledger: Ledger) -> None:
     assert states(stage.run()) == [State.COMPLETE] * 3
     assert executor.attempts == [(0, attempt, [0, 1, 2]) for attempt in (1, 2, 3)]
     assert stage.progress.messages == ["worker 0 died, resuming trials 0, 1, 2 after epoch 0"] * 2
-    assert stage.splits == []
+    assert stage.splits == [] and stage.dropped == [0]
 
 
 def test_three_losses_halve_a_cohort_and_then_fail_its_last_trial(ledger: Ledger) -> None:
@@ -386,6 +392,7 @@ def test_three_losses_halve_a_cohort_and_then_fail_its_last_trial(ledger: Ledger
         (1, 1, [3, 4]),
     ]
     assert stage.splits == [(0, [2, 3]), (2, [4, 5])]
+    assert stage.dropped == [4, 5, 3, 1], "checkpoints go where nobody goes on from them"
     assert states(history) == [State.COMPLETE, State.FAILED, *[State.COMPLETE] * 3]
     assert history.trials[1].message == "worker 0 died, 3 times"
     assert (1, State.FAILED, None) in search.told
