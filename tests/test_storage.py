@@ -19,8 +19,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests import studies
 from tests.crews import begun, rows, work
+from tests.test_worker import Line, made
 from tuner.errors import SpecError, TunerError
+from tuner.executors import actor
 from tuner.executors import storage as storing
+from tuner.executors import worker as working
+from tuner.executors.protocol import Alive, Done, Notice, Report, Started
 from tuner.executors.shelf import MachineError
 from tuner.executors.storage import Storage
 from tuner.plan import load, plan
@@ -246,6 +250,49 @@ def test_checkpoints_of_an_earlier_launch_that_are_not_there_are_missed(kept: St
         kept.begin({}, known=True)
     kept.begin({}, known=False)
     assert newest(kept) == (None, [])
+
+
+# --- a worker with one ----------------------------------------------------------------------------
+
+
+def trained(kept: Storage, folder: Path, **task: Any) -> tuple[Line, list[Any]]:
+    """A worker of a cluster, in this process: what it said, and what it sent to the study's folder."""
+    line, shelf = Line(), actor.Line()
+    worker, work = made(folder, line, **task)
+    worker.shelf, shelf.storage = shelf, kept
+    worker.train(work)
+    return line, [shelf.said.get_nowait() for _ in range(shelf.said.qsize())]
+
+
+def test_a_worker_goes_on_from_its_storage_to_the_numbers_of_an_unbroken_one(kept: Storage, tmp_path: Path) -> None:
+    unbroken = Line()
+    worker, work = made(tmp_path, unbroken)
+    worker.train(work)
+    first, sent = trained(kept, tmp_path, rungs=frozenset({2}))
+    again, _ = trained(kept, tmp_path, rungs=frozenset({2}))
+    expected = [(report.epoch, report.metrics) for report in unbroken.of(Report)]
+    assert [(report.epoch, report.metrics) for report in first.of(Report)] == expected
+    assert [started.epoch for started in again.of(Started)] == [2]
+    assert [(report.epoch, report.metrics) for report in again.of(Report)] == expected[2:]
+    assert [file.trial for file in sent] == [0, 1], "weights alone are for the study's folder"
+
+
+def test_a_worker_whose_storage_is_away_lives_and_says_so_once(
+    kept: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(working, "_LISTEN_SECONDS", 1e9)
+    monkeypatch.setattr(working, "_RETRY_SECONDS", 0.0)
+    met, away = kept._met, [True] * 3
+
+    def gone() -> bool:
+        return not (away and away.pop()) and met()
+
+    monkeypatch.setattr(kept, "_met", gone)
+    line, _ = trained(kept, tmp_path)
+    paused = [type(message) for message in line.said].index(Notice)
+    assert [type(message) for message in line.said[paused : paused + 5]] == [Notice, *[Alive] * 3, Started]
+    assert len(line.of(Notice)) == 1 and line.of(Done)
 
 
 # --- what is written in a study file --------------------------------------------------------------
