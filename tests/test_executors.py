@@ -7,7 +7,6 @@ them, on loopback, with a folder and a token of its own, and ended with them.
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import os
 import shutil
@@ -38,7 +37,6 @@ from tests.crews import (
     begin_with_storage,
     numbers,
     of,
-    private_ray,
     rows,
     setup,
     small_ray,
@@ -511,24 +509,3 @@ def test_a_cluster_that_does_not_answer_is_told_at_its_line(tmp_path: Path) -> N
         with pytest.raises(SpecError, match=rf"run\.address: expected a Ray cluster that answers, .* at {address}"):
             tuner.launch(path, home=tmp_path)
     assert not (tmp_path / "studies").exists()
-
-
-@pytest.mark.parametrize("executor", ["ray", "ray-tune"])
-def test_where_no_cluster_is_found_nothing_is_left_behind(
-    executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setattr(
-        "ray._private.services.find_gcs_addresses", functools.cache(frozenset)
-    )  # other tests' on this machine
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    run = {"executor": executor, "address": "auto", **({"scheduler": "fifo"} if executor == "ray-tune" else {})}
-    path = studies.write(tmp_path, studies.study(run=run))
-    with private_ray(), pytest.raises(TunerError, match=r"run\.address is auto, and no Ray cluster was found"):
-        tuner.launch(path, home=tmp_path / "home")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(SpecError, match=r"run\.address: expected a Ray cluster that answers, got nothing at 127"):
-            tuner.launch(path, home=tmp_path / "home")
-    assert not (tmp_path / "home").exists()

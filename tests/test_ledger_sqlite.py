@@ -245,7 +245,7 @@ def test_a_ledger_of_the_first_format_is_opened_for_ever(folder: Path) -> None:
         stored = [[e.seq, e.time, e.kind.value, e.trial, e.cohort, e.epoch, dict(e.body)] for e in ledger.read()]
         history = ledger.history()
         assert stored == expected["events"]
-        assert {event[2] for event in stored} == {kind.value for kind in Kind}
+        assert {event[2] for event in stored} == {kind.value for kind in Kind} - {Kind.ASKING.value}  # which came later
         assert [trial.state for trial in history.trials.values()] == [State.COMPLETE, State.PRUNED, State.FAILED]
         assert ledger.append([Event(Kind.FINISHED, {"epochs": 9}, trial=0)]) == []  # its rules came with it
         assert len(ledger.append([Event(Kind.OPENED, {})])) == 1

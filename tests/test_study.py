@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 import tuner
 from tests import studies
-from tuner.errors import StudyChanged, StudyLocked
+from tests.crews import private_ray
+from tuner.errors import SpecError, StudyChanged, StudyLocked, TunerError
 from tuner.executors import local
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
@@ -677,3 +680,24 @@ def test_several_objectives_end_in_a_front_whose_most_accurate_trial_is_the_cham
     assert front[0]["metrics"]["val/accuracy"] == max(study.trials["val/accuracy"])
     again, _ = launch(tmp_path, studies.study(search=search, train={"epochs": 2}), "again")
     assert studies.facts(again.history) == studies.facts(study.history)
+
+
+@pytest.mark.parametrize("executor", ["ray", "ray-tune"])
+def test_where_no_cluster_is_found_nothing_is_left_behind(
+    executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In no module that holds a Ray of its own: what a process has connected to is used as it is."""
+    pytest.importorskip("ray")
+    others = "ray._private.services.find_gcs_addresses"  # those that other tests have begun on this machine
+    monkeypatch.setattr(others, functools.cache(frozenset))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run = {"executor": executor, "address": "auto", **({"scheduler": "fifo"} if executor == "ray-tune" else {})}
+    path = studies.write(tmp_path, studies.study(run=run))
+    with private_ray(), pytest.raises(TunerError, match=r"run\.address is auto, and no Ray cluster was found"):
+        tuner.launch(path, home=tmp_path / "home")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(SpecError, match=r"run\.address: expected a Ray cluster that answers, got nothing at 127"):
+            tuner.launch(path, home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
