@@ -204,14 +204,14 @@ def test_a_hung_worker_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_of_one_long_study_lose_nothing(tmp_path: Path) -> None:
-    content = studies.study(search={**TPE_ASHA, "trials": 96}, train={"epochs": 60}, tracking={"mlflow": "embedded"})
+    content = studies.study(search={**TPE_ASHA, "trials": 160}, train={"epochs": 60}, tracking={"mlflow": "embedded"})
     path = studies.write(tmp_path, content)
     studies.run(path, tmp_path / "whole")
     seed = int(os.environ.get("TUNER_FAULT_SEED", "7"))
-    met = kill_and_go_on(path, tmp_path / "broken", seed, kills=20, longest=1.5, trials=96)
+    met = kill_and_go_on(path, tmp_path / "broken", seed, kills=20, longest=1.5, trials=160)
     assert met == 20, f"seed {seed}: the study ended after {met} kills"
     studies.run(path, tmp_path / "broken")
-    check_ledger(tmp_path / "broken", 96)
+    check_ledger(tmp_path / "broken", 160)
     history = studies.history(tmp_path / "broken")
     assert studies.facts(history) == studies.facts(studies.history(tmp_path / "whole"))
     Store(tmp_path / "broken").assert_equals("small", history)
