@@ -25,6 +25,8 @@ from typing import Any
 
 import harness
 
+from tuner.errors import StudyMissing
+
 PACKAGES = ("cohort-tuner", "torch", "numpy", "optuna", "mlflow")
 START, LOOP, EXPORT, TRAINING = (
     "start: imports, study file, data",
@@ -175,11 +177,16 @@ def inside(folder: Path, words: Sequence[str]) -> int:
     return code
 
 
-def processor_seconds(code: str) -> float:
-    """What a fresh Python needs for this."""
+def importing(folder: Path) -> float:
+    """Processor seconds that MLflow's writer needs before it finds, in an empty folder, that there is no study."""
+    arguments = [str(folder), "--uri", f"sqlite:///{folder}/none.db", "--patience", "0"]
+    command = [sys.executable, "-P", "-m", "tuner.tracking.follow", "--standby"]
+    told = json.dumps({"log": str(folder / "log.txt"), "arguments": arguments})
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, env=harness.environment())
+    ended = subprocess.run(command, input=told, text=True, env=harness.environment(), check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if ended.returncode != StudyMissing.exit_code:
+        raise harness.RunFailed(f"the writer ended with {ended.returncode}: {(folder / 'log.txt').read_text()}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -196,7 +203,8 @@ def once(folder: Path, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         for name, seconds in json.loads(path.read_text()).items():
             workers[name] = workers.get(name, 0.0) + seconds
     wrote = told["children"] - sum(workers.values())
-    imports = min(processor_seconds("from tuner.tracking.store import load; load()"), wrote)
+    with tempfile.TemporaryDirectory(dir=folder) as empty:
+        imports = min(importing(Path(empty)), wrote)
     writer = {IMPORT: imports, WRITER: wrote - imports}
     return {"seconds": took, "parts": {DRIVER: told["driver"], WORKERS: workers, "writer": writer}}
 

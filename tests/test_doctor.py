@@ -7,14 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from tests.servers import answering
 from tests.test_cli import CONSOLE_SCRIPT, ROOT, study
 from tuner import cli
 from tuner.cli.doctor import CHECKS, OK, PROBLEM, WARNING, Finding, Place, examine, redacted
@@ -49,13 +49,8 @@ def server() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    httpd = HTTPServer(("127.0.0.1", 0), MLflow)
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with answering(MLflow) as address:
+        yield address
 
 
 def test_a_machine_that_is_ready_gets_a_line_for_every_check_and_exit_code_0(here: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import tuner
 from tests import studies
 from tests.crews import begin_on_ray, of, private_ray, rows, train, work
+from tests.servers import ended
 from tuner.errors import StudyMissing
 from tuner.executors.protocol import Done, Ended, Message, Notice, Ready, Report
 from tuner.progress import PlainProgress
@@ -194,11 +195,7 @@ def started(port: int, *options: str) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.communicate(timeout=30)
-        for child in psutil.wait_procs(children, timeout=10)[1]:
-            child.kill()
+        ended(process)
 
 
 @pytest.mark.slow

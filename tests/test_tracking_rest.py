@@ -9,17 +9,16 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.error import URLError
 
-import psutil
 import pytest
 
+from tests.servers import answering, ended
 from tests.stories import Story
 from tuner.cli.doctor import OK, PROBLEM, Finding, Place, examine
 from tuner.errors import InputError, TunerError
@@ -79,13 +78,8 @@ class Guarded(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def guarded() -> Iterator[str]:
-    httpd = HTTPServer(("127.0.0.1", 0), Guarded)
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with answering(Guarded) as address:
+        yield address
 
 
 def tracked(home: Path, address: str, name: str = "shown") -> Story:
@@ -147,13 +141,8 @@ def test_a_server_that_leads_elsewhere_tells_nobody_there_who_we_are(guarded: st
         def log_message(self, *_: object) -> None:
             pass
 
-    httpd = HTTPServer(("127.0.0.1", 0), Leading)
-    thread = threading.Thread(target=httpd.handle_request)
-    thread.start()
-    with pytest.raises(rest.Refused, match="401"):
-        rest.get(f"http://127.0.0.1:{httpd.server_port}", "experiments/search", 5)
-    thread.join()
-    httpd.server_close()
+    with answering(Leading) as address, pytest.raises(rest.Refused, match="401"):
+        rest.get(address, "experiments/search", 5)
 
 
 # --- what a person is told -------------------------------------------------------------------------
@@ -271,11 +260,7 @@ def with_users(tmp_path: Path) -> Iterator[str]:
             time.sleep(0.3)
         yield address
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.wait(timeout=30)
-        for child in psutil.wait_procs(children, timeout=10)[1]:
-            child.kill()
+        ended(process)
 
 
 @pytest.mark.slow
