@@ -46,7 +46,7 @@ def tensors(inputs: tuple[int, ...], rows: int, device: torch.device) -> tuple[t
 
 def cohort(trials: Sequence[Trial], epochs: int, device: torch.device, *, company: bool) -> Training:
     """Trials of one shape as Tuner's workers train them."""
-    from models.interface import CLASSIFICATION, Signature
+    from tuner.models.interface import CLASSIFICATION, Signature
     from tuner.training.config import TrainConfig
     from tuner.training.loop import Arrays, Row, Task, Training
 
@@ -73,8 +73,8 @@ def cohort(trials: Sequence[Trial], epochs: int, device: torch.device, *, compan
 
 def chosen(shape: Shape, device: str = "cpu") -> int:
     """The rows of a cohort that Tuner's cost model gives a study's structure of this shape."""
-    import models
-    from models.interface import CLASSIFICATION, Signature
+    from tuner import models
+    from tuner.models.interface import CLASSIFICATION, Signature
     from tuner.training import cost
 
     if not cost.company(shape.family, shape.network, device, shape.modality):

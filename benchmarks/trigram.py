@@ -14,9 +14,9 @@ from pathlib import Path
 import harness
 import numpy as np
 
-from models.interface import LANGUAGE, PADDING
 from tuner.data import Dataset, Split
 from tuner.errors import TunerError
+from tuner.models.interface import LANGUAGE, PADDING
 from tuner.plan import load
 from tuner.spec import StudySpec
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from models.cnn import CNN
-from models.interface import (
+from tuner.models.cnn import CNN
+from tuner.models.interface import (
     CLASSIFICATION,
     IMAGE,
     NUMBERS,
@@ -30,9 +30,9 @@ from models.interface import (
     Signature,
     hyperparameters,
 )
-from models.mlp import MLP
-from models.rnn import RNN
-from models.transformer import Transformer
+from tuner.models.mlp import MLP
+from tuner.models.rnn import RNN
+from tuner.models.transformer import Transformer
 
 __all__ = [
     "FAMILIES",

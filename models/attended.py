@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention import SelfAttention
-from models.sequences import Patches, Readout, Vectors
+from tuner.models.attention import SelfAttention
+from tuner.models.sequences import Patches, Readout, Vectors
 
 READOUT = "attention of the readout"
 ROLLOUT = "attention rollout (Abnar & Zuidema 2020)"

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.columns import LayerNorm, Linear, parted, rows_of
-from models.layers import WHOLE, Dropout, nonlinearity
-from models.sequences import HIDDEN
+from tuner.models.columns import LayerNorm, Linear, parted, rows_of
+from tuner.models.layers import WHOLE, Dropout, nonlinearity
+from tuner.models.sequences import HIDDEN
 
 _LOG2_E = math.log2(math.e)  # e^x is 2^(x · log₂ e), of which torch's kernel takes a quarter of the time on a CPU
 _VECTOR = 32  # numbers that torch's reductions take at a time, of which its amax takes the rest one by one

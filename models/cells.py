@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from models.layers import steady
+from tuner.models.layers import steady
 
 Many = tuple[Tensor, ...]
 Pairs = Sequence[tuple[Tensor, Tensor]]  # of a step: each weight with what it multiplies

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.interface import IMAGE, Setting, Signature
-from models.layers import (
+from tuner.models.interface import IMAGE, Setting, Signature
+from tuner.models.layers import (
     RISING,
     Activation,
     BatchNorm,
@@ -23,7 +23,7 @@ from models.layers import (
     nonlinearity,
     normalise,
 )
-from models.sequences import Embedded, LayerNorm, Linear, Vectors
+from tuner.models.sequences import Embedded, LayerNorm, Linear, Vectors
 
 
 def _mean(h: Tensor, real: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers import each_row
+from tuner.models.layers import each_row
 
 
 def rows_of(info: Any, dims: tuple[int | None, ...], values: tuple[Tensor | None, ...]) -> list[Tensor | None]:

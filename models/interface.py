@@ -4,7 +4,7 @@ Knows torch modules in general and none of them in particular; knows neither sea
 
 A network is an ordinary `nn.Module` whose constructor takes a `Signature` and keywords (its
 hyperparameters). It is *fusible* when K copies can be trained as one under `torch.func.vmap`: no
-Python branches on tensor values, no torch random numbers (use `models.layers.Dropout`), and every
+Python branches on tensor values, no torch random numbers (use `tuner.models.layers.Dropout`), and every
 number that may differ from row to row held in a buffer.
 """
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import stateless
-from models.interface import Setting
+from tuner.models import stateless
+from tuner.models.interface import Setting
 
 WHOLE = 64  # elements: two vectors of float32 on any CPU, what a vector loop takes at a time
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from models.interface import Setting, Signature
-from models.layers import Activation, Dropout, DropoutRate, Linear, Norm, nonlinearity, normalise
+from tuner.models.interface import Setting, Signature
+from tuner.models.layers import Activation, Dropout, DropoutRate, Linear, Norm, nonlinearity, normalise
 
 
 class MLP(nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.cells import CELLS, PARTS, Cell, Many, Pairs, column
+from tuner.models.cells import CELLS, PARTS, Cell, Many, Pairs, column
 
 
 def _onto(found: Tensor | None, first: Tensor, second: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from models.cells import CELLS
-from models.interface import LANGUAGE, Setting, Signature
-from models.layers import Dropout, DropoutRate
-from models.recurrent import Recurrent
-from models.sequences import Embedded, LayerNorm, Linear, Readout, ReadoutName, StepNorm, Vectors
+from tuner.models.cells import CELLS
+from tuner.models.interface import LANGUAGE, Setting, Signature
+from tuner.models.layers import Dropout, DropoutRate
+from tuner.models.recurrent import Recurrent
+from tuner.models.sequences import Embedded, LayerNorm, Linear, Readout, ReadoutName, StepNorm, Vectors
 
 
 class RNN(nn.Module):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import layers
-from models.interface import LANGUAGE, PADDING, TEXT, Setting, Signature
+from tuner.models import layers
+from tuner.models.interface import LANGUAGE, PADDING, TEXT, Setting, Signature
 
 READOUTS = ("mean", "last", "attention")
 ReadoutName = Annotated[str, Setting("how the steps become one vector", choices=READOUTS)]

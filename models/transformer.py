@@ -6,11 +6,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from models import columns
-from models.attention import Block, sinusoids
-from models.interface import IMAGE, LANGUAGE, Setting, Signature
-from models.layers import Activation, Dropout, DropoutRate
-from models.sequences import Linear, Patches, Readout, ReadoutName, Vectors
+from tuner.models import columns
+from tuner.models.attention import Block, sinusoids
+from tuner.models.interface import IMAGE, LANGUAGE, Setting, Signature
+from tuner.models.layers import Activation, Dropout, DropoutRate
+from tuner.models.sequences import Linear, Patches, Readout, ReadoutName, Vectors
 
 POSITIONS = ("learned", "sinusoidal")
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from search_spaces.document import Document, DocumentError, Keys, Problem, describe, read, shorten, suggest
-from search_spaces.parameters import Choice, Float, Int, Mistake, Parameter, SpaceError, Value, parse
-from search_spaces.space import SearchSpace
+from tuner.search_spaces.document import Document, DocumentError, Keys, Problem, describe, read, shorten, suggest
+from tuner.search_spaces.parameters import Choice, Float, Int, Mistake, Parameter, SpaceError, Value, parse
+from tuner.search_spaces.space import SearchSpace
 
 __all__ = [
     "Choice",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from search_spaces.document import Keys, Problem, describe, dotted, suggest
+from tuner.search_spaces.document import Keys, Problem, describe, dotted, suggest
 
 Value = bool | int | float | str
 Mistake = tuple[Keys, str]  # where inside the mapping, and what is wrong

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
 
-from search_spaces.document import Keys, describe, suggest
-from search_spaces.parameters import Choice, Float, Int, Mistake, SpaceError, Value, parse
+from tuner.search_spaces.document import Keys, describe, suggest
+from tuner.search_spaces.parameters import Choice, Float, Int, Mistake, SpaceError, Value, parse
 
 Known = tuple[tuple[str, Value], ...]  # the values chosen so far that some later condition names
 

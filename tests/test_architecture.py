@@ -47,21 +47,22 @@ GATES = {
 # A module (or a whole package, ending in .*), and everything outside the standard library that it may import.
 VALUES = {"tuner.errors", "tuner.trial", "tuner.curves", "tuner.history"}
 ALLOWED = {
-    "search_spaces.*": {"search_spaces", "pydantic", "pydantic_core", "ruamel"},
-    "models.*": {"models", "torch"},
-    "tuner": {"tuner.processor"},
+    "tuner.search_spaces.*": {"tuner.search_spaces", "pydantic", "pydantic_core", "ruamel"},
+    "tuner.models.*": {"tuner.models", "torch"},
+    "tuner": {"tuner.processor", "tuner.top_level"},
     "tuner.processor": set(),
+    "tuner.top_level": set(),
     "tuner.errors": set(),
     "tuner.trial": set(),
     "tuner.curves": set(),
     "tuner.history": {"tuner.trial", "tuner.curves"},
     "tuner.output": set(),
     "tuner.data.batches": {"torch", "numpy", "tuner.trial", "tuner.errors"},
-    "tuner.data.augmentation": {"torch", "numpy", "tuner.trial", "tuner.errors", "models"},
+    "tuner.data.augmentation": {"torch", "numpy", "tuner.trial", "tuner.errors", "tuner.models"},
     "tuner.training.products": {"torch", "numpy", "threadpoolctl", "tuner.processor"},
     "tuner.training.*": {
         "tuner.training",
-        "models",
+        "tuner.models",
         "torch",
         "numpy",
         "tuner.trial",
@@ -81,6 +82,7 @@ TOP = ("tuner.cli", "tuner.__main__", "tuner.study", "tuner.driver")
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "tuner" else ("tuner", *parts)  # models and search_spaces are imported as its parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models import attended, build
 from tests import zoo
 from tests.test_networks import PADDED, close, inputs, network, normal
+from tuner.models import attended, build
 
 torch.set_num_threads(1)
 METHODS = {

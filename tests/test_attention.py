@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import models
-from models import Signature
-from tuner import data, drawing
+from tuner import data, drawing, models
 from tuner.attention import Example, Look, look, validated
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
+from tuner.models import Signature
 
 
 def example(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import stateless
 from tuner.data.augmentation import augment, keys
+from tuner.models import stateless
 
 STRENGTHS = {
     "shift_K": (0.0, 3.0),

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import models
-from models.interface import CLASSIFICATION, Signature
 from tests.test_networks import twin
+from tuner import models
+from tuner.models.interface import CLASSIFICATION, Signature
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 torch.set_num_threads(1)

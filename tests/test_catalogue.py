@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-import models
-import search_spaces
-from tuner import cli
+from tuner import cli, models, search_spaces
 from tuner.cli import catalogue
 from tuner.data import sources
 from tuner.spec.schema import schema

@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models import Signature
-from tuner import champion, data
+from tuner import champion, data, models
 from tuner.champion import ExportError, Predictor
 from tuner.data import Dataset
 from tuner.errors import CheckpointCorrupt, DataError, StudyMissing, TunerError
+from tuner.models import Signature
 
 TRIAL = {"number": 3, "params": {"width": 8}, "metrics": {"val/accuracy": 0.5}, "seed": 11}
 

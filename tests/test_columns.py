@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import columns
+from tuner.models import columns
 
 torch.set_num_threads(1)
 

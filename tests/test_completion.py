@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import models
-import search_spaces
 from tests import studies
 from tests.test_cli import CONSOLE_SCRIPT, HEAVY, study
+from tuner import models, search_spaces
 from tuner.cli.completion import SCRIPTS
 
 BASH = Path("/bin/bash") if Path("/bin/bash").exists() else Path("/usr/bin/bash")

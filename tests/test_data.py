@@ -17,11 +17,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import models
-from models.interface import Signature
+from tuner import models
 from tuner.data import Dataset, Preprocess, batches, load
 from tuner.data.splits import split
 from tuner.errors import DataError
+from tuner.models.interface import Signature
 
 SETTINGS = settings(max_examples=60, deadline=None)
 

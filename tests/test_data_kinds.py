@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.interface import PADDING, UNKNOWN, Signature
 from tests.test_data import complaints, customers, like, write
 from tuner.data import Preprocess, load
 from tuner.data.built_in import _stem
 from tuner.data.splits import split
 from tuner.errors import DataError
+from tuner.models.interface import PADDING, UNKNOWN, Signature
 
 SETTINGS = settings(max_examples=60, deadline=None)
 

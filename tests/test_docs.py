@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-import models
 import tuner
-from search_spaces import SearchSpace
-from search_spaces.document import parse
-from tuner import champion
+from tuner import champion, models
 from tuner.champion import Predictor
+from tuner.search_spaces import SearchSpace
+from tuner.search_spaces.document import parse
 from tuner.spec import StudySpec, sections
 from tuner.training.config import TrainConfig
 

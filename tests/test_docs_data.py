@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.document import parse
 from tuner import data
 from tuner.errors import DataError
+from tuner.search_spaces.document import parse
 from tuner.spec.sections import DataSection
 
 PAGES = sorted((Path(__file__).parents[1] / "docs" / "data").glob("*.md"))

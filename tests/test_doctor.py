@@ -144,24 +144,6 @@ def test_a_clock_behind_the_newest_ledger_is_doubted(here: Path) -> None:
     assert states(found("clock", here)) == [WARNING]
 
 
-def test_a_folder_that_hides_our_models_is_told_and_the_console_script_is_not_fooled(here: Path) -> None:
-    for package in ("models", "search_spaces"):
-        (here / package).mkdir()
-        (here / package / "__init__.py").write_text("raise ImportError('somebody else')\n")
-    ask = "import sys; sys.path.insert(0, {!r}); from tuner.cli import main; main()"
-    told = {}
-    for name, command in {
-        "fooled": [sys.executable, "-P", "-c", ask.format(str(here))],
-        "script": [str(CONSOLE_SCRIPT)],
-    }.items():
-        ran = subprocess.run([*command, "doctor", "-o", "json"], capture_output=True, text=True, check=False)
-        assert "Traceback" not in ran.stderr
-        told[name] = [line for line in json.loads(ran.stdout) if line["check"] == "modules"]
-    assert [line["state"] for line in told["script"]] == [OK, OK, OK]
-    assert [line["state"] for line in told["fooled"]] == [OK, WARNING, WARNING]
-    assert str(here / "models") in told["fooled"][1]["found"]
-
-
 def test_a_package_that_is_missing_or_of_another_version_is_a_problem(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

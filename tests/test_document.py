@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces.document import MOST_BYTES, DocumentError, Problem, describe, dotted, parse, parse_value, read
+from tuner.search_spaces.document import MOST_BYTES, DocumentError, Problem, describe, dotted, parse, parse_value, read
 
 
 def problems(text: str) -> list[str]:

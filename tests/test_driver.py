@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import sqlalchemy.event
 
-from models import Signature
-from search_spaces import SearchSpace
 from tuner.driver import Driver, Terms
 from tuner.errors import TunerError
 from tuner.executors.protocol import Answer, Done, Ended, Flush, Lost, Message, Report, Started, Trouble, Work
 from tuner.history import History
 from tuner.ledger import Ledger
+from tuner.models import Signature
 from tuner.search import Search
+from tuner.search_spaces import SearchSpace
 from tuner.study import _search
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task

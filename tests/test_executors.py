@@ -26,7 +26,6 @@ import pytest
 import torch
 from pyarrow import parquet
 
-import models
 import tuner
 from tests import studies
 from tests.crews import (
@@ -44,7 +43,7 @@ from tests.crews import (
     work,
 )
 from tests.test_study import Silent
-from tuner import data
+from tuner import data, models
 from tuner.errors import DataError, InputError, SpecError, TunerError
 from tuner.executors import parcel
 from tuner.executors.actor import File

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import models
-from models.interface import PADDING, UNKNOWN
+from tuner import models
 from tuner.champion import Predictor
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
 from tuner.generation import FIRST, continued, strangers
+from tuner.models.interface import PADDING, UNKNOWN
 
 WINDOW = 6
 ABC = Preprocess("text", (WINDOW,), columns=("text",), characters="abc", targets=("next",))

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
-from models import MODALITIES_OF, TASKS_OF, Signature, build
-from models.attention import Block, SelfAttention, sinusoids
-from models.cells import CELLS, LSTM
-from models.cnn import Block as Convolution
-from models.layers import BatchNorm
-from models.recurrent import Recurrent
-from models.sequences import LayerNorm, Patches, Readout, last_steps
 from tests import zoo
+from tuner import models
+from tuner.models import MODALITIES_OF, TASKS_OF, Signature, build
+from tuner.models.attention import Block, SelfAttention, sinusoids
+from tuner.models.cells import CELLS, LSTM
+from tuner.models.cnn import Block as Convolution
+from tuner.models.layers import BatchNorm
+from tuner.models.recurrent import Recurrent
+from tuner.models.sequences import LayerNorm, Patches, Readout, last_steps
 from tuner.training.cohort import Stack
 from tuner.training.fusing import fuses
 

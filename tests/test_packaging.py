@@ -136,7 +136,7 @@ def test_clean_leaves_the_studies_alone() -> None:
 def test_the_console_script_and_the_three_packages_are_what_is_installed() -> None:
     (script,) = importlib.metadata.distribution("cohort-tuner").entry_points.select(name="tuner")
     assert script.value == "tuner.cli:main"
-    for package in ("tuner", "models", "search_spaces"):
+    for package in ("tuner", "tuner.models", "tuner.search_spaces"):
         found = subprocess.run(
             [sys.executable, "-P", "-c", f"import {package}; print({package}.__file__)"],
             cwd="/",
@@ -144,13 +144,20 @@ def test_the_console_script_and_the_three_packages_are_what_is_installed() -> No
             text=True,
             check=True,
         )
-        assert Path(found.stdout.strip()).parent == ROOT / package
+        assert Path(found.stdout.strip()).resolve().parent == ROOT / package.rpartition(".")[2]
 
 
-def test_the_wheel_carries_the_schema_that_completion_reads() -> None:
+def test_a_wheel_has_one_package_and_the_schema_that_completion_reads() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert set(wheel["only-include"]) == {"tuner", "models", "search_spaces", "docs/study.schema.json"}
-    assert wheel["sources"] == {"docs": "tuner"}
+    assert wheel["sources"] == {
+        "docs": "tuner",
+        "models": "tuner/models",
+        "search_spaces": "tuner/search_spaces",
+    }
+    for package in ("models", "search_spaces"):
+        assert (ROOT / "tuner" / package).readlink() == Path("..") / package
+        assert f"/tuner/{package}" in wheel["exclude"]
     assert completion.SCHEMAS == (ROOT / "tuner" / "study.schema.json", ROOT / "docs" / "study.schema.json")
     assert completion.SCHEMAS[1].is_file()
 

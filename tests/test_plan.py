@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import Signature
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
+from tuner.models import Signature
 from tuner.plan import Plan, load, plan, structures
 from tuner.sizes import count
 from tuner.spec import StudySpec

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.recurrent import Recurrent
+from tuner.models.recurrent import Recurrent
 from tuner.training.products import Multiplied
 from tuner.training.program import CannotRecord, Program, Programs
 

@@ -128,7 +128,7 @@ def test_every_study_file_shown_fits_the_schema(name: str) -> None:
 
     import jsonschema  # type: ignore[import-untyped]
 
-    from search_spaces.document import parse
+    from tuner.search_spaces.document import parse
 
     schema = json.loads((ROOT / "docs" / "study.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

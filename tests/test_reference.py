@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import build, layers, stateless
 from tests import zoo
 from tuner.data import augmentation, batches
+from tuner.models import build, layers, stateless
 from tuner.training.loop import Training
 from tuner.training.optimizers import learning_rate
 from tuner.training.task import Row, Step, Task

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import search_spaces
-from models import FAMILIES, hyperparameters
-from search_spaces import Choice, Float, Int, SearchSpace, SpaceError, build, load, names, resolve
-from search_spaces.document import DocumentError
-from search_spaces.parameters import parse
+from tuner import search_spaces
+from tuner.models import FAMILIES, hyperparameters
+from tuner.search_spaces import Choice, Float, Int, SearchSpace, SpaceError, build, load, names, resolve
+from tuner.search_spaces.document import DocumentError
+from tuner.search_spaces.parameters import parse
 from tuner.training.config import TrainConfig
 
 CONDITIONAL: dict[str, Any] = {

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from search_spaces import SearchSpace
-from search_spaces.document import parse
 from tuner.errors import SpecError, TunerError
+from tuner.search_spaces import SearchSpace
+from tuner.search_spaces.document import parse
 from tuner.spec import StudySpec, schema
 from tuner.spec.sections import DataSection
 from tuner.training.config import TrainConfig

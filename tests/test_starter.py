@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import models
 from tests import studies
-from tuner import cli
+from tuner import cli, models
 from tuner.cli.starter import OBJECTIVES, Wish, write
 from tuner.data import sources
 from tuner.plan import load, plan

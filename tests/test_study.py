@@ -569,7 +569,7 @@ def test_a_buffer_that_a_network_replaces_is_kept(cohort: Any, tmp_path: Path) -
         ("torch.nn.functional.silu(self.body(x))", "silu rounds by an element's place in memory"),
         (
             "self.body(torch.nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1) * self.body[1].weight.mean())[:, 0])",
-            "use models.layers.Conv2d",
+            "use tuner.models.layers.Conv2d",
         ),
     ],
 )

@@ -870,8 +870,7 @@ def crown(story: Story, number: int, width: int = 8) -> None:
     """Export a small network as the study's champion."""
     import torch
 
-    import models
-    from tuner import champion, data
+    from tuner import champion, data, models
 
     torch.set_num_threads(1)
     torch.manual_seed(width)

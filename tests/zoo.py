@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from models import Signature
+from tuner.models import Signature
 from tuner.training.config import TrainConfig
 from tuner.training.task import Arrays, Row, Task
 

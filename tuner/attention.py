@@ -14,9 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import models
-from models.attended import attended
-from models.interface import (
+from tuner import models
+from tuner import plan as planning
+from tuner.champion import Predictor, endings
+from tuner.data.dataset import Dataset
+from tuner.data.preprocess import Preprocess
+from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyChanged, StudyMissing, TunerError, told
+from tuner.executors.shelf import weights_path
+from tuner.history import History
+from tuner.ledger import Ledger
+from tuner.models.attended import attended
+from tuner.models.interface import (
     CLASSIFICATION,
     IMAGE,
     LANGUAGE,
@@ -28,14 +36,6 @@ from models.interface import (
     UNKNOWN,
     Signature,
 )
-from tuner import plan as planning
-from tuner.champion import Predictor, endings
-from tuner.data.dataset import Dataset
-from tuner.data.preprocess import Preprocess
-from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyChanged, StudyMissing, TunerError, told
-from tuner.executors.shelf import weights_path
-from tuner.history import History
-from tuner.ledger import Ledger
 from tuner.results import leader
 from tuner.spec import StudySpec
 from tuner.training import checkpoint

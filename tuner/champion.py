@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from models.interface import Signature
     from tuner.data.dataset import Dataset
     from tuner.data.preprocess import Preprocess
+    from tuner.models.interface import Signature
 
 FORMAT = 1  # of the folder; raised when an older Tuner could no longer read what is written
 FOLDER = "champion"
@@ -132,8 +132,8 @@ class Predictor:
         Raises CheckpointCorrupt where the network's file is not the one that the card describes, and TunerError for
         a folder that a newer Tuner wrote.
         """
-        from models.interface import Signature
         from tuner.data.preprocess import Preprocess
+        from tuner.models.interface import Signature
 
         try:
             self.card: dict[str, Any] = json.loads((champion / CARD).read_text())
@@ -195,7 +195,7 @@ class Predictor:
         """
         import pandas as pd
 
-        from models.interface import CLASSIFICATION, LANGUAGE
+        from tuner.models.interface import CLASSIFICATION, LANGUAGE
 
         index = raw.index if isinstance(raw, pd.DataFrame) else None
         if self.signature.task == LANGUAGE:
@@ -216,8 +216,8 @@ class Predictor:
 
         Equal arguments give equal text. Raises InputError where the network does not continue text.
         """
-        from models.interface import LANGUAGE
         from tuner.generation import continued
+        from tuner.models.interface import LANGUAGE
 
         if self.signature.task != LANGUAGE:
             raise InputError(
@@ -228,7 +228,7 @@ class Predictor:
 
     def _next(self, raw: pd.DataFrame | np.ndarray | Sequence[str]) -> dict[str, Any]:
         """The likeliest character behind each text, of which the end is read where it is long; never an unknown one."""
-        from models.interface import UNKNOWN
+        from tuner.models.interface import UNKNOWN
 
         tokens = endings(self.preprocess, raw)
         last = (tokens > 0).sum(axis=1) - 1

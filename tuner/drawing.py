@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
 from tuner.attention import Example, Look, shown
 from tuner.errors import InputError
+from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
 from tuner.output import cell, printable
 
 if TYPE_CHECKING:

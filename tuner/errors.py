@@ -70,13 +70,13 @@ def first_line(error: BaseException) -> str:
 
 def told(error: BaseException) -> str:
     """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours nor an installed package's."""
-    ours = Path(__file__).parents[1]
+    ours = Path(__file__).parent
     places = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if "site-packages" not in frame.filename
         and not frame.filename.startswith("<")
-        and not any(Path(frame.filename).is_relative_to(ours / package) for package in ("tuner", "models"))
+        and not Path(frame.filename).is_relative_to(ours)
     ]
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
     said = first_line(error)

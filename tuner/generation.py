@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.interface import PADDING, UNKNOWN
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
+from tuner.models.interface import PADDING, UNKNOWN
 from tuner.trial import derive
 
 FIRST = UNKNOWN + 1  # the token of the first known character

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-import models
-from tuner import sizes
+from tuner import models, sizes
 from tuner.data.dataset import Dataset
 from tuner.executors.protocol import Setup, Work
 from tuner.spec import StudySpec

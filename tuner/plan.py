@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-import models
-from models.interface import CLASSIFICATION, IMAGE, LANGUAGE, NUMBERS, REGRESSION, SEQUENCE, Signature
-from search_spaces import SearchSpace
-from search_spaces.document import Keys, describe
-from search_spaces.parameters import Choice, Float, Int
-from tuner import data, sizes
+from tuner import data, models, sizes
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError, first_line
+from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, NUMBERS, REGRESSION, SEQUENCE, Signature
+from tuner.search_spaces import SearchSpace
+from tuner.search_spaces.document import Keys, describe
+from tuner.search_spaces.parameters import Choice, Float, Int
 from tuner.spec import StudySpec
 from tuner.spec.checks import PARAMETERS, metrics_of, nearest_metric
 from tuner.spec.rules import listed

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-import models
-from models.interface import Signature
-from search_spaces.document import Keys
-from search_spaces.parameters import Choice
+from tuner import models
 from tuner.errors import told
+from tuner.models.interface import Signature
+from tuner.search_spaces.document import Keys
+from tuner.search_spaces.parameters import Choice
 from tuner.spec import StudySpec
 from tuner.spec.checks import PARAMETERS
 from tuner.trial import Params, Value

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-import models
-from tuner import keeping, results, staff, winner
+from tuner import keeping, models, results, staff, winner
 from tuner import plan as planning
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms

@@ -14,9 +14,7 @@ from typing import Any
 
 import torch
 
-import models
-from models.interface import LANGUAGE
-from tuner import champion, drawing, keeping
+from tuner import champion, drawing, keeping, models
 from tuner.attention import validated
 from tuner.data import batches
 from tuner.data.dataset import Dataset
@@ -27,6 +25,7 @@ from tuner.generation import continued
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger
+from tuner.models.interface import LANGUAGE
 from tuner.progress import Now, Progress
 from tuner.results import leader
 from tuner.spec import StudySpec

@@ -15,14 +15,12 @@ from inspect import Parameter as Argument
 from pathlib import Path
 from typing import Any
 
-import models
-import search_spaces
-from models.interface import Hyperparameter, hyperparameters
-from search_spaces import Choice, Float, Int
-from search_spaces.document import describe, suggest
-from tuner import data
+from tuner import data, models, search_spaces
 from tuner.data.built_in import BUILT_IN
 from tuner.errors import InputError
+from tuner.models.interface import Hyperparameter, hyperparameters
+from tuner.search_spaces import Choice, Float, Int
+from tuner.search_spaces.document import describe, suggest
 from tuner.spec.sections import SearchSection
 
 Row = dict[str, Any]

@@ -144,7 +144,7 @@ def _files(incomplete: str, endings: tuple[str, ...]) -> Iterator[str]:
 
 
 def _space_names() -> list[str]:
-    found = importlib.util.find_spec("search_spaces")  # where it is, without importing it
+    found = importlib.util.find_spec("tuner.search_spaces")  # where it is, without importing it
     places = (found.submodule_search_locations if found else None) or ()
     return sorted(file.stem for place in places for file in Path(place).glob("*.yaml"))
 

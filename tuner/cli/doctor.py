@@ -33,7 +33,6 @@ from tuner.tracking import rest
 from tuner.tracking.dashboard import OFF, SQLITE, uri_of
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
-PACKAGES = ("tuner", "models", "search_spaces")
 
 _SERVER_SECONDS = 3.0  # without an answer from MLflow
 _SKEW_SECONDS = 60.0  # a ledger may be so much younger than now before the clock is doubted
@@ -101,20 +100,6 @@ def _packages(_: Place) -> Iterator[Finding]:
     yield Finding("packages", OK, ", ".join(found))
     for line in wrong:
         yield Finding("packages", PROBLEM, line, "pip install -c constraints.txt -e . in Tuner's folder")
-
-
-def _modules(_: Place) -> Iterator[Finding]:
-    """`models` and `search_spaces` are names that a person's own folder may have too."""
-    root = Path(tuner.__file__).resolve().parents[1]
-    for name in PACKAGES:
-        found = importlib.util.find_spec(name)  # where an import would find it, without importing it
-        places = [Path(place).resolve() for place in (found.submodule_search_locations if found else None) or ()]
-        if places == [root / name]:
-            yield Finding("modules", OK, f"{name} is {places[0]}")
-            continue
-        other = places[0] if places else (found.origin if found else "nowhere")
-        remedy = f"it hides {root / name}: run the `tuner` script or `python -P`, or rename that folder"
-        yield Finding("modules", WARNING, f"{name} is {other}, which is not Tuner's", remedy)
 
 
 def _device(_: Place) -> Iterator[Finding]:
@@ -238,7 +223,6 @@ def _clock(place: Place) -> Iterator[Finding]:
 CHECKS: dict[str, Callable[[Place], Iterator[Finding]]] = {
     "python": _python,
     "packages": _packages,
-    "modules": _modules,
     "device": _device,
     "cores": _cores,
     "home": _home,

@@ -16,16 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import models
-import search_spaces
-from models.interface import CLASSIFICATION, IMAGE, LANGUAGE, REGRESSION
-from search_spaces import Choice, Int
-from search_spaces.document import parse, parse_value
-from tuner import data, plan
+from tuner import data, models, plan, search_spaces
 from tuner.data import Dataset, sources
 from tuner.data.built_in import BUILT_IN
 from tuner.data.tables import Table
 from tuner.errors import DataError, InputError, SpecError, TunerError
+from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, REGRESSION
+from tuner.search_spaces import Choice, Int
+from tuner.search_spaces.document import parse, parse_value
 from tuner.spec import StudySpec
 
 TRIALS, EPOCHS, SEED = 64, 20, 1

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
 from tuner.data import targets as targets_of
 from tuner.data.raw import Raw
 from tuner.data.tables import LARGEST, TEXT_DTYPE, first
 from tuner.errors import DataError
+from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
 
 _DIMENSIONS = {NUMBERS: (2, 3, 4), IMAGE: (3, 4), SEQUENCE: (2, 3), TEXT: (1, 2)}
 _EXPECTED = {

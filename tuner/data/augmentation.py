@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models import stateless
-from models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
+from tuner.models import stateless
+from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
 from tuner.trial import derive
 
 OF = {  # what may be done to examples of each kind

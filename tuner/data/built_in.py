@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interface import CLASSIFICATION, IMAGE, NUMBERS, SEQUENCE, TEXT
 from tuner.data import targets as targets_of
 from tuner.data.arrays import named
 from tuner.data.raw import Raw
@@ -26,6 +25,7 @@ from tuner.data.tables import TEXT_DTYPE
 from tuner.data.targets import Targets
 from tuner.data.texts import corpus
 from tuner.errors import DataError
+from tuner.models.interface import CLASSIFICATION, IMAGE, NUMBERS, SEQUENCE, TEXT
 from tuner.trial import derive
 
 _DIGITS = tuple("0123456789")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interface import TEXT, Signature
 from tuner.data import sources, splits, streams
 from tuner.data.preprocess import Preprocess
 from tuner.data.raw import Raw
 from tuner.data.splits import Rows
 from tuner.errors import DataError
+from tuner.models.interface import TEXT, Signature
 
 _CHUNK = 4_096  # rows preprocessed at once where they do not fit into memory
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interface import CLASSIFICATION, IMAGE
 from tuner.data import streams
 from tuner.data.raw import Raw
 from tuner.data.tables import first
 from tuner.data.targets import Targets
 from tuner.errors import DataError
+from tuner.models.interface import CLASSIFICATION, IMAGE
 
 SIZE = 32  # pixels of a side unless the study says
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")

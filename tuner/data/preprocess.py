@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT, UNKNOWN
 from tuner.data.tables import CATEGORY, LARGEST, NUMBER, TEXT_DTYPE, Table, typed
 from tuner.errors import DataError
+from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT, UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd

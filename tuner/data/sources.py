@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, TEXT
 from tuner.data import built_in, functions, images, texts
 from tuner.data import targets as targets_of
 from tuner.data.arrays import of_arrays
@@ -26,6 +25,7 @@ from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
 from tuner.data.tables import CATEGORY, NUMBER, Table, first, read_csv, typed
 from tuner.errors import DataError
+from tuner.models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, TEXT
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
 TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 from tuner.data.tables import CATEGORY, NUMBER, Table, class_kind, number_name, typed
 from tuner.errors import DataError
+from tuner.models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 
 _EXACT = 2**53  # the largest whole number up to which float64 tells all of them apart
 _FEW = 20  # whole numbers with at most so many different values, each five times on average, are classes

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interface import LANGUAGE, TEXT
 from tuner.data.raw import Raw
 from tuner.data.tables import TEXT_DTYPE, not_utf8
 from tuner.data.targets import Targets
 from tuner.errors import DataError
+from tuner.models.interface import LANGUAGE, TEXT
 
 LENGTH = 64  # characters of a window unless the study says
 _WINDOWS = 16  # of a block; neighbours are alike, so whole blocks are shared out among the splits

@@ -67,7 +67,7 @@ def reach(address: str) -> tuple[Any, str, frozenset[str]]:
         got = f"expected what reaches {protocol}:// to be installed, here and on every node, got {first_line(error)!r}"
         raise InputError(f"{got}; {remedy}") from None
     except ValueError:
-        from search_spaces.document import suggest
+        from tuner.search_spaces.document import suggest
 
         got = f"expected a folder or a protocol that fsspec knows, such as s3, gs or abfs, got {protocol}://"
         raise InputError(f"{got}{suggest(protocol, sorted(known_implementations))}") from None

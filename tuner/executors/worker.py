@@ -13,8 +13,7 @@ from typing import Protocol
 
 import torch
 
-import models
-from tuner import data
+from tuner import data, models
 from tuner.data import batches
 from tuner.errors import DataError, told
 from tuner.executors.protocol import (

@@ -81,7 +81,9 @@ class Ledger:
             _check_here(folder)
             place = sqlite.File(folder, read_only=read_only) if (folder / LEDGER).exists() else None
         if place is None:
-            from search_spaces.document import suggest  # pydantic comes with it: 0.15 s that only this mistake pays
+            from tuner.search_spaces.document import (
+                suggest,  # pydantic comes with it: 0.15 s that only this mistake pays
+            )
 
             home = folder.parent.parent
             hint = suggest(folder.name, studies(home)) or "; `tuner list` shows the studies of this home"

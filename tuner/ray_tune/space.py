@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from search_spaces import Choice, Float, Int
+from tuner.search_spaces import Choice, Float, Int
 from tuner.spec import StudySpec
 from tuner.trial import Value
 

@@ -15,9 +15,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search_spaces import SearchSpace
 from tuner.search import pruners, samplers
 from tuner.search.memory import Memory, distribution
+from tuner.search_spaces import SearchSpace
 from tuner.trial import Params, State, Trial, Value, derive
 
 

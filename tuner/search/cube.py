@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from search_spaces import Choice, Float, Int
+from tuner.search_spaces import Choice, Float, Int
 from tuner.trial import Value
 
 

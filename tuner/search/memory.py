@@ -20,7 +20,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import Choice, Float, Int
+from tuner.search_spaces import Choice, Float, Int
 from tuner.trial import Params
 
 Values = tuple[float, ...]  # one for each objective

@@ -19,10 +19,10 @@ from optuna.samplers import GPSampler, NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search_spaces import Choice, Float, Int, SearchSpace
 from tuner.search.cube import drawn, place_of, value_at
 from tuner.search.memory import Memory, bare, quiet, unborn
 from tuner.search.parzen import Estimator
+from tuner.search_spaces import Choice, Float, Int, SearchSpace
 from tuner.trial import Value, derive
 
 _AHEAD = 1024  # the most trials asked at once by samplers that do not learn: enough to fill any cohort

@@ -17,12 +17,22 @@ from typing import Any, Self
 
 from pydantic import BaseModel, PrivateAttr
 
-import search_spaces
-from models.interface import Hyperparameter
-from search_spaces import SearchSpace, SpaceError
-from search_spaces.document import Document, DocumentError, Keys, Problem, describe, dotted, parse_value, read, shorten
+from tuner import search_spaces
 from tuner.errors import InputError, SpecError
 from tuner.home import EMBEDDED, MLFLOW, embedded
+from tuner.models.interface import Hyperparameter
+from tuner.search_spaces import SearchSpace, SpaceError
+from tuner.search_spaces.document import (
+    Document,
+    DocumentError,
+    Keys,
+    Problem,
+    describe,
+    dotted,
+    parse_value,
+    read,
+    shorten,
+)
 from tuner.spec.checks import TRAINING, examine
 from tuner.spec.execution import CLUSTER, TUNE
 from tuner.spec.mistakes import mistakes

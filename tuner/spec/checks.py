@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import models
-import search_spaces
-from models.interface import TASKS, Hyperparameter, hyperparameters
-from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
-from search_spaces.document import Keys, describe, suggest
-from search_spaces.parameters import parse
+from tuner import models, search_spaces
 from tuner.errors import told
+from tuner.models.interface import TASKS, Hyperparameter, hyperparameters
+from tuner.search_spaces import Choice, Float, Int, SearchSpace, SpaceError
+from tuner.search_spaces.document import Keys, describe, suggest
+from tuner.search_spaces.parameters import parse
 from tuner.spec.execution import contradictions
 from tuner.spec.rules import listed, misfits, mistake
 from tuner.training.config import TrainConfig

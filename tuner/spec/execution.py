@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from models.interface import Hyperparameter
-from search_spaces import SearchSpace
-from search_spaces.document import Keys, describe
+from tuner.models.interface import Hyperparameter
+from tuner.search_spaces import SearchSpace
+from tuner.search_spaces.document import Keys, describe
 from tuner.spec.rules import listed
 
 CLUSTER = (

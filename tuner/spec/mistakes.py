@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from search_spaces.document import Keys, describe, shorten, suggest
+from tuner.search_spaces.document import Keys, describe, shorten, suggest
 from tuner.spec.rules import bounds, listed, remedy
 from tuner.spec.sections import (
     Asha,

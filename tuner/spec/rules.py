@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from models.interface import Hyperparameter, Setting
-from search_spaces.document import describe, suggest
-from search_spaces.parameters import Choice, Float, Int
+from tuner.models.interface import Hyperparameter, Setting
+from tuner.search_spaces.document import describe, suggest
+from tuner.search_spaces.parameters import Choice, Float, Int
 
 _TYPES: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 _TRUE, _FALSE = ("yes", "on", "y", "true"), ("no", "off", "n", "false")

@@ -11,11 +11,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-import models
-import search_spaces
-from models.interface import Hyperparameter, hyperparameters
-from search_spaces import Parameter
+from tuner import models, search_spaces
 from tuner.data.built_in import BUILT_IN
+from tuner.models.interface import Hyperparameter, hyperparameters
+from tuner.search_spaces import Parameter
 from tuner.spec.checks import PARAMETERS, TRAINING, metrics_of
 from tuner.spec.sections import MOST_COHORT, MOST_WORKERS, StudyFile
 

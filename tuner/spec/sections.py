@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from models.interface import MODALITIES, TASKS
-from search_spaces.document import describe, suggest
+from tuner.models.interface import MODALITIES, TASKS
+from tuner.search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy, storage_problem
 from tuner.trial import STUDY_NAME
 

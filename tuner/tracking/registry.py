@@ -96,7 +96,7 @@ def _upload(client: MlflowClient, model: LoggedModel, place: Path) -> LoggedMode
             path,
             loader_module=champion.__name__,
             data_path=str(place),
-            code_paths=[str(Path(__file__).parents[2] / package) for package in ("models", "tuner")],
+            code_paths=[str(Path(__file__).parents[1])],
             mlflow_model=about,
             signature=_signature(inputs, outputs),
             input_example=inputs,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from models.interface import Setting
+from tuner.models.interface import Setting
 
 LOSSES = ("auto", "cross_entropy", "mse", "huber")
 CLASS_WEIGHTS = ("none", "balanced")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.interface import IMAGE
+from tuner.models.interface import IMAGE
 
 # Rows on a CPU; more gained nothing on two cores, and lose more training when a worker dies. Where every step of a
 # sequence or every pixel has numbers of its own, more than 8 rows leave the caches (benchmarks/steps.py); a recurrence

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import Signature, layers
-from models.attention import SelfAttention
-from models.interface import SEQUENCE, TEXT
 from tuner.errors import told
+from tuner.models import Signature, layers
+from tuner.models.attention import SelfAttention
+from tuner.models.interface import SEQUENCE, TEXT
 from tuner.training.cohort import Stack
 
 EXAMPLES = 37  # to try a network on: an odd number, so that vector loops have a rest
@@ -98,9 +98,10 @@ def _differs(networks: Sequence[nn.Module], example: Tensor, training: bool) -> 
         answers = [forward(stack) for stack in (*pair, *five)]
     if example.device.type == "cpu":
         for name in sorted(lone.unsteady):
-            return f"{name} rounds by an element's place in memory; use models.layers.nonlinearity where it has it"
+            instead = "use tuner.models.layers.nonlinearity where it has it"
+            return f"{name} rounds by an element's place in memory; {instead}"
         if fused.count["convolution"] < lone.count["convolution"] // 2 * 7:
-            return "a convolution of several rows in one rounds by their number; use models.layers.Conv2d"
+            return "a convolution of several rows in one rounds by their number; use tuner.models.layers.Conv2d"
     for row, answer in enumerate(expected):
         if not torch.allclose(answers[0][row], answer, rtol=1e-3, atol=1e-4, equal_nan=True):
             return "a row answers otherwise in company than alone; read what may differ from a buffer"

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import models
-from models import layers, stateless
-from models.interface import CLASSIFICATION, LANGUAGE
+from tuner import models
 from tuner.data import augmentation, batches
+from tuner.models import layers, stateless
+from tuner.models.interface import CLASSIFICATION, LANGUAGE
 from tuner.training.cohort import Stack
 from tuner.training.config import TrainConfig
 from tuner.training.fusing import singular

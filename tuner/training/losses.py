@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.interface import PADDING, REGRESSION
+from tuner.models.interface import PADDING, REGRESSION
 
 
 def _beside(value_K: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.interface import CLASSIFICATION, LANGUAGE, PADDING, REGRESSION
+from tuner.models.interface import CLASSIFICATION, LANGUAGE, PADDING, REGRESSION
 from tuner.training.losses import log_probabilities
 
 METRICS = {

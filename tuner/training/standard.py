@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.interface import REGRESSION
+from tuner.models.interface import REGRESSION
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from models import Signature
 from tuner.data import batches
+from tuner.models import Signature
 from tuner.training.config import TrainConfig
 
 
