@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from tuner.models import code
 from tuner.models.cnn import CNN
 from tuner.models.interface import (
     CLASSIFICATION,
@@ -77,14 +78,15 @@ def family(name: str, folder: Path | None = None) -> type[nn.Module]:
     place, separator, attribute = name.rpartition(":")
     if not separator or not attribute.isidentifier():
         raise LookupError(f"no model family '{name}'; one of {', '.join(FAMILIES)}, or file.py:Class")
-    if place.endswith(".py"):
-        path = ((folder or Path.cwd()) / place).resolve()
-        if not path.is_file():
-            raise LookupError(f"no file {path} to take the network {attribute} from")
-        module = _import_file(path)
-    else:
-        module = importlib.import_module(place)
-    found = getattr(module, attribute, None)
+    if place == "__main__":
+        raise LookupError(
+            f"{name} is in the program that runs, which no worker can import; write the class to a file of its own and "
+            f"name it file.py:{attribute}"
+        )
+    path = code.locate(place, folder or Path.cwd())
+    if path is not None and not path.is_file():
+        raise LookupError(f"no file {path} to take the network {attribute} from")
+    found = getattr(importlib.import_module(place) if path is None else code.load(path), attribute, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise LookupError(  # noqa: TRY004 - a name that leads nowhere, whatever stands there instead
             f"{place} has no network class {attribute} (a subclass of torch.nn.Module)"
@@ -92,41 +94,33 @@ def family(name: str, folder: Path | None = None) -> type[nn.Module]:
     return found
 
 
-_IMPORTED: dict[tuple[Path, bytes], Any] = {}  # so that a file's classes are the same ones at every build
+def digest(name: str, folder: Path | None = None, *, whole: bool = True) -> str | None:
+    """SHA-256 of the files that a person's own network comes from; None where it is ours or an installed package's.
 
-
-def digest(name: str, folder: Path | None = None) -> str | None:
-    """SHA-256 of the file that a person's own network comes from; None where it is ours or an installed package's."""
-    place = name.rpartition(":")[0]
-    if not place.endswith(".py"):
-        return None
-    return hashlib.sha256(((folder or Path.cwd()) / place).read_bytes()).hexdigest()
-
-
-def _import_file(path: Path) -> Any:
-    """Import one file under a name of its own, so that it can neither shadow nor be shadowed.
-
-    Its folder joins the end of the path: files beside it can be imported, and shadow nothing.
+    Not of the `whole`: of the Python files alone, which travel to other machines.
     """
-    known = (path, hashlib.sha256(path.read_bytes()).digest())
-    if known in _IMPORTED:
-        return _IMPORTED[known]
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    name = f"tuner_user_{path.stem}_{known[1].hex()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    _IMPORTED[known] = module
-    return module
+    path = code.locate(name.rpartition(":")[0], folder or Path.cwd())
+    return None if path is None or name in FAMILIES else code.digest(path, whole=whole)
+
+
+def changed(recorded: str | None, name: str, folder: Path | None = None) -> bool:
+    """Whether the network comes from other files than those that `digest` was `recorded` of, in any version of it."""
+    place = (folder or Path.cwd()) / name.rpartition(":")[0]
+    if recorded == digest(name, folder):
+        return False
+    # Tuner once recorded the file alone, whatever it imports.
+    return not (place.suffix == ".py" and recorded == hashlib.sha256(place.read_bytes()).hexdigest())
 
 
 def build(name: str, signature: Signature, values: Mapping[str, Any], folder: Path | None = None) -> nn.Module:
-    """The network of that family for data of that signature; `values` are its constructor's keywords."""
-    return family(name, folder)(signature, **values)
+    """The network of that family for data of that signature; `values` are its constructor's keywords.
+
+    Lazy modules learn their sizes from two examples, in evaluation, so that no statistics are taken from them.
+    """
+    network = family(name, folder)(signature, **values)
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        network.eval()
+        with torch.no_grad():
+            network(signature.example(2))
+        network.train()
+    return network

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -95,33 +97,67 @@ class Hyperparameter:
 def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
     """What a network class (after its `signature`) or a configuration class may be told, in written order.
 
-    A class attribute `fusible = {"name", …}` marks further keywords as fusible. Raises TypeError for
-    a keyword whose type is not one of int, float, bool, str, or one of these or None.
+    A class attribute `fusible = {"name", …}` marks further keywords as fusible. A keyword of another type than int,
+    float, bool, str, a Literal of such, or one of these or None is left out where it has a default, for nobody need
+    tell it; raises TypeError where it has none.
     """
-    names = inspect.signature(constructor).parameters.keys()
-    if strangers := sorted(set(getattr(constructor, "fusible", ())) - names):
+    parameters = inspect.signature(constructor).parameters
+    if strangers := sorted(set(getattr(constructor, "fusible", ())) - parameters.keys()):
         raise TypeError(
             f"{constructor.__name__}.fusible names {', '.join(strangers)}, which its constructor does not take; "
-            f"it takes {', '.join(name for name in names if name != 'signature') or 'none'}"
+            f"it takes {', '.join(name for name in parameters if name != 'signature') or 'none'}"
         )
-    hints = typing.get_type_hints(vars(constructor).get("__init__", constructor), include_extras=True)
     found: dict[str, Hyperparameter] = {}
-    for name, parameter in list(inspect.signature(constructor).parameters.items()):
+    for name, parameter in parameters.items():
         if name == "signature" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        hint = hints.get(name, type(parameter.default))
-        rule = Setting()
-        if typing.get_origin(hint) is Annotated:
-            hint, *extras = typing.get_args(hint)
-            rule = next((extra for extra in extras if isinstance(extra, Setting)), rule)
-        alternatives = [a for a in typing.get_args(hint) if a is not type(None)] or [hint]
-        if len(alternatives) > 1 or alternatives[0] not in (int, float, bool, str):
+        hint = _hint(constructor, parameter)
+        one = _hyperparameter(name, hint, parameter.default)
+        if one is None and parameter.default is parameter.empty:
             raise TypeError(
-                f"{constructor.__name__}({name}: {hint}) is no hyperparameter: "
-                "its type must be int, float, bool or str, or one of these or None"
+                f"{constructor.__name__}({name}: {getattr(hint, '__name__', hint)}) is no hyperparameter: "
+                "its type must be int, float, bool or str, a Literal of these, or one of these or None"
             )
-        if name in getattr(constructor, "fusible", ()):
-            rule = dataclasses.replace(rule, fusible=True)
-        optional = type(None) in typing.get_args(hint)
-        found[name] = Hyperparameter(name, alternatives[0], parameter.default, optional, rule)
+        if one is not None:
+            fusible = one.rule.fusible or name in getattr(constructor, "fusible", ())
+            found[name] = dataclasses.replace(one, rule=dataclasses.replace(one.rule, fusible=fusible))
     return found
+
+
+def _hint(constructor: type, parameter: inspect.Parameter) -> Any:
+    """The parameter's type as it is written, or its default's; what cannot be evaluated here stays text."""
+    hint = parameter.annotation
+    if hint is parameter.empty:
+        return Any if parameter.default in (None, parameter.empty) else type(parameter.default)
+    if not isinstance(hint, str):
+        return hint
+    init = typing.cast("Any", constructor).__init__  # perhaps a base class's, written in another module
+    names = getattr(init, "__globals__", vars(sys.modules[constructor.__module__]))
+    one = types.SimpleNamespace(__annotations__={"hint": hint})
+    try:
+        return typing.get_type_hints(one, names, include_extras=True)["hint"]
+    except (NameError, AttributeError, TypeError, SyntaxError):  # say, imported for type checkers alone
+        return hint
+
+
+def _hyperparameter(name: str, hint: Any, default: Any) -> Hyperparameter | None:
+    """What `hint` says of a hyperparameter; None where its type is none of theirs."""
+    rule = Setting()
+    if typing.get_origin(hint) is Annotated:
+        hint, *extras = typing.get_args(hint)
+        rule = next((extra for extra in extras if isinstance(extra, Setting)), rule)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    alternatives = list(typing.get_args(hint)) if union else [hint]
+    optional = type(None) in alternatives
+    kinds = []
+    for alternative in alternatives:
+        if typing.get_origin(alternative) is Literal:
+            choices = typing.get_args(alternative)
+            kinds += [type(choice) for choice in choices]
+            if all(isinstance(choice, str) for choice in choices):
+                rule = dataclasses.replace(rule, choices=choices)
+        elif alternative is not type(None):
+            kinds.append(alternative)
+    optional = optional or type(None) in kinds
+    kind = {frozenset({int, float}): float}.get(frozenset(kinds), kinds[0] if len(set(kinds)) == 1 else None)
+    return Hyperparameter(name, kind, default, optional, rule) if kind in (int, float, bool, str) else None

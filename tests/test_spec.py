@@ -409,7 +409,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a key of model under train": (
         [("{epochs: 9}", "{epochs: 9, width: 3}")],
         [
-            "5:20: train.width: expected one of epochs, batch_size, loss, huber_delta, class_weights, optimizer, learning_rate, momentum, nesterov, beta1, beta2, alpha, epsilon, weight_decay, l1, gradient_clip, label_smoothing, schedule, warmup, decay_every, decay_factor, early_stopping, shift, flip, noise, rotation, cutout, time_mask, got the unknown key 'width'; 'width' belongs under model",
+            "5:20: train.width: expected one of epochs, batch_size, drop_last, loss, huber_delta, class_weights, optimizer, learning_rate, momentum, nesterov, beta1, beta2, alpha, epsilon, weight_decay, l1, gradient_clip, label_smoothing, schedule, warmup, decay_every, decay_factor, early_stopping, shift, flip, noise, rotation, cutout, time_mask, got the unknown key 'width'; 'width' belongs under model",
             "9:5: search.space.width: expected 'width' either fixed or searched, got train.width too; remove one of them",
         ],
     ),

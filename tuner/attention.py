@@ -131,7 +131,7 @@ class Best:
             raise StudyMissing(f"study {folder.name} {state}, so there is no best trial to look at; {remedy}")
         spec = StudySpec.from_json(history.spec, Path(history.folder), history.text)
         family = spec.model["family"]
-        if history.network is not None and models.digest(family, spec.folder) != history.network:
+        if history.network is not None and models.changed(history.network, family, spec.folder):
             raise StudyChanged(f"the file of the network {family} changed since study {folder.name} ran; restore it")
         path = weights_path(folder, best.number)
         try:

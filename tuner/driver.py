@@ -61,6 +61,9 @@ class Terms:
     split: Callable[[int, Sequence[int]], None]  # carry a cohort's checkpoint over to these cohorts
     known: Callable[[Params], Mapping[str, float]] = lambda _: {}  # metrics of a trial that no training changes
     drop: Callable[[int], None] = lambda _: None  # nobody goes on from a cohort's checkpoint any more
+    apart: Callable[[Params], None] | None = (
+        None  # a structure whose trials failed in company trains alone; None: never
+    )
 
 
 @dataclass
@@ -311,8 +314,26 @@ class Driver:
             )
             self._halve(cohort)
             return
+        if cohort.company and self._terms.apart is not None and not message.memory:
+            self._separate(cohort, message.message)
+            return
         text = f"out of memory: {message.message}" if message.memory else message.message
         self._fail(cohort, text)
+
+    def _separate(self, cohort: Cohort, reason: str) -> None:
+        """A person's network that raises in company may be at fault for one row or none: each starts over alone."""
+        assert self._terms.apart is not None
+        numbers = ", ".join(str(trial.number) for trial in cohort.trials)
+        self._progress.message(f"training together failed ({reason}); trials {numbers} start over one by one")
+        self._terms.apart(cohort.structure)
+        self._words.append(partial(self._terms.drop, cohort.number))
+        number = len(self._history.cohorts)
+        singles = [
+            Cohort(number + index, (trial,), cohort.structure, company=False)
+            for index, trial in enumerate(cohort.trials)
+        ]
+        self._store([_grouped(single) for single in singles])
+        self._enqueue(singles)
 
     def _halve(self, cohort: Cohort) -> None:
         middle = (len(cohort.trials) + 1) // 2

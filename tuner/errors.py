@@ -68,6 +68,12 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch's CPU allocator or a GPU had too little memory."""
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or "can't allocate memory" in str(error)
+
+
 def told(error: BaseException) -> str:
     """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours nor an installed package's."""
     ours = Path(__file__).parent

@@ -7,7 +7,7 @@ ledger records the groups; which trials share one changes no number.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from tuner.executors.protocol import Setup, Work
 from tuner.spec import StudySpec
 from tuner.training import cost
 from tuner.training.config import TrainConfig
-from tuner.training.fusing import EXAMPLES, fuses
+from tuner.training.proof import MOST_PARAMETERS, few, fuses
+from tuner.training.seeding import seeded
 from tuner.training.task import Row, Task
-from tuner.trial import Cohort, Params, Trial
+from tuner.trial import Cohort, Params, Trial, derive
 
 
 def device_of(spec: StudySpec) -> str:
@@ -58,11 +59,11 @@ class Grouping:
         self._pinned = {
             "data": dataset.digest,
             "split": dataset.split_digest,
-            "network": models.digest(self._family, spec.folder),
+            "network": models.digest(self._family, spec.folder, whole=False),
         }
         self._warn = warn
         self._warned = False
-        self._example = torch.as_tensor(dataset.train.inputs[:EXAMPLES])
+        self._dataset = dataset
         self._companies: dict[str, bool] = {}
         self._parameters: dict[str, int] = {}
 
@@ -76,31 +77,62 @@ class Grouping:
             self._companies[key] = wanted and (self._family in models.FAMILIES or self._fuses(params))
         return self._companies[key]
 
+    def apart(self, structure: Params) -> None:
+        """Trials of that structure train alone from now on: some failed in company, or it was found so before."""
+        self._companies[json.dumps(dict(structure), sort_keys=True)] = False
+
     def _fuses(self, params: Params) -> bool:
-        """A person's own network trains alone where it does not run as one, and they are told why."""
-        spec, pair = self._spec, []
-        for high in (False, True):
-            ends = {
-                name: parameter.high_value if high else parameter.low_value
-                for name, parameter in spec.space.parameters.items()
-                if name in params and not spec.is_structural(name)
-            }
-            with torch.random.fork_rng(devices=[]):
-                pair.append(self._build(spec.network({**params, **ends})))
-        reason = fuses(pair, self._example)
+        """A person's own network trains alone where it does not train as one, and they are told why."""
+        ends = [end for end in self._ends(params) if self._runs(end)][:2]
+        if not ends:
+            return False  # it fails its own trials, where each is told
+        size = self._size(self._spec.network(ends[0]))
+        reason = f"{size:,} parameters gain nothing in company" if size > MOST_PARAMETERS else self._tried(ends)
         if reason and not self._warned:
             self._warned = True
             self._warn(f"{self._family} does not fuse, so its trials train one by one: {reason}")
         return not reason
 
-    def _build(self, network: dict[str, Any]) -> torch.nn.Module:
-        return models.build(self._family, self._signature, network, self._spec.folder)
+    def _ends(self, params: Params) -> Iterator[Params]:
+        """The trial with what may differ between rows at its two ends, and as it is: some values may not work."""
+        spec = self._spec
+        fusible = [
+            (name, parameter)
+            for name, parameter in spec.space.parameters.items()
+            if name in params and name in spec.network_rules and not spec.is_structural(name)
+        ]
+        yield {**params, **{name: parameter.low_value for name, parameter in fusible}}
+        yield {**params, **{name: parameter.high_value for name, parameter in fusible}}
+        yield params
+
+    def _runs(self, params: Params) -> bool:
+        """Whether the network can be built."""
+        try:
+            self._size(self._spec.network(params))
+        except (Exception, SystemExit):  # noqa: BLE001 - a person's own network may raise anything
+            return False
+        return True
+
+    def _tried(self, ends: Sequence[Params]) -> str:
+        """Why two rows do not train as one."""
+        seed = self._spec.seed
+        trials = [Trial(number, ends[number % len(ends)], derive(seed, "tried", number)) for number in (0, 1)]
+        task, train, validation = self.task(0, trials, True), self._dataset.train, self._dataset.validation
+        return fuses(task, few(task, train.inputs, train.targets, validation.inputs, validation.targets))
+
+    def _build(self, network: dict[str, Any], device: str = "cpu") -> torch.nn.Module:
+        with torch.device(device), seeded(self._spec.seed):
+            return models.build(self._family, self._signature, network, self._spec.folder)
 
     def _size(self, network: dict[str, Any]) -> int:
+        """Parameters that train: without memory, unless the constructor looks at values."""
         key = json.dumps(network, sort_keys=True)
         if key not in self._parameters:
-            with torch.device("meta"):
-                self._parameters[key] = sizes.count(self._build(network))
+            try:
+                built = self._build(network, "meta")
+            except (Exception, SystemExit):  # noqa: BLE001 - whatever it is, it is raised again where it has memory
+                built = self._build(network)
+            self._parameters[key] = sizes.count(built)
         return self._parameters[key]
 
     def setup(self, number: int) -> Setup:

@@ -175,10 +175,10 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
             f"the data of study {spec.study} changed since it was created (digest {history.data['digest'][:12]} was, "
             f"{dataset.digest[:12]} is); restore them, or give the study another name"
         )
-    if history.digest and network != history.network:
+    if history.digest and models.changed(history.network, spec.model["family"], spec.folder):
         raise StudyChanged(
-            f"the file of the network {spec.model['family']} changed since study {spec.study} was created; "
-            "restore it, or give the study another name (--name)"
+            f"the file of the network {spec.model['family']}, or one that it imports or reads, changed since study "
+            f"{spec.study} was created; restore it, or give the study another name (--name)"
         )
     machine = {
         "device": device_of(spec),
@@ -263,7 +263,11 @@ def _drive(
         with contextlib.closing(begin(grouping, dataset)) as executor:
             known = Sizes(spec, dataset.signature)
             split = partial(keeping.split, kept)
-            terms = Terms(limit, spec.objectives, grouping.group, grouping.work, split, known, kept.drop)
+            for cohort in history.cohorts.values():
+                if not cohort.company:
+                    grouping.apart(cohort.structure)
+            apart = None if spec.model["family"] in models.FAMILIES else grouping.apart
+            terms = Terms(limit, spec.objectives, grouping.group, grouping.work, split, known, kept.drop, apart)
             driver = Driver(terms, ledger, history, search, executor, progress, lambda: tick(executor.workers))
             if driver.run(signals.pending):
                 return None

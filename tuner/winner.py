@@ -86,7 +86,7 @@ def _finish(
     spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory, progress: Progress
 ) -> dict[str, float]:
     """The best trial's metrics on the test split, unless they are known, and its network exported."""
-    if models.digest(spec.model["family"], spec.folder) != history.network:
+    if models.changed(history.network, spec.model["family"], spec.folder):
         raise StudyChanged(
             f"the file of the network {spec.model['family']} changed while study {spec.study} ran; restore it and "
             "launch again"

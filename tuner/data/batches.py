@@ -28,9 +28,9 @@ def order(seed: int, batch_size: int, epoch: int, rows: int) -> Tensor:
     return torch.from_numpy(np.argsort(words, kind="stable"))
 
 
-def steps(rows: int, batch_size: int) -> int:
-    """Batches per epoch. Every row is used once; the last batch holds what is left over."""
-    return -(-rows // batch_size)
+def steps(rows: int, batch_size: int, *, drop_last: bool = False) -> int:
+    """Batches per epoch. Every row is used once; the last batch holds what is left over, unless it is dropped."""
+    return max(1, rows // batch_size) if drop_last else -(-rows // batch_size)
 
 
 class Mapped:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tuner.errors import InputError
+from tuner.models import FAMILIES, code
 from tuner.training.task import Task
 
 MOST_BYTES = 32 * 2**20  # of source files: more is no network but somebody's home
@@ -21,14 +22,14 @@ def pack(family: str, folder: Path) -> dict[str, bytes]:
 
     Raises InputError where that is more than a network can need.
     """
-    place = family.rpartition(":")[0]
-    if not place.endswith(".py"):
+    path = None if family in FAMILIES else code.locate(family.rpartition(":")[0], folder)
+    if path is None:
         return {}
-    path = (folder / place).resolve()
     packed: dict[str, bytes] = {}
     size = 0
-    for file in (path, *_modules(path.parent)):
-        packed[str(file.relative_to(path.parent))] = content = file.read_bytes()
+    base = code.root(path)
+    for file in (path, *code.sources(path), *_modules(base)):
+        packed[str(file.relative_to(base))] = content = file.read_bytes()
         size += len(content)
         if size > MOST_BYTES:
             message = (
@@ -66,4 +67,7 @@ class Parcel:
         if self._folder is None:
             return task
         place, _, name = task.family.rpartition(":")
-        return replace(task, family=f"{Path(place).name}:{name}", folder=self._folder.name)
+        parts = Path(place).parts if place.endswith(".py") else (*place.split(".")[:-1], f"{place.split('.')[-1]}.py")
+        there = Path(self._folder.name)
+        inner = next(p for start in range(len(parts)) if (there / (p := Path(*parts[start:]))).is_file())
+        return replace(task, family=f"{inner}:{name}", folder=self._folder.name)

@@ -124,7 +124,7 @@ class Worker:
 
     def _run(self, work: Work) -> None:
         task, attempt = work.task, work.attempt
-        network = models.digest(task.family, Path(task.folder))
+        network = models.digest(task.family, Path(task.folder), whole=False)
         if self._pinned.get("network", network) != network:
             raise MachineError(f"the file of the network {task.family} changed while the study ran; restore it")
         training, notes = self._resume(work)

@@ -21,6 +21,10 @@ from torch.func import vmap
 _ALIGNMENT = 16  # elements: one cache line of float32, so that every row starts alike
 
 
+class UnusedParameter(RuntimeError):
+    """A parameter has no gradient in a step; such a network trains alone."""
+
+
 class Stack:
     """K networks that run as one. `flat_KP` holds the parameters, `buffers` the stacked buffers by name."""
 
@@ -34,6 +38,9 @@ class Stack:
     ) -> None:
         self.base = networks[0].to(device=device, dtype=dtype)
         self._company = company
+        self._training: bool | None = None  # as `base` was told last; None: not yet
+        self._moving = [p for p in self.base.parameters() if p.requires_grad]
+        self._frozen = [p for p in self.base.parameters() if not p.requires_grad]
         rows = [{n: p for n, p in network.named_parameters() if p.requires_grad} for network in networks]
         self.shapes = {name: parameter.shape for name, parameter in rows[0].items()}
         sizes = [-(-shape.numel() // _ALIGNMENT) * _ALIGNMENT for shape in self.shapes.values()]
@@ -103,8 +110,11 @@ class Stack:
 
         A stack of one row runs as the plain network that it is, unless it is `company` for rows to come or gone.
         """
-        if self.base.training != training:
+        if self._training is not training:  # a network's own train() may do more than to set a flag
+            if any(p.requires_grad for p in self._frozen) or not all(p.requires_grad for p in self._moving):
+                raise UnusedParameter("a parameter was frozen or unfrozen while it trained")
             self.base.train(training)
+            self._training = training
         values = [*self.parameters.values(), *self.buffers.values()]
         if len(self) == 1 and not self._company:
             one, fresh = self._one([value[0] for value in values], x if shared else x[0])
@@ -115,12 +125,20 @@ class Stack:
             self.buffers[name] = value.detach().to(self.buffers[name].dtype)
         return output
 
+    def told(self, *, training: bool) -> None:
+        """`base` is in that mode already."""
+        self._training = training
+
     def backward(self, loss_K: Tensor) -> Tensor:
-        """The gradient of every row's own loss by its own parameters, [K, P]; padding stays 0."""
+        """The gradient of every row's own loss by its own parameters, [K, P]; padding stays 0.
+
+        Raises UnusedParameter where one took no part: torch.optim passes over it, which an update of all rows cannot.
+        """
         found = torch.autograd.grad(loss_K.sum(), list(self.parameters.values()), allow_unused=True)
-        for place, gradient in zip(self._gradients, found, strict=True):
-            if gradient is not None:
-                place.copy_(gradient)
+        for name, place, gradient in zip(self.shapes, self._gradients, found, strict=True):
+            if gradient is None:
+                raise UnusedParameter(f"the parameter {name} takes no part in a training step")
+            place.copy_(gradient)
         return self.gradient_KP
 
     def take(self, rows: Tensor) -> None:
@@ -137,6 +155,15 @@ class Stack:
         device = self.flat_KP.device
         self.buffers = {name: state[f"buffer:{name}"].to(device) for name in self.buffers}
         self.replace(state["flat"].to(device))
+
+    def keep(self, best: dict[str, Tensor], better_K: Tensor) -> None:
+        """Write the rows that got `better` (bool [K], on the CPU) into `best`, an earlier `state`."""
+        if not better_K.any():
+            return
+        there = better_K.to(self.flat_KP.device)
+        for name, now in self.state().items():
+            mask = there.view(-1, *(1,) * (now.dim() - 1))
+            best[name] = torch.where(mask, now.detach(), best[name])
 
     @torch.no_grad()
     def put(self, weights: dict[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ class TrainConfig:
 
     epochs: Annotated[int, Setting("passes over the training rows", low=1, high=100_000, fusible=True)] = 10
     batch_size: Annotated[int, Setting("training rows per step", low=1, high=1_000_000)] = 64
+    drop_last: Annotated[bool, Setting("leave out an epoch's last batch where it is smaller than the others")] = False
     loss: Annotated[str, Setting("auto is cross_entropy for classes and text, mse for numbers", choices=LOSSES)] = (
         "auto"
     )

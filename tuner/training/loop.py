@@ -23,15 +23,19 @@ from torch import Tensor, nn
 
 from tuner import models
 from tuner.data import augmentation, batches
+from tuner.errors import out_of_memory, told
 from tuner.models import layers, stateless
 from tuner.models.interface import CLASSIFICATION, LANGUAGE
+from tuner.training import attributes
 from tuner.training.cohort import Stack
 from tuner.training.config import TrainConfig
 from tuner.training.fusing import singular
-from tuner.training.losses import cross_entropy, huber, loss_of
+from tuner.training.losses import cross_entropy, huber, loss_of, of_one
 from tuner.training.metrics import Account, account
 from tuner.training.optimizers import Optimizer, rank
 from tuner.training.program import Programs
+from tuner.training.seeding import seed, seeded
+from tuner.training.single import Single, SingleOptimizer
 from tuner.training.standard import Standard
 from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
 from tuner.trial import derive
@@ -64,28 +68,56 @@ class Training:
         self._pulse = pulse
         self._foreign = task.family not in models.FAMILIES
         self._recorded = recorded and not self._foreign
+        self._single = self._foreign and not task.company
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
-        self.steps = batches.steps(len(arrays.train_inputs), self.rows[0].config.batch_size)
+        config = self.rows[0].config
+        self.steps = batches.steps(len(arrays.train_inputs), config.batch_size, drop_last=config.drop_last)
         self.epoch = 0  # epochs done
         self.step = 0  # steps done in the epoch under way
         self._loss = loss_of(self.rows[0].config.loss, task.signature.task)
+        self._seen = min(self.steps * config.batch_size, len(arrays.train_inputs))  # rows in an epoch
         self._evaluated = EVALUATION_BATCH
         if task.signature.task == LANGUAGE:
             self._evaluated = max(1, _EVALUATION_TOKENS // task.signature.inputs[0])
         self._standard = Standard.of(arrays.train_targets, task.signature.task, dtype)
-        stack = Stack([self._network(row) for row in self.rows], self.device, dtype, company=task.company)
-        counts = (len(arrays.train_inputs), self.rows[0].config.batch_size), (len(arrays.inputs), self._evaluated)
-        # What is known of MKL says nothing of others, and a person's own network may multiply what it likes.
-        known = not self._foreign and self.device.type == "cpu" and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-        self._ghost = task.company and not (known and not singular(stack, task.signature, counts))
-        self._start(stack, Optimizer([row.config for row in self.rows], stack.flat_KP, task.named))
+        networks, self._unbuilt = self._networks()
+        self.stack: Stack | Single
+        if self._single:
+            self._ghost = False
+            self.stack = Single(networks[0], self.device, None if dtype is torch.float32 else dtype)
+        else:
+            self.stack = stack = Stack(networks, self.device, dtype, company=task.company)
+            counts = (len(arrays.train_inputs), config.batch_size), (len(arrays.inputs), self._evaluated)
+            # What is known of MKL says nothing of others, and a person's own network may multiply what it likes.
+            known = not self._foreign and self.device.type == "cpu" and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+            self._ghost = task.company and not (known and not singular(stack, task.signature, counts))
+        self._start()
         if self._ghost and len(self.rows) == 1:
             self._take([0])  # beside its ghost
 
+    def _networks(self) -> tuple[list[nn.Module], dict[int, str]]:
+        """The rows' networks, and what the constructors of others said, whose rows leave; raised where none is left."""
+        networks, failed = [], {}
+        for row in self.rows:
+            try:
+                networks.append(self._network(row))
+            except (Exception, SystemExit) as error:
+                if len(self.rows) == 1 or out_of_memory(error):
+                    raise
+                failed[row.number] = told(error)
+                if len(failed) == len(self.rows):
+                    raise
+        self.rows = [row for row in self.rows if row.number not in failed]
+        return networks, failed
+
     def _network(self, row: Row) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(row.seed, "weights"))  # torch.manual_seed walks the call stack
+        with seeded(derive(row.seed, "weights")):
             return models.build(self.task.family, self.task.signature, row.network, Path(self.task.folder))
+
+    def _new_optimizer(self) -> Optimizer | SingleOptimizer:
+        if isinstance(self.stack, Single):
+            return SingleOptimizer(self.rows[0].config, self.stack.base)
+        return Optimizer([row.config for row in self._physical()], self.stack.flat_KP, self.task.named)
 
     def finished(self, weights: dict[str, Tensor]) -> nn.Module:
         """The first row's plain network with these weights, in evaluation, answering in the targets' own unit."""
@@ -100,10 +132,10 @@ class Training:
         self.stack.put(weights)
         return {name: float(value[0]) for name, value in self.evaluate(inputs, targets).items()}
 
-    def _start(self, stack: Stack, optimizer: Optimizer) -> None:
-        self.stack, self.optimizer = stack, optimizer
-        count = len(stack)
-        self.best = {name: value.detach().clone() for name, value in stack.state().items()}
+    def _start(self) -> None:
+        self.optimizer = self._new_optimizer()
+        count = len(self.stack)
+        self.best = {name: value.detach().clone() for name, value in self.stack.state().items()}
         self.best_value = torch.full((count,), math.nan, dtype=torch.float64)
         self.best_epoch = torch.zeros(count, dtype=torch.int64)
         self.loss_sum = torch.zeros(count, dtype=torch.float64, device=self.device)
@@ -165,6 +197,7 @@ class Training:
             keep = keep * 2
         rows = torch.tensor(keep, dtype=torch.int64)
         there = rows.to(self.device)
+        assert isinstance(self.stack, Stack) and isinstance(self.optimizer, Optimizer), "one row is all or nothing"
         self.stack.take(there)
         self.optimizer.take(there)
         self.best = {name: value[there] for name, value in self.best.items()}
@@ -176,6 +209,8 @@ class Training:
 
     def run(self) -> Generator[Step | Epoch | Finished, Answer, None]:
         """Train until no row is left. Answer an `Epoch` with those of its `undecided` rows that stop."""
+        if self._unbuilt:
+            yield Epoch(self.epoch, {}, self._unbuilt, 0.0, frozenset())
         while self.rows:
             yield Step(self.epoch, self.step)
             clock = time.perf_counter()
@@ -211,6 +246,7 @@ class Training:
         """The steps of one epoch, from `self.step` on."""
         config, data = self.rows[0].config, self.arrays
         order = batches.order(self.task.seed, config.batch_size, self.epoch, len(data.train_inputs)).to(self.device)
+        order = order[: self._seen]
         self.optimizer.begin_epoch(self.epoch, self.steps)
         if self._dropouts:
             first = self.epoch * self.steps
@@ -219,12 +255,8 @@ class Training:
         self._losses_KS.zero_()
         for batch in batches.visit(data.train_inputs, order, config.batch_size, self.step):
             self._at.fill_(self.step)
-            if self._foreign and not self.task.company:
-                # A person's own network may draw from torch's generator; alone in its stack it may, keyed.
-                seed = derive(self.rows[0].seed, "step", self.epoch * self.steps + self.step)
-                torch.default_generator.manual_seed(seed)
-                if self.device.type == "cuda":
-                    torch.cuda.manual_seed(seed)
+            if self._single:  # which may draw from a generator
+                seed(derive(self.rows[0].seed, "step", self.epoch * self.steps + self.step), self.device)
             if self._strengths:
                 self._draws.copy_(augmentation.keys(self.task.seed, self.epoch, self.step))
             self._programs.play("step", self._step, *batch)
@@ -246,12 +278,22 @@ class Training:
         if not shared:
             x = augmentation.augment(x, self._draws, masked=self.task.signature.masked, **self._strengths)
         output = self.stack.forward(x, training=True, shared=shared)
-        loss_K = self._loss(output, self._standard.apply(target), **self._terms).mean(1)
-        gradient_KP = self.stack.backward(loss_K)
-        self.optimizer.step(self.stack.flat_KP, gradient_KP, self._at)
-        loss_K = loss_K.detach()
+        loss_K = self._mean_loss(output, self._standard.apply(target))
+        if isinstance(self.stack, Single) or isinstance(self.optimizer, SingleOptimizer):
+            self.stack.backward(loss_K)
+            self.optimizer.step(self.step)  # type: ignore[call-arg, arg-type]
+        else:
+            self.optimizer.step(self.stack.flat_KP, self.stack.backward(loss_K), self._at)
+        loss_K = loss_K.detach().to(self.dtype)
         self.loss_sum.add_(loss_K, alpha=len(rows))
         self._losses_KS.index_copy_(1, self._at, loss_K[:, None])
+
+    def _mean_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The training loss of every row, [K]."""
+        if self._single and self.task.signature.task != LANGUAGE and "weight_KC" not in self._terms:
+            config = self.rows[0].config
+            return of_one(self._loss, output[0], target, config.label_smoothing, config.huber_delta)[None]
+        return self._loss(output, target, **self._terms).mean(1)
 
     def _note_divergence(self) -> None:
         """Which rows had a loss that is no number in this epoch for the first time, and when."""
@@ -279,6 +321,8 @@ class Training:
             target = targets[start : start + self._evaluated]
             x = inputs[start : start + self._evaluated]
             x = x.clone() if self._foreign else x  # a person's own network may write into its input
+            if self._single:
+                seed(derive(self.rows[0].seed, "evaluation", self.epoch, start), self.device)
             if own:
                 self._programs.play("look", look, x, target)
             else:
@@ -291,7 +335,7 @@ class Training:
         values = {
             f"val/{name}": value for name, value in self.evaluate(self.arrays.inputs, self.arrays.targets).items()
         }
-        values["train/loss"] = (self.loss_sum / len(self.arrays.train_inputs)).cpu()
+        values["train/loss"] = (self.loss_sum / self._seen).cpu()
         diverged_at = self.diverged_at.tolist()
         metrics: dict[int, dict[str, float]] = {}
         failed: dict[int, str] = {}
@@ -307,11 +351,7 @@ class Training:
             value, best = own[self.task.metric], float(self.best_value[index])
             if math.isnan(best) or (value > best if self.task.maximize else value < best):
                 self.best_value[index], self.best_epoch[index], better[index] = value, self.epoch, True
-        if better.any():
-            there = better.to(self.device)
-            for name, now in self.stack.state().items():
-                mask = there.view(-1, *(1,) * (now.dim() - 1))
-                self.best[name] = torch.where(mask, now.detach(), self.best[name])
+        self.stack.keep(self.best, better)
         return metrics, failed
 
     # --- over a restart ---------------------------------------------------------------------------
@@ -330,11 +370,12 @@ class Training:
             "best_epoch": self.best_epoch,
             "loss_sum": self.loss_sum,
             "diverged_at": self.diverged_at,
+            **({"attributes": attributes.state(self.stack.base)} if self._foreign else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken, with those of its rows that the task still names."""
-        wanted = {row.number: row for row in self.task.rows}
+        wanted = {row.number: row for row in self.task.rows if row.number not in self._unbuilt}
         keep = [index for index, number in enumerate(state["rows"]) if number in wanted]
         numbers = [state["rows"][index] for index in keep]
         if set(numbers) != set(wanted):
@@ -344,11 +385,15 @@ class Training:
         rows = torch.tensor(keep * 2 if alone else keep, dtype=torch.int64)
 
         def pick(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value[rows] for name, value in part.items()}
+            return dict(part) if self._single else {name: value[rows] for name, value in part.items()}
 
         self.stack.restore(pick(state["stack"]))
-        self.optimizer = Optimizer([row.config for row in self._physical()], self.stack.flat_KP, self.task.named)
+        self.optimizer = self._new_optimizer()
         self.optimizer.restore(pick(state["optimizer"]))
+        if "attributes" in state:
+            attributes.restore(self.stack.base, state["attributes"], self.device)
+            if state["step"]:  # in the middle of an epoch, in the modes that it had come to
+                self.stack.told(training=True)
         self.best = {name: value.to(self.device) for name, value in pick(state["best"]).items()}
         self.best_value, self.best_epoch = state["best_value"][rows], state["best_epoch"][rows]
         self.loss_sum = state["loss_sum"][rows].to(self.device)

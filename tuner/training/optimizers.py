@@ -122,8 +122,15 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).to(like)[:, None]
 
 
+def momentum_of(config: TrainConfig) -> float:
+    """The momentum of sgd and rmsprop; where none is set, sgd's is 0.9."""
+    if config.momentum is None:
+        return 0.9 if config.optimizer == "sgd" else 0.0
+    return config.momentum
+
+
 def _coefficients(configs: Sequence[TrainConfig], like: Tensor) -> Coefficients:
-    momenta = [(0.9 if c.optimizer == "sgd" else 0.0) if c.momentum is None else c.momentum for c in configs]
+    momenta = [momentum_of(config) for config in configs]
     return Coefficients(
         momentum=_column(momenta, like),
         lookahead=_column([float(c.nesterov) for c in configs], like),

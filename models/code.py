@@ -1,0 +1,197 @@
+"""A person's own network in files: which ones it comes from, their digest, and how they are imported.
+
+Knows Python's syntax and import system; never what a network does. A file is imported from the folder that holds it, or
+as part of its package where it lies in one; what it imports from there, however indirectly, belongs to it, as do the
+files beside it whose names stand in the code, such as weights to begin from.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+# Endings of what a constructor reads; others, such as .log and .txt, may as well be what a network writes.
+_DATA = frozenset(
+    [
+        ".bin",
+        ".ckpt",
+        ".h5",
+        ".json",
+        ".model",
+        ".npy",
+        ".npz",
+        ".onnx",
+        ".pickle",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".safetensors",
+        ".toml",
+        ".vocab",
+        ".yaml",
+        ".yml",
+    ]
+)
+_FOLDERS: list[str] = []  # that joined the path, the newest last
+_LOADED: dict[str, tuple[Path, str]] = {}  # modules beside networks: their file and its SHA-256 when it was imported
+_IMPORTED: dict[tuple[Path, str], ModuleType] = {}  # so that a file's classes are the same ones at every build
+
+
+def locate(place: str, folder: Path) -> Path | None:
+    """The file that `path/to/file.py` or `package.module` means for a study in `folder`; None: an installed module."""
+    if place.endswith(".py"):
+        return (folder / place).resolve()
+    return next((path.resolve() for path in _candidates(folder, place) if path.is_file()), None)
+
+
+def root(path: Path) -> Path:
+    """The folder that a file is imported from: its own, or the one that holds its outermost package."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def sources(path: Path) -> list[Path]:
+    """The file and all that it imports from its `root`, however indirectly, and the packages' own files between."""
+    base = root(path)
+    found: dict[Path, None] = {path: None}
+    waiting = [path]
+    while waiting:
+        for name in _imports(file := waiting.pop(), base):
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                for candidate in _candidates(base, ".".join(parts[:end])):
+                    if candidate.is_file() and candidate not in found:
+                        found[candidate] = None
+                        waiting.append(candidate)
+        for package in (parent / "__init__.py" for parent in file.parents if parent != base and base in parent.parents):
+            if package.is_file() and package not in found:
+                found[package] = None
+                waiting.append(package)
+    return sorted(found)
+
+
+def data(path: Path) -> list[Path]:
+    """Files of weights or settings that the sources name in their texts and that lie beside them."""
+    found: set[Path] = set()
+    for file in sources(path):
+        for text in _texts(file):
+            try:
+                named = file.parent / text
+                if named.suffix.lower() in _DATA and named.is_file():
+                    found.add(named.resolve())
+            except (OSError, ValueError):  # no name that a file system takes
+                continue
+    return sorted(found)
+
+
+def digest(path: Path, *, whole: bool = True) -> str:
+    """SHA-256 of the sources and, of the `whole`, of the data; of a file that stands alone, of its content."""
+    base = root(path)
+    files = [*sources(path), *(data(path) if whole else ())]
+    if files == [path]:
+        return _sha256(path)
+    parts = (f"{file.relative_to(base) if base in file.parents else file.name}\0{_sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def load(path: Path) -> ModuleType:
+    """Import one file under a name of its own, so that it can neither shadow nor be shadowed; again when it changed.
+
+    Its root joins the end of the path: what lies there can be imported, and shadows nothing but what other networks
+    have beside them.
+    """
+    known = (path, digest(path, whole=False))
+    if known in _IMPORTED:
+        return _IMPORTED[known]
+    base = root(path)
+    _prefer(str(base))
+    for file in sources(path):
+        name = ".".join(file.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+        now = (file, _sha256(file))
+        if _LOADED.get(name, now) != now:
+            sys.modules.pop(name, None)  # another network's, or older than the file
+        _LOADED[name] = now
+    name = f"tuner_user_{known[1][:16]}"
+    if path.parent == base:
+        module = _execute(f"{name}_{path.stem}", path)
+    else:
+        package = path.relative_to(base).parts[0]
+        if name not in sys.modules:
+            _execute(name, base / package / "__init__.py", [str(base / package)])
+        inner = path.relative_to(base / package).with_suffix("").parts
+        module = importlib.import_module(".".join([name, *inner]).removesuffix(".__init__"))
+    _IMPORTED[known] = module
+    return module
+
+
+def _execute(name: str, path: Path, locations: list[str] | None = None) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=locations)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _prefer(folder: str) -> None:
+    """The folder stands on the path behind everything but the other networks' folders."""
+    if folder in sys.path and folder not in _FOLDERS:
+        return
+    ours = [index for index, entry in enumerate(sys.path) if entry in _FOLDERS]
+    place = min(ours, default=len(sys.path))
+    if folder in _FOLDERS:
+        sys.path.remove(folder)
+        _FOLDERS.remove(folder)
+    sys.path.insert(place, folder)
+    _FOLDERS.append(folder)
+
+
+def _candidates(base: Path, name: str) -> Iterator[Path]:
+    path = base.joinpath(*name.split("."))
+    yield path / "__init__.py"
+    yield path.with_name(f"{path.name}.py")
+
+
+def _tree(path: Path) -> ast.Module:
+    """Of a file that does not parse, nothing: its import says so."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _imports(path: Path, base: Path) -> Iterator[str]:
+    """The dotted names that the file imports anywhere, as they would be found from `base`."""
+    package = path.parent.relative_to(base).parts
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            whole = ".".join([*above, *([node.module] if node.module else [])])
+            if whole:
+                yield whole
+            yield from (f"{whole}.{alias.name}" if whole else alias.name for alias in node.names)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,164 @@
+"""A person's own network trains as an ordinary PyTorch loop trains it: alone, over a restart, and in company."""
+
+from __future__ import annotations
+
+import copy
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests import techniques
+from tuner import models
+from tuner.data import batches
+from tuner.models import Signature
+from tuner.training.cohort import UnusedParameter
+from tuner.training.config import TrainConfig
+from tuner.training.loop import Training
+from tuner.training.proof import few, fuses
+from tuner.training.task import Arrays, Epoch, Row, Step, Task
+from tuner.trial import derive
+
+torch.set_num_threads(1)
+FILE = Path(techniques.__file__)
+SIGNATURE = Signature("classification", "numbers", (12,), 3)
+EPOCHS, BATCH, ROWS = 3, 16, 70  # an epoch's last batch has 6 rows
+CONFIG = TrainConfig(epochs=EPOCHS, batch_size=BATCH, optimizer="adam", learning_rate=0.01, weight_decay=0.01)
+STUDY_SEED = 7
+
+
+def data(dtype: torch.dtype = torch.float32) -> Arrays:
+    generator = np.random.default_rng(0)
+    x = torch.from_numpy(generator.normal(size=(ROWS + 30, 12))).to(dtype)
+    y = torch.from_numpy((generator.normal(size=(ROWS + 30, 12)) @ generator.normal(size=(12, 3))).argmax(1))
+    return Arrays(x[:ROWS], y[:ROWS], x[ROWS:], y[ROWS:])
+
+
+def task(name: str, numbers: tuple[int, ...], *, company: bool) -> Task:
+    rows = tuple(Row(number, 100 + number, {}, CONFIG) for number in numbers)
+    named = frozenset({"weight_decay", "optimizer", "learning_rate"})
+    family = f"{FILE.name}:{name}"
+    return Task(0, rows, family, SIGNATURE, company, STUDY_SEED, "val/loss", False, named, folder=str(FILE.parent))
+
+
+def seed(value: int) -> None:
+    torch.manual_seed(value)
+    np.random.seed(value)  # noqa: NPY002 - as people do
+    random.seed(value)
+
+
+def plain(name: str, number: int, dtype: torch.dtype = torch.float32) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    """The loop that everybody writes."""
+    arrays = data(dtype)
+    seed(derive(100 + number, "weights"))
+    net = models.build(f"{FILE.name}:{name}", SIGNATURE, {}, FILE.parent)
+    if dtype is not torch.float32:
+        net.to(dtype)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=0.01)
+    steps, told = -(-ROWS // BATCH), []
+    for epoch in range(EPOCHS):
+        net.train()
+        total = 0.0
+        for step, rows in enumerate(batches.order(STUDY_SEED, BATCH, epoch, ROWS).split(BATCH)):
+            seed(derive(100 + number, "step", epoch * steps + step))
+            loss = F.cross_entropy(net(arrays.train_inputs[rows]), arrays.train_targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss) * len(rows)
+        net.eval()
+        with torch.no_grad():
+            output = net(arrays.inputs.clone())
+        accuracy = float((output.argmax(1) == arrays.targets).float().mean())
+        loss = float(F.cross_entropy(output, arrays.targets))
+        told.append({"train/loss": total / ROWS, "val/loss": loss, "val/accuracy": accuracy})
+    return net, told
+
+
+def trained(training: Training) -> tuple[dict[int, list[dict[str, float]]], list[dict[str, torch.Tensor]]]:
+    """Each trial's metrics by epoch, and the rows' weights after the last epoch, in the order of the stack."""
+    told: dict[int, list[dict[str, float]]] = {row.number: [] for row in training.rows}
+    weights: list[dict[str, torch.Tensor]] = []
+    for event in training.run():
+        if isinstance(event, Epoch):
+            assert event.failed == {}
+            for number, metrics in event.metrics.items():
+                told[number].append(metrics)
+            state = training.stack.state()
+            weights = [copy.deepcopy(training.stack.weights(state, row)) for row in range(len(training.rows))]
+    return told, weights
+
+
+def same(found: dict[str, torch.Tensor], net: torch.nn.Module, tolerance: float) -> None:
+    expected = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if not name.endswith((".key", ".rate")):  # told by the loop to our own dropout
+            assert torch.allclose(found[name].double(), value.double(), rtol=tolerance, atol=tolerance), name
+
+
+def test_there_are_fifty_of_them() -> None:
+    assert len(techniques.TECHNIQUES) >= 50
+    assert set(techniques.ALONE) <= set(techniques.TECHNIQUES)
+
+
+@pytest.mark.parametrize("name", techniques.TECHNIQUES)
+def test_alone_it_is_the_plain_loop(name: str) -> None:
+    told, (weights,) = trained(Training(task(name, (0,), company=False), data()))
+    net, expected = plain(name, 0)
+    for one, two in zip(told[0], expected, strict=True):
+        assert {metric: one[metric] for metric in two} == pytest.approx(two, rel=1e-6, abs=1e-6)
+    same(weights, net, 1e-6)
+
+
+@pytest.mark.parametrize("name", techniques.TECHNIQUES)
+def test_a_restart_in_the_middle_of_an_epoch_changes_no_bit(name: str) -> None:
+    company = name not in techniques.ALONE and name not in techniques.LATE
+    chosen = task(name, (0, 1) if company else (0,), company=company)
+    expected, weights = trained(Training(chosen, data()))
+    first = Training(chosen, data())
+    early: dict[int, list[dict[str, float]]] = {row.number: [] for row in chosen.rows}
+    for event in first.run():
+        if isinstance(event, Epoch):
+            for number, metrics in event.metrics.items():
+                early[number].append(metrics)
+        if isinstance(event, Step) and (event.epoch, event.step) == (1, 3):
+            break
+    content = io.BytesIO()
+    torch.save(first.state(), content)
+    content.seek(0)
+    second = Training(chosen, data())
+    second.restore(torch.load(content, weights_only=True))
+    late, last = trained(second)
+    assert {number: early[number] + late[number] for number in early} == expected
+    for one, two in zip(last, weights, strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in two)
+
+
+@pytest.mark.parametrize("name", techniques.TECHNIQUES)
+def test_it_trains_in_company_exactly_where_that_is_the_same(name: str) -> None:
+    pair, arrays = task(name, (0, 1), company=True), data()
+    reason = fuses(pair, few(pair, arrays.train_inputs, arrays.train_targets, arrays.inputs, arrays.targets))
+    assert bool(reason) is (name in techniques.ALONE), reason
+    if reason:
+        return
+    if name in techniques.LATE:
+        with pytest.raises(UnusedParameter):
+            trained(Training(task(name, (0, 1, 2), company=True), data()))
+        return
+    told, weights = trained(Training(task(name, (0, 1, 2), company=True), data(torch.float64), torch.float64))
+    for number in range(3):
+        net, expected = plain(name, number, torch.float64)
+        for one, two in zip(told[number], expected, strict=True):
+            assert {metric: one[metric] for metric in two} == pytest.approx(two, rel=1e-6, abs=1e-6)
+        same(weights[number], net, 1e-6)
+
+
+def test_what_a_layer_draws_is_told_with_what_to_use_instead() -> None:
+    pair, arrays = task("Dropping", (0, 1), company=True), data()
+    reason = fuses(pair, few(pair, arrays.train_inputs, arrays.train_targets, arrays.inputs, arrays.targets))
+    assert "nn.Dropout" in reason and "tuner.models.layers.Dropout" in reason
