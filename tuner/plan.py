@@ -27,6 +27,7 @@ from tuner.spec.rules import listed
 from tuner.training.losses import FOR_NUMBERS
 from tuner.trial import Value
 
+_MOST_SIZES = 64  # of batches, each looked at
 _MOST_STRUCTURES = 100_000  # counted one by one; beyond it nobody needs the number
 _OF_NO_USE = {  # hyperparameter → what it needs
     "label_smoothing": ("task", (CLASSIFICATION, LANGUAGE), "classes and text"),
@@ -137,11 +138,13 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         *_storage(spec),
         *_store(spec),
     ]
-    parameters = (0, 0)
-    unfit = list(_family(spec, signature))
-    if not unfit:
-        parameters, unfit = sizes.corners(spec, signature)
-    problems += unfit
+    corners = sizes.Corners(problems=tuple(_family(spec, signature)))
+    if not corners.problems:
+        corners = sizes.corners(spec, signature)
+    problems += corners.problems
+    small: list[tuple[Keys, str]] = []
+    if not problems:
+        problems, small = _last_batches(spec, signature, dataset.rows["train"])
     if problems:
         raise SpecError(spec.problems(problems))
     size = spec.space.size()
@@ -160,13 +163,17 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         structures=structures(spec),
         trials=min(spec.search.trials, size) if kind == "grid" and size is not None else spec.search.trials,
         epochs=spec.epochs,
-        parameters=parameters,
+        parameters=(corners.least, corners.most),
         metric=spec.metric,
         goal=_goal(spec.maximize),
         objectives=tuple(f"{metric}, {_goal(maximize)}d" for metric, maximize in spec.objectives),
         sampler=kind,
         pruner=spec.search.pruner.kind if spec.run.scheduler in (None, "fifo") else spec.run.scheduler,
-        warnings=(*spec.warnings, *dataset.notes, *(spec.problem(*one) for one in _useless(spec, signature))),
+        warnings=(
+            *spec.warnings,
+            *dataset.notes,
+            *(spec.problem(*one) for one in (*corners.warnings, *small, *_useless(spec, signature))),
+        ),
     )
 
 
@@ -226,6 +233,44 @@ def _batches(spec: StudySpec, rows: int) -> Iterator[tuple[Keys, str]]:
             hint = ", the default; set train.batch_size"
         message = f"expected at most {rows:,}, the training rows, got {max(sizes):,}{hint}"
         yield spec.place("batch_size", "train"), message
+
+
+def _last_batches(
+    spec: StudySpec, signature: Signature, rows: int
+) -> tuple[list[tuple[Keys, str]], list[tuple[Keys, str]]]:
+    """Batch sizes that leave a last batch of one row: problems where the network refuses it, else warnings."""
+    searched = spec.space.parameters.get("batch_size")
+    values = (
+        list(searched.values())
+        if searched is not None and (searched.count or 65) <= 64
+        else _values(spec, "batch_size")
+    )
+    left = {}
+    for index, size in enumerate(values):
+        rest = rows % size if isinstance(size, int) else 0
+        if size == 1 or (rest == 1 and False in _values(spec, "drop_last")):
+            place: Keys = ("values", index) if isinstance(searched, Choice) else ()
+            left[size] = (*spec.place("batch_size", "train"), *place)
+    norm = spec.space.parameters.get("norm")
+    norms = norm.values_ if isinstance(norm, Choice) else [spec.model.get("norm")]
+    normalised = spec.model["family"] in models.FAMILIES and "batch" in norms
+    if not left:
+        return [], []
+    reason = sizes.refuses_one_row(spec, signature)
+    if not reason and not normalised:
+        return [], []
+    problems, warnings = [], []
+    for size, keys in left.items():
+        if size == 1:
+            why = reason or "of one row every number is its own mean"
+            problems.append((keys, f"expected more than 1 row per step with batch normalisation, got 1: {why}"))
+            continue
+        tell = f"{size} leaves a last batch of 1 of the {rows:,} training rows"
+        if reason:
+            problems.append((keys, f"{tell}, and the network refuses it: {reason}; write train.drop_last: true"))
+        else:
+            warnings.append((keys, f"{tell}, of which batch normalisation learns nothing; train.drop_last: true"))
+    return problems, warnings
 
 
 def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:

@@ -6,8 +6,11 @@ built on torch's meta device, which has shapes and no memory, so that a range th
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,6 +25,7 @@ from tuner.spec.checks import PARAMETERS
 from tuner.trial import Params, Value
 
 _MOST_VALUES = 64  # of one structural hyperparameter, each built once: about 5 ms each
+_MOST_COMBINATIONS = 64
 _SMALL = 2_000_000  # parameters, or numbers in an example, that run for real in some 10 ms
 
 
@@ -52,41 +56,95 @@ def _corner(spec: StudySpec, high: bool, fixed: Params) -> dict[str, Value]:
     return values
 
 
-def corners(spec: StudySpec, signature: Signature) -> tuple[tuple[int, int], list[tuple[Keys, str]]]:
-    """Parameters of the smallest and largest network, and what cannot be built.
+@dataclass(frozen=True)
+class Corners:
+    """Parameters of the smallest and the largest network, and which combinations cannot be built or do not run.
 
-    Besides the two corners every value of every structural hyperparameter is built once, the others
-    at their smallest, so that a message can name the value that does not work.
+    `problems` are values that work in no combination; where some combinations of good values fail, `warnings` says so.
     """
-    try:
-        smallest = size_of(spec, signature, _corner(spec, False, {}))
-    except _UnfitError as error:
-        return (0, 0), [(_culprit(spec, error), f"expected a network that runs at {error}")]
-    problems = [problem for name in spec.space.parameters for problem in _unfit_values(spec, signature, name)]
-    if problems:
-        return (0, 0), problems
-    try:
-        largest = size_of(spec, signature, _corner(spec, True, {}))
-    except _UnfitError as error:
-        return (0, 0), [(("search", "space"), f"expected a network that runs at {error}")]
-    return (min(smallest, largest), max(smallest, largest)), []
+
+    least: int = 0
+    most: int = 0
+    problems: tuple[tuple[Keys, str], ...] = ()
+    warnings: tuple[tuple[Keys, str], ...] = ()
 
 
-def _unfit_values(spec: StudySpec, signature: Signature, name: str) -> Iterator[tuple[Keys, str]]:
-    """Which values of one searched hyperparameter no network can be built with, the others at their smallest."""
+def corners(spec: StudySpec, signature: Signature) -> Corners:
+    """Try the two ends of the space and every value of every structural hyperparameter, the others at their smallest.
+
+    Where one of these fails, or a person's own network may refuse any pair of values, combinations are tried as well.
+    """
+    tried = _Tried(spec, signature)
+    low, high = _corner(spec, False, {}), _corner(spec, True, {})
+    ends = tried.size(low), tried.size(high)
+    names = [name for name in spec.space.parameters if _shapes_network(spec, name)]
+    counts = {name: count for name in names if (count := spec.space.parameters[name].count) and count <= _MOST_VALUES}
+    for name in counts:
+        for value in spec.space.parameters[name].values():
+            tried.size(_corner(spec, False, _ancestors(spec, name, value)))
+    if tried.failed or spec.model["family"] not in models.FAMILIES:
+        for point in _combinations(spec, counts):
+            tried.size(_corner(spec, False, point))
+    if not tried.worked:
+        error = tried.errors[0]
+        return Corners(problems=((_culprit(spec, error), f"expected a network that runs at {error}"),))
+    problems = [problem for name in counts for problem in _unfit_values(spec, tried, name)]
+    sizes = [size for size in ends if size is not None] or [size for _, size in tried.worked]
+    least, most = min(sizes), max(sizes)
+    warnings = []
+    if tried.failed and not problems:
+        tell = f"{len(tried.failed)} of {len(tried.failed) + len(tried.worked)} combinations that were tried do not run"
+        example = str(tried.errors[0]).replace(", got: ", " (")
+        warnings.append((("search", "space"), f"{tell}, such as {example}); trials of such combinations fail"))
+    return Corners(least, most, tuple(problems), tuple(warnings))
+
+
+class _Tried:
+    """Which networks of a space were built and run, by what shapes them."""
+
+    def __init__(self, spec: StudySpec, signature: Signature) -> None:
+        self._spec, self._signature = spec, signature
+        self._known: dict[str, int | None] = {}
+        self.worked: list[tuple[Params, int]] = []
+        self.failed: list[Params] = []
+        self.errors: list[_UnfitError] = []
+
+    def size(self, params: Params) -> int | None:
+        """Parameters of the network; None where it does not run."""
+        key = repr(sorted(self._spec.network(params).items(), key=lambda item: item[0]))
+        if key not in self._known:
+            try:
+                self._known[key] = size = size_of(self._spec, self._signature, params)
+                self.worked.append((params, size))
+            except _UnfitError as error:
+                self._known[key] = None
+                self.failed.append(params)
+                self.errors.append(error)
+        return self._known[key]
+
+
+def _combinations(spec: StudySpec, counts: Mapping[str, int]) -> Iterator[dict[str, Value]]:
+    """All combinations of these hyperparameters' values where they are few, else some, drawn by the study's seed."""
+    values = [list(spec.space.parameters[name].values()) for name in counts]
+    if math.prod(counts.values()) <= _MOST_COMBINATIONS:
+        yield from (dict(zip(counts, point, strict=True)) for point in itertools.product(*values))
+        return
+    draw = random.Random(spec.seed)  # noqa: S311 - no secret
+    for _ in range(_MOST_COMBINATIONS):
+        yield {name: draw.choice(each) for name, each in zip(counts, values, strict=True)}
+
+
+def _unfit_values(spec: StudySpec, tried: _Tried, name: str) -> Iterator[tuple[Keys, str]]:
+    """Which values of one searched hyperparameter failed in every combination that was tried."""
     parameter = spec.space.parameters[name]
     count = parameter.count
-    if count is None or count > _MOST_VALUES or not _shapes_network(spec, name):
-        return
-    unfit: dict[int, str] = {}
-    for index, value in enumerate(parameter.values()):
-        params = _corner(spec, False, _ancestors(spec, name, value))
-        if params.get(name) != value:  # its parents' own conditions exclude one another here
-            continue
-        try:
-            size_of(spec, signature, params)
-        except _UnfitError as error:
-            unfit[index] = error.reason
+    assert count is not None
+    good = {params[name] for params, _ in tried.worked if name in params}
+    reasons: dict[Value, str] = {}
+    for params, error in zip(tried.failed, tried.errors, strict=True):
+        if name in params and params[name] not in good:
+            reasons.setdefault(params[name], error.reason)
+    unfit = {index: reasons[value] for index, value in enumerate(parameter.values()) if value in reasons}
     if isinstance(parameter, Choice):
         for index, reason in unfit.items():
             place: Keys = ("search", "space", name, "values", index)
@@ -97,6 +155,17 @@ def _unfit_values(spec: StudySpec, signature: Signature, name: str) -> Iterator[
         hint = f"; lower high to {parameter.nth(first - 1)}" if top and first else ""
         got = f"{parameter.nth(first)}: {unfit[first]}"
         yield ("search", "space", name, *(["high"] if hint else [])), f"expected a range that works, got {got}{hint}"
+
+
+def refuses_one_row(spec: StudySpec, signature: Signature) -> str:
+    """Why the smallest network does not train on a batch of one row, as batch normalisation does not; else empty."""
+    try:
+        with torch.random.fork_rng(devices=()):
+            network = models.build(spec.model["family"], signature, spec.network(_corner(spec, False, {})), spec.folder)
+            network.train()(signature.example(1))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's own network may raise anything
+        return _said(error)
+    return ""
 
 
 def _shapes_network(spec: StudySpec, name: str) -> bool:
@@ -170,13 +239,17 @@ def _run(network: nn.Module, signature: Signature, device: str) -> None:
         raise ValueError("it has no parameter that trains")
     wanted = signature.output_shape(2)
     for training in (True, False):
-        with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=()):
+        with torch.device(device), torch.set_grad_enabled(training), torch.random.fork_rng(devices=()):
             output = network.train(training)(signature.example(2))
         shape = tuple(getattr(output, "shape", ()))
         if shape != wanted:
             got = list(shape) if isinstance(output, torch.Tensor) else type(output).__name__
             when = "" if training else " in evaluation"
             raise ValueError(f"for two examples it must give {list(wanted)} (signature.outputs), and{when} gives {got}")
+        if not output.is_floating_point():
+            raise ValueError(f"it must answer with floating-point numbers, and answers {output.dtype}; write .float()")
+        if training and not output.requires_grad:
+            raise ValueError("no gradient flows from its answer to a parameter: is it detached, or under no_grad?")
 
 
 def _said(error: BaseException) -> str:
