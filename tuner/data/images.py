@@ -5,9 +5,13 @@ Knows picture files and Pillow. Must never know splits or normalisation.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +25,10 @@ from tuner.models.interface import CLASSIFICATION, IMAGE
 SIZE = 32  # pixels of a side unless the study says
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}  # Pillow's modes without a colour
+_LARGEST = 89_478_485  # pixels that are decoded at once: a quarter of a GiB in grey, as Pillow's own first limit says
+_BAND = 256  # lines of a picture of 16 bits that are turned into 8 at once
+_MACHINES = {"__MACOSX", "@eaDir"}  # folders of copies that macOS and Synology leave beside pictures
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 def read_folder(folder: Path, size: int | None, room: float) -> Raw:
@@ -28,9 +36,11 @@ def read_folder(folder: Path, size: int | None, room: float) -> Raw:
 
     Raises DataError for fewer than two classes, a class without pictures, and files that are no picture.
     """
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {name: _files(folder / name) for name in classes}
-    problems = []
+    folders = {path.name: path for path in sorted(folder.iterdir()) if not _hidden(path.name) and path.is_dir()}
+    classes = list(folders)
+    found = {name: _files(path) for name, path in folders.items()}
+    if problems := _split_problems(folder, folders):
+        raise DataError(problems)
     if len(classes) < 2:
         got = f"one, {classes[0]}" if classes else "none"
         problems.append(
@@ -53,7 +63,8 @@ def read_folder(folder: Path, size: int | None, room: float) -> Raw:
     else:
         key = streams.identity(files, shape)
         pixels = streams.mapped(key, (len(files), *shape), np.uint8, lambda out: _read_into(out, files, shape))
-    return Raw(folder.name, IMAGE, pixels, Targets(CLASSIFICATION, labels, tuple(classes), ("class",)))
+    targets = Targets(CLASSIFICATION, labels, tuple(classes), ("class",))
+    return Raw(folder.name, IMAGE, pixels, targets, notes=_left_out(folder))
 
 
 def read_new(path: Path, shape: Sequence[int]) -> np.ndarray:
@@ -77,10 +88,12 @@ def read_files(files: Sequence[Path], shape: Sequence[int]) -> np.ndarray:
 
 
 def _read_into(pixels: np.ndarray, files: Sequence[Path], shape: Sequence[int]) -> None:
-    problems = []
+    problems: list[str] = []
     for row, path in enumerate(files):
         try:
             pixels[row] = _pixels(path, shape)
+        except DataError as error:
+            problems += error.problems
         except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for broken files
             problems.append(_broken(path, error))
     if problems:
@@ -88,7 +101,64 @@ def _read_into(pixels: np.ndarray, files: Sequence[Path], shape: Sequence[int]) 
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    """The pictures in a folder and its sub-folders; hidden ones, such as editors' copies, are none of the data."""
+    return sorted(path for path in _seen(folder) if path.suffix.lower() in ENDINGS and path.is_file())
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if not any(map(_hidden, path.relative_to(folder).parts)):
+            yield path
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _MACHINES
+
+
+def _split_problems(folder: Path, folders: dict[str, Path]) -> list[str]:
+    """A complaint where the sub-folders are splits, each with the classes in it, and not classes."""
+    splits = {name: path for name, path in folders.items() if name.lower() in _SPLITS}
+    inside = {
+        name: {below.name for below in path.iterdir() if not _hidden(below.name) and below.is_dir()}
+        for name, path in splits.items()
+    }
+    nested = [name for name in splits if len(inside[name]) > 1]
+    alike = len(splits) > 1 and bool(set.intersection(*inside.values()))
+    alone = len(splits) == len(folders) and bool(nested or len(splits) > 1)
+    if not (alike or alone):
+        return []
+    whole = max(nested or splits, key=lambda name: (len(inside[name]), name.lower().startswith("train")))
+    return [
+        f"{folder}: expected a sub-folder for each class, got those of a split, {', '.join(splits)}; "
+        + (f"name the one to learn from, such as {folder / whole}: " if nested else "sort the pictures by class: ")
+        + "rows for validation and test are taken from it by data.validation and data.test"
+    ]
+
+
+def _left_out(folder: Path) -> tuple[str, ...]:
+    """A line for all that lies among the pictures and is not read."""
+    others: Counter[str] = Counter()
+    links: list[Path] = []
+    for path in _seen(folder):
+        if path.parent == folder and not path.is_dir():
+            continue  # beside the classes: labels, a licence
+        if path.is_symlink() and (path.is_dir() or not path.exists()):
+            links.append(path)
+        elif path.suffix.lower() not in ENDINGS and path.is_file():
+            others[path.suffix.lower() or "no ending"] += 1
+    notes = []
+    if others:
+        kinds = ", ".join(f"{ending} ({count:,})" for ending, count in others.most_common(5))
+        notes.append(
+            f"{folder}: {others.total():,} files are left out, for they end in none of {', '.join(ENDINGS)}: {kinds}; "
+            "convert those that are pictures"
+        )
+    if links:
+        notes.append(
+            f"{folder}: {len(links):,} links to folders, or to nothing, are left out, such as {min(links)}; "
+            "copy what they lead to"
+        )
+    return tuple(notes)
 
 
 def _all_grey(files: Sequence[Path]) -> bool:
@@ -97,26 +167,59 @@ def _all_grey(files: Sequence[Path]) -> bool:
 
 
 def _modes(files: Sequence[Path]) -> Iterator[str]:
-    from PIL import Image
-
     for path in files:
         try:
-            with Image.open(path) as image:
+            with _opened(path) as image:
                 yield image.mode
         except (OSError, ValueError, SyntaxError):
             continue  # named when its pixels are read
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The picture, nothing decoded yet: how large a picture may be is told by `_pixels`, which knows its size."""
+    from PIL import Image
+
+    most = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd notes in a file, about which nobody can do anything
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = most
+    with image:
+        yield image
+
+
 def _pixels(path: Path, shape: Sequence[int]) -> np.ndarray:
+    """Raises DataError for a picture too large to be decoded; a large JPEG is scaled while it is."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
+    height, width = shape[:2]
+    with _opened(path) as opened:
+        size = opened.size
+        if math.prod(size) > _LARGEST:
+            opened.draft(None, (2 * max(shape[:2]),) * 2)
+        if math.prod(opened.size) > _LARGEST:
+            raise DataError(
+                f"{path}: expected a picture of at most {_LARGEST // 10**6} million pixels, "
+                f"got {size[0]:,}×{size[1]:,}; scale it down (it is brought to {width}×{height}), or remove it"
+            )
         image = ImageOps.exif_transpose(opened)
         if image.mode in ("I;16", "I;16B", "I"):  # Pillow would cut 16 bits off at 255
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            image = Image.fromarray(_eight_bits(np.asarray(image)))
         image = image.convert("RGB" if len(shape) == 3 else "L")
-        height, width = shape[:2]
         return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """The upper eight of 16 bits [H, W], some lines at a time."""
+    out = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _BAND):
+        part = slice(start, start + _BAND)
+        out[part] = (values[part].astype(np.int64) >> 8).clip(0, 255)
+    return out
 
 
 def _broken(path: Path, error: Exception) -> str:
