@@ -44,6 +44,7 @@ def of_arrays(
     Raises DataError that begins with `where` for arrays of other shapes or types, numbers that are not
     finite, and lengths beyond the array. What stands behind a sequence's length is never looked at.
     """
+    x, y = _decoded(where, "x", x), _decoded(where, label, y)
     told = modality or _told(x, lengths)
     problems = [*_input_problems(where, x, lengths, told, modality), *_label_problems(where, x, y, label)]
     if problems:
@@ -55,7 +56,7 @@ def of_arrays(
             x = x[:, : lengths.max()]
             real = np.arange(x.shape[1]) < lengths[:, None]
             x = np.where(real[..., None], x, np.nan).astype(np.result_type(x.dtype, np.float32)) if masked else x
-    problems = [*_finite_problems(where, "x", x, lengths), *_finite_problems(where, label, y, None)]
+    problems = [*finite_problems(where, "x", x, lengths), *finite_problems(where, label, y, None)]
     if problems:
         raise DataError(problems)
     if y.dtype.kind in "iuf":
@@ -72,6 +73,8 @@ def of_arrays(
 def of_steps(where: str, x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     """New sequences, checked, the steps behind their lengths NaN. Raises DataError."""
     problems = _input_problems(where, x, lengths, SEQUENCE, SEQUENCE)
+    if not problems and lengths is not None:
+        problems = finite_problems(where, "x", x, lengths)
     if problems:
         raise DataError(problems)
     if lengths is None:
@@ -92,17 +95,21 @@ def _told(x: np.ndarray, lengths: np.ndarray | None) -> str:
 def _input_problems(
     where: str, x: np.ndarray, lengths: np.ndarray | None, told: str, modality: str | None
 ) -> list[str]:
-    dimensions = _DIMENSIONS[told]
-    expected = _EXPECTED[told if modality else NUMBERS]
+    certain = modality is not None or told == SEQUENCE
+    dimensions = _DIMENSIONS[told if certain else NUMBERS]
+    expected = _EXPECTED[told if certain else NUMBERS]
     if told == TEXT:
         return _text_problems(where, x)
     if x.dtype.kind not in "biuf":
         return [f"{where}: x: expected numbers, got {x.dtype}"]
-    if x.ndim not in (dimensions if modality else (2, 3, 4)) or x.size == 0:
-        return [f"{where}: x: expected {expected}, got {list(x.shape)}"]
-    if told != SEQUENCE and x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+    if x.ndim not in dimensions or x.size == 0:
+        images = lengths is not None and x.ndim == 4
+        remedy = "; it has lengths: images are of one size, and have none" if images else ""
+        return [f"{where}: x: expected {expected}, got {list(x.shape)}{remedy}"]
+    if told != SEQUENCE and x.ndim == 4 and _channels_first(x.shape, certain):
         got = f"got {list(x.shape)}, which looks like channels first; save x.transpose(0, 2, 3, 1)"
-        return [f"{where}: x: expected images [N, H, W, channels], {got}"]
+        other = ", or say data.modality: image if the channels are last" if x.shape[1] not in (1, 3) else ""
+        return [f"{where}: x: expected images [N, H, W, channels], {got}{other}"]
     if lengths is None:
         return []
     if told != SEQUENCE:
@@ -114,6 +121,27 @@ def _input_problems(
         for row in np.flatnonzero((lengths < 1) | (lengths > x.shape[1])).tolist()
     ]
     return first(complaints, 5, f"{where}: lengths")
+
+
+def _channels_first(shape: tuple[int, ...], certain: bool) -> bool:
+    """Whether [N, …] of four axes looks like [N, channels, H, W]; what a person has named is doubted less."""
+    first_axis, height, width = shape[1:]
+    if first_axis in (1, 3):
+        return width > 4
+    fewer = first_axis < height == width or 2 * first_axis <= min(height, width) >= max(height, width) / 2
+    return width > 4 and fewer and not certain
+
+
+def _decoded(where: str, name: str, values: np.ndarray) -> np.ndarray:
+    """Bytes as the text that they are; anything else as it is. Raises DataError for bytes that are no UTF-8."""
+    if values.dtype.kind != "S":
+        return values
+    try:
+        return np.strings.decode(values, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: {name}: expected text in UTF-8, got other bytes ({error.reason}); decode it"
+        ) from None
 
 
 def _text_problems(where: str, x: np.ndarray) -> list[str]:
@@ -132,13 +160,15 @@ def _label_problems(where: str, x: np.ndarray, y: np.ndarray, label: str) -> lis
     return []
 
 
-def _finite_problems(where: str, name: str, values: np.ndarray, lengths: np.ndarray | None) -> list[str]:
+def finite_problems(where: str, name: str, values: np.ndarray, lengths: np.ndarray | None) -> list[str]:
     """A complaint for each number that is none, or too large; not about the padding behind `lengths`."""
     if values.dtype.kind != "f":
         return []
-    bad = ~(np.abs(values) <= LARGEST)
+    wide = values.dtype.itemsize > 4  # narrower ones hold nothing larger, and would take the bound for infinity
+    bad = ~(np.abs(values) <= LARGEST) if wide else ~np.isfinite(values)
     if lengths is not None:
-        bad &= (np.arange(values.shape[1]) < lengths[:, None])[..., None]
+        real = np.arange(values.shape[1]) < lengths[:, None]
+        bad &= real if values.ndim == 2 else real[..., None]
     complaints = [
         f"{where}: {name}{at} (row {at[0] + 1}): expected a number up to 3.4e38, got {values[tuple(at)]}; "
         "correct it or remove the row"

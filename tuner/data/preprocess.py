@@ -177,6 +177,8 @@ class Preprocess:
             x = raw["x"]
             if self.modality == SEQUENCE:
                 x = arrays.of_steps(str(path), x, raw.get("lengths"))
+            if not self.masked and (problems := arrays.finite_problems(str(path), "x", x, None)):
+                raise DataError(problems)
             return self._shaped(x, str(path))
         if self.modality != NUMBERS:
             inputs = raw.drop(self.targets)
@@ -299,7 +301,8 @@ class Preprocess:
             raise DataError(f"{file}: expected an array of numbers, got {raw.dtype}")
         if self.masked and raw.ndim in (2, 3) and math.prod(raw.shape[2:]) == self.shape[1]:
             return self._stretched(raw.reshape(*raw.shape[:2], self.shape[1]), file)
-        if raw.ndim < 2 or raw[0:1].size != int(np.prod(self.shape)) * min(len(raw), 1):
+        turned = raw.ndim == len(self.shape) + 1 and raw.shape[1:] != self.shape  # of equal size, but other axes
+        if raw.ndim < 2 or turned or raw[0:1].size != int(np.prod(self.shape)) * min(len(raw), 1):
             lengths = " of any T" if self.masked else ""
             raise DataError(f"{file}: expected {self._wanted()}{lengths}, got an array of shape {list(raw.shape)}")
         return raw.reshape(len(raw), *self.shape)

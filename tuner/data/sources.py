@@ -5,12 +5,8 @@ Knows how each kind is told from its name. Must never know splits, normalisation
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +17,7 @@ from tuner.data import built_in, functions, images, texts
 from tuner.data import targets as targets_of
 from tuner.data.arrays import of_arrays
 from tuner.data.built_in import BUILT_IN
+from tuner.data.npz import read_npz
 from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
 from tuner.data.tables import CATEGORY, NUMBER, Table, first, read_csv, typed
@@ -30,16 +27,6 @@ from tuner.models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
 TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet}
 ENDINGS = (*TABLES, ".npz", ".txt")
-_BROKEN = (  # what numpy raises for a file that lies about itself
-    OSError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _FUNCTION = re.compile(r"(.+\.py):(\w+)")
 
 
@@ -105,7 +92,7 @@ def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
         if blank:
             raise DataError(first(blank, 5, str(path)))
         return lines
-    return _arrays(path, ["x"], ["lengths"]) if ending == ".npz" else TABLES[ending](path)
+    return read_npz(path, ["x"], ["lengths"]) if ending == ".npz" else TABLES[ending](path)
 
 
 def _needless(what: str, **given: object) -> None:
@@ -256,7 +243,7 @@ def _npz(path: Path, target: str | Sequence[str] | None, task: str | None, modal
     label = "y" if target is None else target
     if not isinstance(label, str):
         raise DataError(f"data.target: expected the name of one array in {path}, got {', '.join(label)}")
-    arrays = _arrays(path, ["x", label], ["lengths"])
+    arrays = read_npz(path, ["x", label], ["lengths"])
     return of_arrays(
         str(path),
         path.stem,
@@ -267,22 +254,3 @@ def _npz(path: Path, target: str | Sequence[str] | None, task: str | None, modal
         task=task,
         modality=modality,
     )
-
-
-def _arrays(path: Path, names: Sequence[str], more: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """These arrays of an npz, and those of `more` that it has. No pickle is opened."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        there = archive.files if isinstance(archive, np.lib.npyio.NpzFile) else []
-        with contextlib.closing(archive) if there else contextlib.nullcontext():
-            arrays = {name: archive[name] for name in (*names, *more) if name in there}
-    except _BROKEN:
-        raise DataError(
-            f"{path}: expected an npz file of arrays of numbers or text, got one that is broken, of another kind, "
-            "or holds Python objects, which are never loaded; write it with numpy.savez(file, x=…, y=…)"
-        ) from None
-    lost = [name for name in names if name not in arrays]
-    if not lost:
-        return arrays
-    found = ", ".join(there) or "none"
-    raise DataError([f"{path}: expected an array '{name}', got {found}; numpy.savez(file, x=…, y=…)" for name in lost])

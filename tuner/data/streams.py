@@ -17,6 +17,8 @@ import numpy as np
 
 from tuner.errors import DataError
 
+_SURPRISE = 2**28  # bytes that any file may hold
+_RATIO = 100  # content to file; measurements compress to a half, one-hot arrays to a fiftieth
 _SHARE = 0.25  # of the machine's memory that a data set's inputs may take in one process
 
 
@@ -36,6 +38,20 @@ def identity(files: Iterable[Path], *more: object) -> str:
     """A key for what is read from these files: it changes with their places, sizes and times."""
     found = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return hashlib.sha256(json.dumps([found, more]).encode()).hexdigest()
+
+
+def packed(content: int, path: Path) -> bool:
+    """Whether `content` bytes are so many more than the file's own that reading it could fill memory by surprise."""
+    return content > max(_SURPRISE, _RATIO * path.stat().st_size)
+
+
+def too_packed(path: Path, content: int, unpacked: str) -> str:
+    """The complaint about it; `unpacked` is a way of writing it as it is."""
+    return (
+        f"{path}: expected a file about as large as its content, got {content / 2**30:,.3g} GiB packed into "
+        f"{path.stat().st_size / 2**20:,.3g} MiB; where that is meant, write it with {unpacked}, so that the file is "
+        "as large as what is read"
+    )
 
 
 def mapped(key: str, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray], None]) -> np.ndarray:

@@ -15,6 +15,7 @@ from tuner.errors import DataError
 from tuner.models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 
 _EXACT = 2**53  # the largest whole number up to which float64 tells all of them apart
+_UNHOT = "one column with the classes' names or numbers (of an array y.argmax(1)) is enough"
 _FEW = 20  # whole numbers with at most so many different values, each five times on average, are classes
 
 
@@ -74,8 +75,11 @@ def of_numbers(values: np.ndarray, task: str | None, names: tuple[str, ...], whe
                     f"together, got {largest:.0f}; put a letter before them, so that they are text"
                 )
             return _classes(column[:, 0], names, where)
-    elif task == CLASSIFICATION:
-        raise DataError(f"{where}: expected one label per row for a classification, got {column.shape[1]} columns")
+    elif task == CLASSIFICATION or (task is None and _one_hot(column)):
+        hot = f" that look one-hot; {_UNHOT}" if _one_hot(column) else ""
+        other = ", or say data.task: regression" if task is None else ""
+        got = f"got {column.shape[1]} columns{hot}{other}"
+        raise DataError(f"{where}: expected one label per row for a classification, {got}")
     constant = [name for name, one in zip(names, column.T, strict=True) if one.min() == one.max()]
     if constant:
         raise DataError(
@@ -85,6 +89,11 @@ def of_numbers(values: np.ndarray, task: str | None, names: tuple[str, ...], whe
             ]
         )
     return Targets(REGRESSION, column.astype(np.float32), None, names)
+
+
+def _one_hot(columns: np.ndarray) -> bool:
+    """Whether every row [T] is one 1 among zeros."""
+    return bool(((columns == 0) | (columns == 1)).all() and (columns.sum(axis=1) == 1).all())
 
 
 def of_labels(labels: np.ndarray, task: str | None, name: str, where: str) -> Targets:
