@@ -6,6 +6,7 @@ command line ends with; anything that is not a `TunerError` is a bug in Tuner.
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,13 +76,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours nor an installed package's."""
-    ours = Path(__file__).parent
+    """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours, Python's nor a package's."""
+    ours, pythons = Path(__file__).parent, sysconfig.get_path("stdlib")
     places = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if "site-packages" not in frame.filename
         and not frame.filename.startswith("<")
+        and not Path(frame.filename).is_relative_to(pythons)
         and not Path(frame.filename).is_relative_to(ours)
     ]
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""

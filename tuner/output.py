@@ -7,6 +7,7 @@ prints may be read by another program.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,13 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+
+
+def tolerate_any_text() -> None:
+    """Let stdout and stderr write what their encoding lacks as an escape (× as \\xd7) instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, document: Any) -> None:

@@ -327,7 +327,10 @@ def _family(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]
     if modality in fits:
         wanted, fits = f"{task} of {modality}", models.TASKS_OF[family]
     got = f"got {family}, a network for {listed(fits)}"
-    yield ("model", "family"), f"expected a network for {wanted}, {got}; use {listed(can)}"
+    arrays = modality == IMAGE and signature.inputs[0] == 1 and spec.data.source.endswith(".npz")
+    steps = arrays and spec.data.modality is None and SEQUENCE in models.MODALITIES_OF[family]
+    other = ", or say data.modality: sequence" if steps else ""
+    yield ("model", "family"), f"expected a network for {wanted}, {got}; use {listed(can)}{other}"
 
 
 def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:

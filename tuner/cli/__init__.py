@@ -18,6 +18,7 @@ import typer
 from tuner.cli import aids, handover, looks, running, studies
 from tuner.cli.arguments import Verbs
 from tuner.errors import TunerError
+from tuner.output import tolerate_any_text
 
 VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows them
     "Run studies": {
@@ -61,6 +62,7 @@ def main() -> None:
     # time, and at the end half a second more.
     gc.set_threshold(200_000)
     atexit.register(gc.freeze)
+    tolerate_any_text()
     if "_TUNER_COMPLETE" in os.environ:
         from tuner.cli.completion import switch_on
 

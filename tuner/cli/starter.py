@@ -34,6 +34,8 @@ OBJECTIVES = {  # task → what people ask of it first, and what else they may a
 }
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # text that YAML needs no quotes for
 
+_UNWRITABLE = "expected a file that can be written"
+
 Asked = TypeVar("Asked")
 Ask = Callable[[str, str | None, Callable[[str], Asked]], Asked]  # question, default, what to make of the answer
 
@@ -75,8 +77,11 @@ def write(told: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -
     if told.trials is None and ask is not None:
         wish = replace(wish, trials=ask("Trials", str(TRIALS), _count))
     text, made = _proven(wish, dataset, file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: {_UNWRITABLE}, got: {error.strerror}; name another with --output") from None
     return file, made.lines()
 
 
@@ -92,7 +97,11 @@ def _demand(wish: Wish) -> None:
 
 
 def _refuse(file: Path, force: bool) -> None:
-    if file.exists() and not force:
+    try:
+        there = file.exists()
+    except OSError as error:
+        raise InputError(f"{file}: {_UNWRITABLE}, got: {error.strerror}; name another with --output") from None
+    if there and not force:
         raise InputError(f"{file}: expected a new file, got one that exists; name another with --output, or --force")
 
 

@@ -51,17 +51,34 @@ def _call(path: Path, function: str, content: bytes) -> Any:
         spec.loader.exec_module(module)
         chosen = getattr(module, function, None)
         if callable(chosen):
-            return _items(chosen())
-    except Exception as error:  # noqa: BLE001 - a person's own code may raise anything
+            return _items(f"{path}:{function}", chosen())
+    except (KeyboardInterrupt, DataError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a person's own code may raise anything, and may end the program
         raise DataError(_said(path, error)) from None
     raise DataError(_no_function(path, function, content))
 
 
-def _items(made: Any) -> Any:
-    """The answer, a torch Dataset read to its end as (list of inputs, list of targets)."""
-    if isinstance(made, Mapping | list | tuple) or not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
+def _items(where: str, made: Any) -> Any:
+    """The answer, a torch Dataset read to its end as (list of inputs, list of targets). Raises DataError."""
+    if hasattr(made, "to_numpy") or hasattr(made, "dtype"):  # one table or array, which has items as well
+        named = hasattr(made, "columns")
+        remedy = "; return (frame[[…inputs]].to_numpy(), frame[target].to_numpy())" if named else "; return it with y"
+        raise DataError(f"{where}: expected it to return {_RETURNS}, got one {_kind(made)}{remedy}")
+    if isinstance(made, Mapping | list | tuple | str) or not (
+        hasattr(made, "__getitem__") and hasattr(made, "__len__")
+    ):
         return made
     pairs = [made[i] for i in range(len(made))]
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            remedy = ""
+            if isinstance(pair, Mapping):
+                keys = list(map(str, pair))
+                remedy = (
+                    f" with the keys {', '.join(keys)}; return a pair, as in (item['{keys[0]}'], item['{keys[-1]}'])"
+                )
+            raise DataError(f"{where}: item {number}: expected a pair (input, target), got {_kind(pair)}{remedy}")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
@@ -124,12 +141,14 @@ def _no_function(path: Path, function: str, content: bytes) -> str:
     return f"data.source: expected a function of {path}, got '{function}'; it has {', '.join(there) or 'none'}{meant}"
 
 
-def _said(path: Path, error: Exception) -> str:
+def _said(path: Path, error: BaseException) -> str:
     """`file:line: what was raised`, at the deepest line of the person's own file."""
     mine = path.resolve()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() == mine]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    if isinstance(error, SystemExit):
+        text += "; it ends the program: keep argparse and sys.exit behind if __name__ == '__main__'"
     return f"{path}{f':{line}' if line else ''}: expected data, got {type(error).__name__}: {text}"
 
 

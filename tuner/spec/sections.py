@@ -52,6 +52,15 @@ def _study_hint(value: Any) -> str:
     return f"; write {mended}" if STUDY_NAME.fullmatch(mended) else "; write a name such as my-study"
 
 
+def _quoted(names: Any) -> str:
+    """What to do about the first of a list's names that is none."""
+    wrong = [(n, one) for n, one in enumerate(names, 1) if not (isinstance(one, str) and one)] if names else []
+    if not isinstance(names, list) or not wrong:
+        return ""
+    number, one = wrong[0]
+    return f", its element {number} {describe(one)}{remedy(one, str)}"
+
+
 def _is_store(value: Any) -> bool:
     if not isinstance(value, str):
         return False
@@ -115,7 +124,7 @@ class DataSection(_Section):
         _only(
             "a column's name or a list of names",
             lambda v: v is None or (v and (isinstance(v, str) or all(isinstance(name, str) and name for name in v))),
-            lambda v: remedy(v, str) if not isinstance(v, list) else "; quote each name",
+            lambda v: remedy(v, str) if not isinstance(v, list) else _quoted(v),
         ),
     ] = None
     """the column to predict, several for a regression; in an npz the array (y unless named)"""
@@ -124,7 +133,7 @@ class DataSection(_Section):
         _only(
             "a list of columns' names",
             lambda v: v is None or (isinstance(v, list) and v and all(isinstance(name, str) and name for name in v)),
-            lambda v: f"; write [{v}]" if isinstance(v, str) else "",
+            lambda v: f"; write [{v}]" if isinstance(v, str) else _quoted(v),
         ),
     ] = None
     """of a table, the columns to predict from; all but the target unless named"""
