@@ -144,9 +144,9 @@ def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
         targets=raw.targets.names,
     )
     if len(raw) * math.prod(preprocess.inputs) * 4 <= room:
-        sealed = raw.only(parts.test), np.arange(len(parts.test)), parts.test, math.inf
+        sealed = raw.only(parts.test), np.arange(len(parts.test)), raw.numbered(parts.test), math.inf
     else:
-        sealed = raw, parts.test, parts.test, 0.0
+        sealed = raw, parts.test, raw.numbered(parts.test), 0.0
     signature = Signature(
         task=raw.targets.task,
         modality=raw.modality,
@@ -158,8 +158,8 @@ def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
     return Dataset(
         name=raw.name,
         signature=signature,
-        train=_split(preprocess, raw, parts.train, parts.train, sealed[3]),
-        validation=_split(preprocess, raw, parts.validation, parts.validation, sealed[3]),
+        train=_split(preprocess, raw, parts.train, raw.numbered(parts.train), sealed[3]),
+        validation=_split(preprocess, raw, parts.validation, raw.numbered(parts.validation), sealed[3]),
         digest=raw.digest,
         split_digest=parts.digest,
         rows={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from tuner.data import streams
-from tuner.data.tables import CATEGORY, NUMBER, TEXT_DTYPE, Table, header_problems, positions_of
+from tuner.data.streams import packed, too_packed
+from tuner.data.tables import CATEGORY, DATE, NUMBER, TEXT_DTYPE, Table, header_problems, positions_of
 from tuner.errors import DataError
 
 _CHUNK = 16_384  # rows held at a time, all columns of numbers
@@ -23,6 +24,7 @@ _CHUNK = 16_384  # rows held at a time, all columns of numbers
 def read_parquet(path: Path, room: float = math.inf) -> Table:
     """A Parquet file's columns: integers, floats and decimals are numbers; text, dictionaries and booleans categories.
 
+    Dates are told from their text, as those of a CSV file.
     A pandas index is left out. Numbers that take more than `room` bytes are mapped from a cache. Raises
     DataError for a file that is no Parquet, columns of other types, two columns of one name, and no rows.
     """
@@ -40,7 +42,7 @@ def read_parquet(path: Path, room: float = math.inf) -> Table:
         problems.append(f"{path}: expected rows, got none")
     kinds = {} if problems else {name: _arrow_kind(schema.field(name).type) for name in header}
     problems += [
-        f"{path}: column '{name}': expected numbers, text or booleans, got {schema.field(name).type}; "
+        f"{path}: column '{name}': expected numbers, text, booleans or dates, got {schema.field(name).type}; "
         "turn it into numbers or remove it"
         for name, kind in kinds.items()
         if kind is None
@@ -49,6 +51,7 @@ def read_parquet(path: Path, room: float = math.inf) -> Table:
         raise DataError(problems)
     numbers = [name for name, kind in kinds.items() if kind == NUMBER]
     texts = [name for name in header if name not in numbers]
+    _refuse_packed(path, source.metadata, len(header))
     shape = (len(numbers), rows)
     try:
         if math.prod(shape) * 8 <= room:
@@ -64,20 +67,23 @@ def read_parquet(path: Path, room: float = math.inf) -> Table:
     for name in texts:
         column = table.column(name).combine_chunks()
         missing[name] = column.is_null().to_numpy(zero_copy_only=False)
+        column = column.cast(pa.string()) if kinds[name] == DATE else column
         columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT_DTYPE)
     ordered = {name: columns[name] for name in header}
-    told = {name: kind for name, kind in kinds.items() if kind is not None}
+    told = {name: kind for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)}  # a date is told from its text
     return Table(str(path), ordered, told, missing, positions=positions_of(header))
 
 
 def _arrow_kind(type: Any) -> str | None:
-    """NUMBER, CATEGORY, or None for a type that is neither."""
+    """NUMBER, CATEGORY, DATE, or None for a type that is none of them."""
     import pyarrow.types as told
 
     if told.is_dictionary(type):
         type = type.value_type
     if told.is_integer(type) or told.is_floating(type) or told.is_decimal(type):
         return NUMBER
+    if told.is_timestamp(type) or told.is_date(type):
+        return DATE
     texts = told.is_string(type) or told.is_large_string(type) or told.is_boolean(type) or told.is_null(type)
     return CATEGORY if texts else None
 
@@ -94,6 +100,14 @@ def _read_numbers(source: Any, names: Sequence[str], out: np.ndarray) -> None:
                 column = column.dictionary_decode()
             row[start : start + len(column)] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         start += len(batch)
+
+
+def _refuse_packed(path: Path, about: Any, columns: int) -> None:
+    """Raises DataError where the columns, or their pages, are far larger than the file."""
+    pages = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    content = max(pages, about.num_rows * columns * 8)
+    if packed(content, path):
+        raise DataError(too_packed(path, content, "frame.to_parquet(path, compression=None, use_dictionary=False)"))
 
 
 def _no_parquet(path: Path, error: Exception) -> str:

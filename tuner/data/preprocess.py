@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tuner.data.tables import CATEGORY, LARGEST, NUMBER, TEXT_DTYPE, Table, typed
+from tuner.data import dates
+from tuner.data.moments import channel_moments, moments_of
+from tuner.data.tables import CATEGORY, DATE, LARGEST, NUMBER, TEXT_DTYPE, Table, typed
 from tuner.errors import DataError
 from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT, UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a column that spreads less is a constant to float32
 _CHUNK = 4_096  # rows standardised at once in float64; keeps a large source from doubling in memory
+_NESTED = ("categories", "cycles", "marks")  # texts of each column
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Preprocess:
     (T, features) or (T,) characters. `columns` names a table's or a vector's columns, or a text's one;
     `categories` the values of the columns that are no numbers, the empty text among them where cells
     were empty, and `empty` the columns of numbers with empty cells, each with a second input that is 1
-    where a cell was empty. `mean` and `scale` belong to the number columns in order, to the channels or
-    to the features; a scale of 0 marks a constant, which becomes 0. `characters` are those of the
-    training texts in order: the first is token 2. `masked` sequences differ in length. `classes` are the
-    names of the outputs (None in a regression), `targets` the names of the target columns, which a new
-    file need not have.
+    where a cell was empty. `cycles` are the columns of dates, each with the periods whose sine and cosine
+    are inputs beside the time that has passed; `notations` say how numbers and dates are written where it
+    is not plainly, `marks` which texts stand for a missing one. `mean` and `scale` belong to the columns of numbers
+    and dates in order, to the channels or to the features; a scale of 0 marks a constant, which becomes 0.
+    `characters` are those of the training texts in order: the first is token 2. `masked` sequences differ in
+    length. `classes` are the names of the outputs (None in a regression), `targets` the names of the target
+    columns, which a new file need not have.
     """
 
     modality: str
@@ -53,6 +57,9 @@ class Preprocess:
     masked: bool = False
     classes: tuple[str, ...] | None = None
     targets: tuple[str, ...] = ()
+    cycles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notations: Mapping[str, str] = field(default_factory=dict)
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -85,7 +92,9 @@ class Preprocess:
             numbers = [name for name in columns if name not in categories]
             empty = tuple(name for name in numbers if np.isnan(raw.columns[name][rows]).any())
             learnt = {"shape": (len(columns),), "categories": categories, "empty": empty}
-            moments = [_moments_of(cells[~np.isnan(cells)]) for cells in (raw.columns[n][rows] for n in numbers)]
+            learnt["cycles"] = {n: dates.cycles(raw.columns[n][rows]) for n, kind in raw.kinds.items() if kind == DATE}
+            learnt |= {"notations": dict(raw.notations), "marks": dict(raw.marks)}
+            moments = [moments_of(cells[~np.isnan(cells)]) for cells in (raw.columns[n][rows] for n in numbers)]
         elif modality == TEXT:
             longest = int(np.strings.str_len(raw[rows]).max())
             codes = _codes(raw[rows].tolist())
@@ -93,10 +102,10 @@ class Preprocess:
             moments = []
         elif modality == NUMBERS:
             learnt = {"shape": (int(np.prod(raw.shape[1:])),)}
-            moments = [_moments_of(values) for values in raw[rows].reshape(len(rows), -1).T]
+            moments = [moments_of(values) for values in raw[rows].reshape(len(rows), -1).T]
         else:
             learnt = {"shape": tuple(raw.shape[1:])}
-            moments = _channel_moments(raw, rows, flat=raw.ndim == 3 and modality == IMAGE, masked=masked)
+            moments = channel_moments(raw, rows, flat=raw.ndim == 3 and modality == IMAGE, masked=masked)
         return cls(
             modality=modality,
             columns=tuple(columns),
@@ -117,14 +126,18 @@ class Preprocess:
             return (self.shape[0], self.shape[1] + self.masked)
         if self.modality == TEXT:
             return self.shape
-        return (len(self.mean) + len(self.empty) + sum(map(len, self.categories.values())),)
+        waves = 2 * sum(map(len, self.cycles.values()))
+        return (len(self.mean) + len(self.empty) + waves + sum(map(len, self.categories.values())),)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Of numbers, the column that each input comes from: several inputs may come from one."""
         if not self.columns:
             return tuple(map(str, range(len(self.mean))))
-        inputs = {name: len(self.categories.get(name, (name,))) + (name in self.empty) for name in self.columns}
+        inputs = {
+            name: len(self.categories.get(name, (name,))) + (name in self.empty) + 2 * len(self.cycles.get(name, ()))
+            for name in self.columns
+        }
         return tuple(name for name, count in inputs.items() for _ in range(count))
 
     @property
@@ -147,13 +160,13 @@ class Preprocess:
         if isinstance(raw, list | tuple):
             raise DataError(f"expected {self._wanted()}, got a list; give an array or a DataFrame")
         if isinstance(raw, np.ndarray):
-            if self.categories or self.empty:
+            if self._named():
                 raise DataError(f"expected {self._wanted()}, got an array; give a DataFrame")
             return self._standardise(self._shaped(raw))
         table = raw if isinstance(raw, Table) else Table.of_frame(raw)  # type: ignore[arg-type]
         if self.modality != NUMBERS:
             return self._standardise(self._shaped(typed(table, dict.fromkeys(table.columns, NUMBER)).matrix()))
-        return self._encoded(typed(table.select(self.columns), self._kinds(), empty=True))
+        return self._encoded(self._typed(table, minority=False))
 
     def read(self, path: str | Path) -> pd.DataFrame | np.ndarray:
         """The raw inputs of a new file of the training data's kind, which may lack the target; `apply` takes them.
@@ -172,7 +185,7 @@ class Preprocess:
         if isinstance(raw, list):
             raise DataError(f"{path}: expected {self._wanted()}, got a text")
         if isinstance(raw, dict):
-            if self.categories or self.empty:
+            if self._named():
                 raise DataError(f"{path}: expected {self._wanted()}, got an array")
             x = raw["x"]
             if self.modality == SEQUENCE:
@@ -183,7 +196,10 @@ class Preprocess:
         if self.modality != NUMBERS:
             inputs = raw.drop(self.targets)
             return self._shaped(typed(inputs, dict.fromkeys(inputs.columns, NUMBER)).matrix(), str(path))
-        return typed(raw.select(self.columns), self._kinds(), empty=True).frame()
+        table = self._typed(raw, minority=True)
+        frame = table.frame()
+        frame.attrs["notes"] = table.notes  # which cells were taken as empty: see `strangers`
+        return frame
 
     def raw(self, inputs: np.ndarray) -> pd.DataFrame | np.ndarray:
         """Preprocessed inputs back in the source's form, up to float32's rounding: a DataFrame for named columns."""
@@ -201,10 +217,10 @@ class Preprocess:
         return array.reshape(len(inputs), *self.shape)
 
     def strangers(self, raw: pd.DataFrame | np.ndarray) -> list[str]:
-        """A line for each column of new inputs that holds categories which training never saw."""
-        lines: list[str] = []
+        """A line for each column of new inputs that holds what training never saw, or cells that could not be read."""
         if isinstance(raw, np.ndarray):
-            return lines
+            return []
+        lines: list[str] = list(raw.attrs.get("notes", ()))
         for name, known in self.categories.items():
             cells = raw[name].fillna("").astype("str")
             new = cells[~cells.isin(known)]
@@ -219,7 +235,15 @@ class Preprocess:
     # --- tables -----------------------------------------------------------------------------------
 
     def _kinds(self) -> dict[str, str]:
-        return {name: CATEGORY if name in self.categories else NUMBER for name in self.columns}
+        other = dict.fromkeys(self.categories, CATEGORY) | dict.fromkeys(self.cycles, DATE)
+        return {name: other.get(name, NUMBER) for name in self.columns}
+
+    def _typed(self, table: Table, minority: bool) -> Table:
+        """The columns of a new table, read as those of training were."""
+        bare = [name for name, known in self.categories.items() if all(text == text.strip() for text in known)]
+        table = table.select(self.columns).stripped(bare)
+        how = {"notations": self.notations, "marks": self.marks}
+        return typed(table, self._kinds(), empty=True, minority=minority, **how)  # type: ignore[arg-type]
 
     def _encoded(self, table: Table) -> np.ndarray:
         """A typed table's columns side by side: float32 [N, features]."""
@@ -234,6 +258,7 @@ class Preprocess:
             parts.append(np.nan_to_num(next(standardised))[:, None])  # no number is the mean
             if name in self.empty:
                 parts.append(table.empty(name)[:, None])
+            parts += [wave[:, None] for wave in dates.places(table.columns[name], self.cycles.get(name, ()))]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _decoded(self, inputs: np.ndarray) -> pd.DataFrame:
@@ -249,9 +274,11 @@ class Preprocess:
                 columns[name] = [known[row.argmax()] if row.any() else "" for row in hot]
                 at += len(known)
                 continue
-            values = [float(f"{x:.6g}") for x in inputs[:, at] * self.scale[numbers] + self.mean[numbers]]
-            columns[name] = np.where(inputs[:, at + 1] > 0, np.nan, values) if name in self.empty else values
-            at += 2 if name in self.empty else 1
+            exact = inputs[:, at].astype(np.float64) * self.scale[numbers] + self.mean[numbers]
+            values = exact if name in self.cycles else np.array([float(f"{x:.6g}") for x in exact])
+            values = np.where(inputs[:, at + 1] > 0, np.nan, values) if name in self.empty else values
+            columns[name] = pd.Series(dates.written(values), dtype="object") if name in self.cycles else values
+            at += 1 + (name in self.empty) + 2 * len(self.cycles.get(name, ()))
             numbers += 1
         return pd.DataFrame(columns)
 
@@ -289,9 +316,13 @@ class Preprocess:
 
     # --- arrays -----------------------------------------------------------------------------------
 
+    def _named(self) -> bool:
+        """Whether inputs are told apart by their names alone."""
+        return bool(self.categories or self.empty or self.cycles)
+
     def _wanted(self) -> str:
         """What is to be given, in words."""
-        if self.categories or self.empty:
+        if self._named():
             return f"a table with the columns {', '.join(self.columns)}"
         return f"[N, {', '.join(map(str, self.shape))}] ({' × '.join(map(str, self.shape))} numbers per example)"
 
@@ -342,50 +373,18 @@ class Preprocess:
         """JSON; `from_dict` gives an equal value back."""
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
-        } | {"categories": {name: list(values) for name, values in self.categories.items()}}
+        } | {key: {name: list(values) for name, values in getattr(self, key).items()} for key in _NESTED}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
         """What `to_dict` gave; a file of an older Tuner lacks what it did not know."""
-        tuples = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
-        return cls(**tuples | {"categories": {name: tuple(values) for name, values in value["categories"].items()}})
+        tuples: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+        nested: dict[str, Any] = {
+            key: {name: tuple(one) for name, one in value.get(key, {}).items()} for key in _NESTED
+        }
+        return cls(**tuples | nested)
 
 
 def _codes(texts: Sequence[str]) -> np.ndarray:
     """The code points of all characters of all texts, one after the other: uint32."""
     return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
-
-
-def _channel_moments(raw: np.ndarray, rows: np.ndarray, flat: bool, masked: bool) -> list[tuple[float, float]]:
-    """Moments of each channel or feature of these rows, or of all pixels where there are no channels."""
-
-    def read(part: slice, channel: int) -> np.ndarray:
-        values: np.ndarray = raw[rows[part]] if flat else raw[rows[part]][..., channel]
-        return values[~np.isnan(values)] if masked else values
-
-    return [
-        _moments(len(rows), lambda part, channel=channel: read(part, channel))  # type: ignore[misc]
-        for channel in range(1 if flat else raw.shape[-1])
-    ]
-
-
-def _moments_of(values: np.ndarray) -> tuple[float, float]:
-    return _moments(len(values), lambda part: values[part]) if len(values) else (0.0, 0.0)
-
-
-def _moments(count: int, read: Callable[[slice], np.ndarray]) -> tuple[float, float]:
-    """Mean and standard deviation in float64 of `count` rows; the deviation of a constant is exactly 0."""
-    parts = [slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    bounds = [(float(values.min()), float(values.max()), values.size) for values in map(read, parts)]
-    low, high, size = min(b[0] for b in bounds), max(b[1] for b in bounds), sum(b[2] for b in bounds)
-    spread = high - low
-    if spread < _SMALLEST:
-        return low, 0.0
-    mean = sum(float(_relative(read(part), low, spread).sum()) for part in parts) / size
-    variance = sum(float(np.square(_relative(read(part), low, spread) - mean).sum()) for part in parts) / size
-    return low + spread * mean, spread * variance**0.5
-
-
-def _relative(values: np.ndarray, low: float, spread: float) -> np.ndarray:
-    """Within 0 … 1, so that no square leaves float64."""
-    return (values.astype(np.float64) - low) / spread

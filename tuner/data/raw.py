@@ -25,7 +25,8 @@ class Raw:
     [N, H, W(, channels)] of any number type; sequences [N, T, features], the steps behind the end of a
     shorter one NaN throughout where they are `masked`; texts, numpy's variable-length text [N], with
     their column's name in `columns`. `groups` [N] are numbers of rows that must not be parted by the
-    split, `origin` is the digest of a program that made the data, `notes` are for a person to read.
+    split, `numbers` [N] the rows' numbers in the source where some of
+    it are left out, `origin` is the digest of a program that made the data, `notes` are for a person to read.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Raw:
     groups: np.ndarray | None = None
     origin: str = ""
     notes: tuple[str, ...] = ()
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.targets.values)
@@ -44,11 +46,15 @@ class Raw:
     def only(self, rows: np.ndarray) -> Raw:
         """These rows alone, copied out of the whole."""
         targets = replace(self.targets, values=self.targets.values[rows])
-        return replace(self, inputs=self.take(rows), targets=targets, groups=None)
+        return replace(self, inputs=self.take(rows), targets=targets, groups=None, numbers=None)
 
     def take(self, rows: np.ndarray) -> Table | np.ndarray:
         """The inputs of these rows."""
         return self.inputs.take(rows) if isinstance(self.inputs, Table) else self.inputs[rows]
+
+    def numbered(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers of these rows in the source."""
+        return rows if self.numbers is None else self.numbers[rows]
 
     @property
     def digest(self) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,15 +19,17 @@ from tuner.data import built_in, functions, images, texts
 from tuner.data import targets as targets_of
 from tuner.data.arrays import of_arrays
 from tuner.data.built_in import BUILT_IN
+from tuner.data.cells import like_numbers
+from tuner.data.csv_files import read_csv
 from tuner.data.npz import read_npz
 from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
-from tuner.data.tables import CATEGORY, NUMBER, Table, first, read_csv, typed
+from tuner.data.tables import CATEGORY, DATE, NUMBER, TEXT_DTYPE, Table, first, typed
 from tuner.errors import DataError
 from tuner.models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, TEXT
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
-TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet}
+TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".tsv": read_csv, ".parquet": read_parquet}
 ENDINGS = (*TABLES, ".npz", ".txt")
 _FUNCTION = re.compile(r"(.+\.py):(\w+)")
 
@@ -168,6 +172,9 @@ def _table(
     table.select(names)  # a wrong name is the first thing to say
     if both := sorted(set(columns or ()) & set(names)):
         raise DataError(f"data.columns: expected none of the target, got {', '.join(both)}")
+    rows, notes = targets_of.present(table, names, task)
+    numbered = None if rows.all() else np.flatnonzero(rows)
+    table = table if numbered is None else table.take(numbered)
     given = table.drop(names) if columns is None else table.select(columns)
     problems: list[str] = []
     inputs, found = None, None
@@ -178,18 +185,22 @@ def _table(
     except DataError as error:
         problems += error.problems
     try:
-        inputs = _table_inputs(given, modality)
+        inputs = _table_inputs(given, modality, named=columns is not None)
     except DataError as error:
         problems += error.problems
     if problems or inputs is None or found is None:
         raise DataError(problems)
+    notes += found.notes + _alike_notes(str(path), "target", names[0], np.array(found.classes or (), TEXT_DTYPE))
     if isinstance(inputs, Table):
-        return Raw(path.stem, NUMBERS, inputs, found, tuple(inputs.columns), notes=_empty_notes(inputs))
-    return Raw(path.stem, TEXT, inputs, found, tuple(given.columns))
+        notes += inputs.notes + _empty_notes(inputs) + _category_notes(inputs)
+        return Raw(path.stem, NUMBERS, inputs, found, tuple(inputs.columns), notes=notes, numbers=numbered)
+    return Raw(path.stem, TEXT, inputs, found, tuple(given.columns), notes=notes, numbers=numbered)
 
 
-def _table_inputs(given: Table, modality: str | None) -> Table | np.ndarray:
-    """The input columns as a typed table, or the one column of text. Raises DataError."""
+def _table_inputs(given: Table, modality: str | None, named: bool) -> Table | np.ndarray:
+    """The input columns as a typed table, or the one column of text; what is not `named` may be left out.
+
+    Raises DataError."""
     if modality == TEXT:
         if len(given.columns) != 1:
             raise DataError(
@@ -197,13 +208,30 @@ def _table_inputs(given: Table, modality: str | None) -> Table | np.ndarray:
                 "name it: columns: [text]"
             )
         return _text_column(given)
-    inputs = typed(given, empty=True)
+    bare = [] if named or len(given.columns) < 2 else _bare(given)
+    inputs = typed(given.drop(bare).stripped(), empty=True)
+    notes = inputs.notes + tuple(f"{given.file}: column '{name}': all cells are empty: left out" for name in bare)
     problems = _category_problems(inputs)
     if problems and modality is None and len(given.columns) == 1:
         return _text_column(given)
-    if problems:
-        raise DataError(problems)
-    return inputs
+    if problems and (named or len(problems) == len(inputs.columns)):
+        remedy = "; remove the column, or write numbers with a decimal point; a text to be read is alone: "
+        raise DataError([f"{told}{remedy}modality: text, columns: [{name}]" for name, told in problems.items()])
+    for name in problems:
+        different = len(np.unique(inputs.columns[name]))
+        what = f"{different:,} different texts in {len(inputs):,} rows, such as '{inputs.columns[name][0]}'"
+        way = f"a text to be read is alone: modality: text, columns: [{name}]"
+        notes += (f"{given.file}: column '{name}': {what}: left out, as a name is; {way}",)
+    return replace(inputs.drop(problems), notes=notes)
+
+
+def _bare(given: Table) -> list[str]:
+    """Columns without anything in them."""
+    return [
+        name
+        for name, cells in given.columns.items()
+        if bool(np.isnan(cells).all() if cells.dtype.kind == "f" else (np.strings.strip(cells) == "").all())
+    ]
 
 
 def _text_column(given: Table) -> np.ndarray:
@@ -213,10 +241,8 @@ def _text_column(given: Table) -> np.ndarray:
 
 def _empty_notes(table: Table) -> tuple[str, ...]:
     """What is done about empty cells, a line for each column that has any."""
-    fates = {
-        NUMBER: "filled with the mean of the training rows and marked in an input of their own",
-        CATEGORY: "taken as a category of their own",
-    }
+    filled = "filled with the mean of the training rows and marked in an input of their own"
+    fates = {NUMBER: filled, DATE: filled, CATEGORY: "taken as a category of their own"}
     return tuple(
         f"{table.file}: column '{name}': {count:,} of {len(table):,} cells are empty: {fates[table.kinds[name]]}"
         for name in table.columns
@@ -224,17 +250,41 @@ def _empty_notes(table: Table) -> tuple[str, ...]:
     )
 
 
-def _category_problems(table: Table) -> list[str]:
-    problems = []
+def _category_notes(table: Table) -> tuple[str, ...]:
+    """What may be meant otherwise, a line for each column: numbers with a unit, and texts that differ in case alone."""
+    notes: tuple[str, ...] = ()
+    for name, kind in table.kinds.items():
+        if kind != CATEGORY or name not in table.columns:
+            continue
+        different = np.unique(table.columns[name])
+        if like_numbers(filter(None, different.tolist())):
+            what = f"{len(different):,} different texts that look like numbers, such as '{different[-1]}'"
+            notes += (f"{table.file}: column '{name}': {what}: taken as categories; write the numbers alone",)
+        notes += _alike_notes(table.file, "column", name, different)
+    return notes
+
+
+def _alike_notes(file: str, what: str, name: str, different: np.ndarray) -> tuple[str, ...]:
+    seen: dict[str, str] = {}
+    for text in different.tolist():
+        key = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        if key in seen:
+            return (f"{file}: {what} '{name}': '{seen[key]}' and '{text}' are taken as different; are they?",)
+        seen[key] = text
+    return ()
+
+
+def _category_problems(table: Table) -> dict[str, str]:
+    """Columns of text that hardly repeats, and the complaint about each."""
+    problems = {}
     for name, kind in table.kinds.items():
         if kind != CATEGORY:
             continue
         different = len(np.unique(table.columns[name]))
         if different > _MOST_CATEGORIES or (different > len(table) / 2 and len(table) >= 20):
-            problems.append(
+            problems[name] = (
                 f"{table.file}: column '{name}': expected numbers, or text that repeats, got {different} different "
-                f"texts in {len(table)} rows such as '{table.columns[name][0]}'; remove the column, or write numbers "
-                f"with a decimal point; a text to be read is alone: modality: text, columns: [{name}]"
+                f"texts in {len(table)} rows such as '{table.columns[name][0]}'"
             )
     return problems
 

@@ -1,45 +1,49 @@
-"""Tables of a person's own: read so that every complaint names row and column; CSV here, Parquet beside.
+"""Tables of a person's own: columns told apart, so that every complaint and every note names row and column.
 
-Knows files, columns and what a cell may hold. Must never know what the table is for: targets,
-splits and normalisation are told elsewhere.
+Knows columns and their kinds. Must never know what the table is for: targets, splits and
+normalisation are told elsewhere.
 
-A column is NUMBER (float64) or CATEGORY (text). Told from a CSV's cells: all numbers, or all but a
-minority (which are then complained of), is NUMBER; otherwise CATEGORY. In a column of numbers an
-empty cell, `NA`, `NaN`, `null` and `none` are missing; in a column of text only the empty cell is.
+A column is NUMBER (float64), DATE (float64, seconds since 1970) or CATEGORY (text). Told from its
+cells: all numbers or dates, or all but a minority, which then count as missing, is NUMBER or DATE;
+otherwise CATEGORY. In a column of numbers an empty cell, `NA`, `NaN`, `null`, `none`, `?`, `-` and
+`#N/A` are missing; in a column of text only the empty cell is.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tuner.data import dates
+from tuner.data.cells import MISSING, Numbers, are_codes, has_leading_zeros, numbers
 from tuner.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NUMBER, CATEGORY = "number", "category"
+NUMBER, CATEGORY, DATE = "number", "category", "date"
 TEXT_DTYPE = np.dtypes.StringDType()
 
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 LARGEST = float(np.finfo(np.float32).max)
 _SHOWN = 5  # complaints listed per column; the rest are counted
-_CHUNK = 16_384  # CSV rows held as Python strings at a time
+_MARKS = 100  # texts for a missing number that are remembered of a column
+_EXAMPLES = 3  # unreadable cells of a column that are shown
 
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of equal length: float64 for NUMBER, numpy's variable-length text otherwise.
+    """Named columns of equal length: float64 for NUMBER and DATE, numpy's variable-length text otherwise.
 
     A column that is not in `kinds` holds text that nobody has judged yet. `missing` marks the cells
     that the file leaves empty in its own way (Parquet's null). `lines` are the rows' line numbers in
-    a CSV file, `positions` the columns' numbers in the file, all from 1.
+    a CSV file, `positions` the columns' numbers in the file, all from 1; `separator` is what parts its
+    fields. `notations` say how numbers and dates were written where it is not plainly, `marks` which
+    texts stood for a missing one, `notes` for a person what was made of the cells.
     """
 
     file: str
@@ -48,6 +52,10 @@ class Table:
     missing: dict[str, np.ndarray] = field(default_factory=dict)
     lines: np.ndarray | None = None
     positions: dict[str, int] = field(default_factory=dict)
+    separator: str = ","
+    notations: dict[str, str] = field(default_factory=dict)
+    marks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -81,19 +89,22 @@ class Table:
 
     def take(self, rows: np.ndarray) -> Table:
         """These rows (from 0)."""
-        return Table(
-            self.file,
-            {name: values[rows] for name, values in self.columns.items()},
-            self.kinds,
-            {name: values[rows] for name, values in self.missing.items()},
-            None if self.lines is None else self.lines[rows],
-            self.positions,
+        return replace(
+            self,
+            columns={name: values[rows] for name, values in self.columns.items()},
+            missing={name: values[rows] for name, values in self.missing.items()},
+            lines=None if self.lines is None else self.lines[rows],
         )
 
+    def stripped(self, names: Iterable[str] | None = None) -> Table:
+        """Without spaces round the texts of these columns, of all unless named."""
+        texts = [n for n in (self.columns if names is None else names) if self.columns[n].dtype.kind == "T"]
+        return self._with(self.columns | {name: np.strings.strip(self.columns[name]) for name in texts})
+
     def empty(self, name: str) -> np.ndarray:
-        """Which cells of a NUMBER (NaN) or CATEGORY (the empty text) column hold nothing: bool [N]."""
+        """Which cells of a NUMBER or DATE (NaN) or CATEGORY (the empty text) column hold nothing: bool [N]."""
         cells = self.columns[name]
-        return np.isnan(cells) if self.kinds.get(name) == NUMBER else np.asarray(cells == "")
+        return np.isnan(cells) if cells.dtype.kind == "f" else np.asarray(cells == "")
 
     def matrix(self) -> np.ndarray:
         """All columns, which are NUMBER, as float64 [N, columns]."""
@@ -103,12 +114,26 @@ class Table:
         """As a pandas DataFrame."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {n: v if self.kinds.get(n) == NUMBER else v.tolist() for n, v in self.columns.items()},
-        )
+        makers: dict[str, Callable[[np.ndarray], Any]] = {
+            NUMBER: np.asarray,
+            DATE: lambda cells: pd.Series(dates.written(cells), dtype="object"),
+            CATEGORY: lambda cells: cells.tolist(),
+        }
+        return pd.DataFrame({n: makers[self.kinds.get(n, CATEGORY)](v) for n, v in self.columns.items()})
 
     def _with(self, columns: dict[str, np.ndarray]) -> Table:
-        return Table(self.file, columns, self.kinds, self.missing, self.lines, self.positions)
+        return replace(self, columns=columns)
+
+    def shown(self, name: str, rows: np.ndarray) -> str:
+        """The first few texts of these rows that differ, each with its line: `'nil' (line 4), '?' (line 9)`."""
+        texts = self.columns[name][rows].tolist()
+        firsts = dict(zip(reversed(texts), reversed(rows.tolist()), strict=True))
+        different = list(dict.fromkeys(texts))[:_EXAMPLES]
+        what, of = ("row", np.arange(1, len(self) + 1)) if self.lines is None else ("line", self.lines)
+        if len(different) == 1 < len(texts):
+            more = ", …" if len(rows) > _EXAMPLES else ""
+            return f"'{different[0]}' ({what}s {', '.join(map(str, of[rows[:_EXAMPLES]].tolist()))}{more})"
+        return ", ".join(f"'{text}' ({what} {of[firsts[text]]})" for text in different)
 
     def place(self, row: int, name: str) -> str:
         """`file:line:column: row 41, column 'age'` (or without the line, where a file has none)."""
@@ -127,99 +152,153 @@ def missing_column(table: Table, name: str) -> str:
     return f"{table.file}: expected a column '{name}', got {there}{meant}"
 
 
-def read_csv(path: Path) -> Table:
-    """A CSV file with a header line, UTF-8, its fields split by comma, semicolon or tab; nothing judged yet.
+def typed(
+    table: Table,
+    kinds: Mapping[str, str] | None = None,
+    *,
+    empty: bool = False,
+    minority: bool | None = None,
+    notations: Mapping[str, str] | None = None,
+    marks: Mapping[str, tuple[str, ...]] | None = None,
+) -> Table:
+    """The table with every column of a kind: as `kinds` says, or told from the cells where it is None.
 
-    Blank lines are skipped. Raises DataError for a file that is no such table: ragged rows, a column
-    without a name or two of one name, a quote that never ends, other bytes than UTF-8, no rows.
+    `notations` and `marks` are what an earlier table's were. Raises DataError for cells that do not fit,
+    the first few of every column, and for empty ones unless `empty` allows them: they are NaN, or the
+    empty text. Where `minority` holds (as where all is told from the cells, unless said), fewer unreadable
+    cells than readable ones in a column are missing ones, and noted.
     """
-    problems: list[str] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            header_line = stream.readline()
-            stream.seek(0)
-            reader = csv.reader(stream, delimiter=_delimiter(header_line), skipinitialspace=True, strict=True)
-            records = _records(path, reader)
-            _, header = next(records, (1, []))
-            problems += header_problems(path, header)
-            chunks, lines = _chunks(path, records, len(header), problems)
-    except UnicodeDecodeError:
-        raise DataError(not_utf8(path)) from None
-    if not problems and not lines:
-        problems.append(f"{path}: expected a header line and rows below it, got no rows")
-    if problems:
-        raise DataError(first(problems, 20))
-    columns = {name: np.concatenate([chunk[i] for chunk in chunks]) for i, name in enumerate(header)}
-    return Table(str(path), columns, lines=np.array(lines), positions=positions_of(header))
-
-
-def typed(table: Table, kinds: Mapping[str, str] | None = None, *, empty: bool = False) -> Table:
-    """The table with every column NUMBER or CATEGORY: as `kinds` says, or told from the cells where it is None.
-
-    Raises DataError for cells that do not fit, the first few of every column, and for empty ones unless
-    `empty` allows them: they are NaN, or the empty text.
-    """
-    columns, found, problems = {}, {}, []
-    for name, cells in table.columns.items():
-        known = table.kinds.get(name) if kinds is None else kinds[name]
-        read = None if known == CATEGORY else _Numbers.of(cells)
-        if read is not None and (known == NUMBER or read.mostly):
-            found[name], columns[name] = NUMBER, read.values
-            complaints = _number_complaints(table, name, read, empty)
-        else:
-            found[name] = CATEGORY
-            columns[name], complaints = _texts(table, name)
-            if empty and kinds is None and (columns[name] == "").all():
-                complaints = [f"{table.file}: column '{name}': expected values, got empty cells alone; remove it"]
-            elif empty:
-                complaints = []
-        problems += first(complaints, _SHOWN, f"{table.file}: column '{name}'")
-    if problems:
+    fresh = empty and kinds is None
+    minority = fresh if minority is None else minority
+    columns = []
+    for name in table.columns:
+        kind = table.kinds.get(name) if kinds is None else kinds[name]
+        notation, known = (notations or {}).get(name), (marks or {}).get(name, ())
+        columns.append(_column(table, name, kind, _How(fresh, empty, minority, notation, known)))
+    if problems := [problem for column in columns for problem in column.problems]:
         raise DataError(problems)
-    return Table(table.file, columns, found, {}, table.lines, table.positions)
-
-
-def class_kind(table: Table, name: str) -> str:
-    """What a column of class names is: NUMBER throughout, or CATEGORY as soon as one cell is text."""
-    known = table.kinds.get(name)
-    return known or (CATEGORY if _Numbers.of(table.columns[name]).is_text.any() else NUMBER)
+    named = dict(zip(table.columns, columns, strict=True))
+    return replace(
+        table,
+        columns={name: column.cells for name, column in named.items()},
+        kinds={name: column.kind for name, column in named.items()},
+        missing={},
+        notations={name: column.notation for name, column in named.items() if column.notation},
+        marks={name: column.marks for name, column in named.items() if column.marks},
+        notes=(*table.notes, *(note for column in columns for note in column.notes)),
+    )
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """Cells read as numbers: float64, NaN where there is none, because the cell is missing or because it is text."""
+class _How:
+    """What `typed` was told of a column."""
 
-    values: np.ndarray
-    is_text: np.ndarray
-
-    @property
-    def mostly(self) -> bool:
-        """Whether more cells are numbers than are text."""
-        return bool(self.is_text.sum() < np.isfinite(self.values).sum())
-
-    @classmethod
-    def of(cls, cells: np.ndarray) -> _Numbers:
-        if cells.dtype.kind == "f":
-            return cls(cells, np.zeros(len(cells), bool))
-        try:
-            values, is_text = cells.astype(np.float64), np.zeros(len(cells), bool)
-        except ValueError:  # some cell is text or missing
-            values, is_text = cls._one_by_one(cells)
-        underlined = np.strings.find(cells, "_") >= 0  # 1_000 is a number to Python alone
-        return cls(np.where(underlined, np.nan, values), is_text | underlined)
-
-    @staticmethod
-    def _one_by_one(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, is_text = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
-        for row, text in enumerate(cells.tolist()):
-            try:
-                values[row] = float(text)
-            except ValueError:
-                is_text[row] = text.strip().lower() not in _MISSING
-        return values, is_text
+    fresh: bool
+    empty: bool
+    minority: bool
+    notation: str | None
+    marks: tuple[str, ...]
 
 
-def _number_complaints(table: Table, name: str, read: _Numbers, empty: bool) -> list[str]:
+@dataclass(frozen=True)
+class _Column:
+    kind: str
+    cells: np.ndarray
+    problems: Sequence[str] = ()
+    notation: str = ""
+    marks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _column(table: Table, name: str, kind: str | None, how: _How) -> _Column:
+    cells = table.columns[name]
+    if kind not in {CATEGORY, DATE}:
+        read = numbers(cells, table.separator, how.notation, how.marks)
+        if kind == NUMBER or read.mostly:
+            return _numbers(table, name, read, how)
+    if kind == DATE and cells.dtype.kind == "f":
+        return _Column(DATE, cells)
+    if kind == DATE or (how.fresh and (kind is None or kind == CATEGORY)):
+        present = [text for text in cells.tolist() if text.strip().lower() not in MISSING]
+        format = how.notation or dates.format_of(present)
+        if format is not None:
+            return _dates(table, name, format, how)
+        if kind == DATE:
+            return _dates(table, name, dates.ISO, how)
+    texts, complaints = _texts(table, name)
+    if how.fresh and (texts == "").all():
+        complaints = [f"{table.file}: column '{name}': expected values, got empty cells alone; remove it"]
+    elif how.empty:
+        complaints = []
+    return _Column(CATEGORY, texts, first(complaints, _SHOWN, f"{table.file}: column '{name}'"))
+
+
+def _numbers(table: Table, name: str, read: Numbers, how: _How) -> _Column:
+    where = f"{table.file}: column '{name}'"
+    notes, texts = [], np.flatnonzero(read.is_text)
+    marks = how.marks
+    if how.minority and len(texts) and read.mostly:
+        notes.append(_unreadable(table, name, texts, "numbers"))
+        marks = (*marks, *sorted({text.strip() for text in table.columns[name][texts].tolist()} - {*marks}))
+        read = replace(read, is_text=np.zeros(len(read.values), bool))
+    if read.notation and read.notation != how.notation:
+        row = int(np.flatnonzero(np.isfinite(read.values) & (numbers_as_written(table, name)))[0])
+        notes.append(
+            f"{where}: numbers are written like {table.shown(name, np.array([row]))}: "
+            f"read as {number_name(float(read.values[row]))}"
+        )
+    if how.fresh and (code := has_leading_zeros(table.columns[name])):
+        notes.append(
+            f"{where}: numbers with leading zeros, such as '{code}', are read as {number_name(float(code))}; "
+            "put a letter before them where they are names"
+        )
+    complaints = first(_number_complaints(table, name, read, how.empty), _SHOWN, where)
+    return _Column(NUMBER, read.values, complaints, read.notation, marks[:_MARKS], tuple(notes))
+
+
+def numbers_as_written(table: Table, name: str) -> np.ndarray:
+    """Which cells are no numbers as a program writes them: bool [N]."""
+    return numbers(table.columns[name], notation="plain").is_text
+
+
+def _dates(table: Table, name: str, format: str, how: _How) -> _Column:
+    where, cells = f"{table.file}: column '{name}'", table.columns[name]
+    texts = cells.tolist()
+    known = MISSING | {mark.lower() for mark in how.marks}
+    real = np.array([text.strip().lower() not in known for text in texts], bool)
+    values = np.where(real, dates.seconds(texts, format), np.nan)
+    wrong = np.flatnonzero(real & np.isnan(values))
+    marks, notes = how.marks, []
+    if how.fresh:
+        shown = table.shown(name, np.flatnonzero(~np.isnan(values)))
+        written = "" if format == dates.ISO else f" as {format}"
+        notes.append(f"{where}: dates, such as {shown}, are read{written}: time passed, and the place in its cycles")
+    if len(wrong) and how.minority and len(wrong) < np.isfinite(values).sum():
+        notes.append(_unreadable(table, name, wrong, "dates"))
+        marks = (*marks, *sorted({texts[row].strip() for row in wrong.tolist()} - {*marks}))
+        wrong = wrong[:0]
+    complaints = [
+        f"{table.place(row, name)}: expected a date, got '{texts[row]}'; correct it, or leave the cell empty"
+        for row in wrong.tolist()
+    ]
+    return _Column(DATE, values, first(complaints, _SHOWN, where), format, marks[:_MARKS], tuple(notes))
+
+
+def _unreadable(table: Table, name: str, rows: np.ndarray, what: str) -> str:
+    return (
+        f"{table.file}: column '{name}': {len(rows):,} of {len(table):,} cells are no {what}, such as "
+        f"{table.shown(name, rows)}: taken as empty"
+    )
+
+
+def class_kind(table: Table, name: str) -> str:
+    """What a column of class names is: NUMBER, or CATEGORY as soon as a cell is text, or names would be lost."""
+    known, cells = table.kinds.get(name), table.columns[name]
+    text = numbers(cells, notation="plain").is_text.any() or are_codes(cells)
+    return known or (CATEGORY if text else NUMBER)
+
+
+def _number_complaints(table: Table, name: str, read: Numbers, empty: bool) -> list[str]:
     """A complaint for each cell that is no finite number; an `empty` one may be allowed."""
     complaints = []
     others = " as in the column's other rows" if read.mostly else ""
@@ -229,7 +308,7 @@ def _number_complaints(table: Table, name: str, read: _Numbers, empty: bool) -> 
     for row in np.flatnonzero(wrong).tolist():
         if read.is_text[row]:
             got = table.columns[name][row]
-            what = f"expected a number{others}, got '{got}'; correct it or remove the row"
+            what = f"expected a number{others}, got '{got}'; correct it, or leave the cell empty"
         elif np.isnan(read.values[row]):
             what = "expected a number, got none (NaN); fill the cell or remove the row"
         else:
@@ -257,53 +336,7 @@ def number_name(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """(line on which the record begins, its fields), blank lines left out."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(
-                f"{path}:{line}: expected a CSV record, got one that cannot be read ({error}); "
-                'a quote " must be closed, and doubled inside quotes'
-            ) from None
-        if fields:
-            yield line, fields
-
-
-def _chunks(
-    path: Path, records: Iterator[tuple[int, list[str]]], width: int, problems: list[str]
-) -> tuple[list[list[np.ndarray]], list[int]]:
-    """The records as columns of text, some thousand rows at a time, and their lines; ragged rows are complained of."""
-    chunks: list[list[np.ndarray]] = []
-    lines: list[int] = []
-    held: list[list[str]] = []
-    rows = 0
-    for rows, (line, fields) in enumerate(records, start=1):
-        if len(fields) != width:
-            problems.append(
-                f"{path}:{line}:{min(len(fields), width) + 1}: row {rows}: expected {width} fields as in the header, "
-                f"got {len(fields)}; quote fields that contain the separator"
-            )
-            continue
-        lines.append(line)
-        held.append(fields)
-        if len(held) == _CHUNK:
-            chunks.append([np.array(column, TEXT_DTYPE) for column in zip(*held, strict=True)])
-            held = []
-    if held:
-        chunks.append([np.array(column, TEXT_DTYPE) for column in zip(*held, strict=True)])
-    return chunks, lines
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)  # the first of them on a tie
-
-
-def header_problems(path: Path, header: Sequence[str]) -> list[str]:
+def header_problems(path: Path, header: Sequence[str], line: int = 1) -> list[str]:
     """Complaints about columns without a name, or of one name."""
     if not header:
         return [f"{path}: expected a table with a header line, got an empty file"]
@@ -311,12 +344,12 @@ def header_problems(path: Path, header: Sequence[str]) -> list[str]:
     for i, name in enumerate(header):
         if not name.strip():
             problems.append(
-                f"{path}:1:{i + 1}: expected a column name, got none; "
+                f"{path}:{line}:{i + 1}: expected a column name, got none; "
                 "name it, or write the file without its index (pandas: index=False)"
             )
         elif name in header[:i]:
             problems.append(
-                f"{path}:1:{i + 1}: expected different column names, got '{name}' again "
+                f"{path}:{line}:{i + 1}: expected different column names, got '{name}' again "
                 f"(also column {header.index(name) + 1}); rename one"
             )
     return problems

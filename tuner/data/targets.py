@@ -6,10 +6,11 @@ Knows one column of labels, or several of numbers. Must never know inputs, split
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tuner.data.cells import has_leading_zeros, numbers
 from tuner.data.tables import CATEGORY, NUMBER, Table, class_kind, number_name, typed
 from tuner.errors import DataError
 from tuner.models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
@@ -31,6 +32,7 @@ class Targets:
     values: np.ndarray
     classes: tuple[str, ...] | None
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # for a person: how the target was read
 
     @property
     def outputs(self) -> int:
@@ -47,18 +49,55 @@ def of_table(table: Table, names: Sequence[str], task: str | None) -> Targets:
     numbers, and several columns, a regression. Classes are sorted, by number or by letter.
     Raises DataError for missing cells, text among numbers, a single value, and classes that hardly repeat.
     """
-    table = table.select(names)
+    table = table.select(names).stripped()
     if len(names) > 1 and task == CLASSIFICATION:
         raise DataError(f"{table.file}: expected one target column for a classification, got {', '.join(names)}")
-    if task == CLASSIFICATION and any(class_kind(table, name) == CATEGORY for name in names):
+    codes = task is None and len(names) == 1 and bool(has_leading_zeros(table.columns[names[0]]))
+    if codes or (task == CLASSIFICATION and any(class_kind(table, name) == CATEGORY for name in names)):
         columns = typed(table, dict.fromkeys(names, CATEGORY))
     elif task == REGRESSION or len(names) > 1:
         columns = typed(table, dict.fromkeys(names, NUMBER))
     else:
         columns = typed(table)
     if len(names) > 1 or columns.kinds[names[0]] == NUMBER:
-        return of_numbers(columns.matrix(), task, tuple(names), table.file)
+        return replace(of_numbers(columns.matrix(), task, tuple(names), table.file), notes=columns.notes)
     return _classes(columns.columns[names[0]], tuple(names), table.file)
+
+
+def present(table: Table, names: Sequence[str], task: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which rows have all of the target: bool [N]; and for a person, how many others there are."""
+    there, notes = np.ones(len(table), bool), []
+    table = table.select(names).stripped()
+    for name in names:
+        gone, unreadable = _absent(table, name, task)
+        place = f"{table.file}: target '{name}'"
+        if gone.any():
+            lines = [] if table.lines is None else [f"line {line}" for line in table.lines[gone].tolist()]
+            where = f" ({', '.join([*lines[:3], *(['…'] if len(lines) > 3 else [])])})" if lines else ""
+            notes.append(f"{place}: {gone.sum():,} of {len(table):,} rows have none and are left out{where}")
+        if unreadable.any():
+            notes.append(
+                f"{place}: {unreadable.sum():,} of {len(table):,} rows have no number and are left out, such as "
+                f"{table.shown(name, np.flatnonzero(unreadable))}; task: classification keeps them as classes"
+            )
+        there &= ~(gone | unreadable)
+    if not there.any():
+        raise DataError(f"{table.file}: target {', '.join(names)}: expected values, got empty cells alone")
+    return there, tuple(notes)
+
+
+def _absent(table: Table, name: str, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """(cells without a value, cells of text among numbers), bool [N] each."""
+    cells, none = table.columns[name], np.zeros(len(table), bool)
+    if cells.dtype.kind == "f":
+        return np.isnan(cells), none
+    empty = table.missing.get(name, none) | (cells == "")
+    if table.kinds.get(name) == CATEGORY:
+        return empty, none
+    read = numbers(cells, table.separator)
+    if not read.mostly or (task == CLASSIFICATION and read.is_text.any()):
+        return empty, none
+    return np.isnan(read.values) & ~read.is_text, read.is_text
 
 
 def of_numbers(values: np.ndarray, task: str | None, names: tuple[str, ...], where: str) -> Targets:

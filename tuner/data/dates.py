@@ -1,0 +1,80 @@
+"""Dates of a column as numbers: seconds since 1970, and the places in the year, the week and the day.
+
+Knows how people write dates. Must never know files or what a column is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+ISO = "ISO8601"
+_DAYS = ("%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y")
+_WORDS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y", "%a %b %d %Y", "%Y %b %d")
+_TIMES = (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", " %H:%M:%S.%f")
+_LOOKS = re.compile(r".*\d{1,4}[-/.]\d{1,2}.*|.*\d.*[A-Za-z]{3}.*\d{2}.*|.*[A-Za-z]{3}.*\d.*\d{4}.*")
+_SAMPLE = 500  # cells that each format is tried on
+_DAY = 86_400.0
+PERIODS = {
+    "year": 365.2425 * _DAY,
+    "week": 7 * _DAY,
+    "day": _DAY,
+}  # seconds; the week begins on a Thursday, as 1970 did
+
+
+def format_of(texts: Sequence[str]) -> str | None:
+    """The format that reads most of these texts, more than half of them; None where none does.
+
+    Where day and month may be either, it is the order in which the dates ascend, else the month first.
+    """
+    sample = [text.strip() for text in texts[:_SAMPLE]]
+    if not sample or 2 * sum(bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample):
+        return None
+    timed = sum(":" in text for text in sample) * 2 > len(sample)
+    others = [day + time for day, time in product((*_DAYS, *_WORDS), _TIMES if timed else ("",))]
+    best, score = None, (len(sample) / 2, False)
+    for name in (ISO, *others):
+        read = seconds(sample, name)
+        real = read[~np.isnan(read)]
+        reached = float(len(real)), bool(len(real) > 1 and (np.diff(real) >= 0).all())
+        if reached[0] > len(sample) / 2 and reached > score:
+            best, score = name, reached
+    return best
+
+
+def seconds(texts: Sequence[str], name: str) -> np.ndarray:
+    """Seconds since 1970 in UTC, float64 [N], of texts in that format or in ISO 8601; NaN for what is no date."""
+    import pandas as pd
+
+    series = pd.Series(list(texts), dtype="object").str.strip()
+
+    def read(format: str) -> np.ndarray:
+        found = pd.to_datetime(series, format=format, errors="coerce", utc=True)
+        return (found - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
+
+    found = read(name)
+    return np.where(np.isnan(found), read(ISO), found) if name != ISO and np.isnan(found).any() else found
+
+
+def cycles(values: np.ndarray) -> tuple[str, ...]:
+    """The periods of which these seconds, NaN aside, cover a half or more; the day where there are times of day."""
+    real = values[~np.isnan(values)]
+    span = float(real.max() - real.min()) if len(real) else 0.0
+    timed = bool((real % _DAY).any())
+    return tuple(name for name, period in PERIODS.items() if span >= period / 2 and (timed or name != "day"))
+
+
+def places(values: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+    """Sine and cosine of the place in each of these periods, float64 [N] each; 0 and 0 where there is no date."""
+    angles = [2 * np.pi * ((values % PERIODS[name]) / PERIODS[name]) for name in names]
+    return [np.nan_to_num(wave(angle)) for angle in angles for wave in (np.sin, np.cos)]
+
+
+def written(values: np.ndarray) -> list[str | None]:
+    """Seconds as ISO 8601, None where there is no date."""
+    whole = np.where(np.isnan(values), 0, np.round(values)).astype(np.int64).astype("datetime64[s]")
+    texts = np.datetime_as_string(whole).tolist()
+    return [None if gone else text.replace("T", " ") for text, gone in zip(texts, np.isnan(values), strict=True)]
