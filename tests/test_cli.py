@@ -308,7 +308,7 @@ def test_a_damaged_ledger_does_not_hide_the_other_studies(tuner: Run, home: Path
         ("one", "complete"),
     ]
     assert "no ledger" in answer.err
-    assert tuner("status", "damaged").code == 1
+    assert tuner("status", "damaged").code == 2
 
 
 def test_home_is_the_option_before_the_environment(tuner: Run, home: Path) -> None:

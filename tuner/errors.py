@@ -58,6 +58,12 @@ class LedgerError(TunerError, OSError):
     """The ledger cannot be read or written, or its content breaks its own rules."""
 
 
+class LedgerDamaged(LedgerError):
+    """The ledger is there, but not as it was stored: no ledger at all, cut off, changed, or of a newer format."""
+
+    exit_code = 2
+
+
 class CheckpointCorrupt(TunerError, OSError):
     """A checkpoint's content does not match its checksum."""
 

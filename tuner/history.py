@@ -201,6 +201,22 @@ class History:
         return sum(self.states[state] for state in _STATES.values())
 
     @property
+    def unfinished(self) -> list[int]:
+        """The trials that have not ended, by number."""
+        return sorted(trial.number for trial in self.trials.values() if not trial.ended)
+
+    @property
+    def holes(self) -> list[str]:
+        """What a whole study has and this one lacks: trials before the newest, epochs before a trial's last."""
+        trials = [f"trial {number}" for number in range(max(self.trials, default=0)) if number not in self.trials]
+        return trials + [
+            f"epoch {epoch} of trial {trial.number}"
+            for trial in self.trials.values()
+            for epoch in range(1, trial.epochs)
+            if epoch not in trial.reports
+        ]
+
+    @property
     def objectives(self) -> tuple[Objective, ...]:
         """What the study is about, the metric that decides which epoch counts first."""
         written = self.spec["search"]["objective"]

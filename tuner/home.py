@@ -14,6 +14,7 @@ from tuner.trial import STUDY_NAME
 
 LEDGER = "ledger.db"  # the file that makes a folder a study's
 ELSEWHERE = "ledger.elsewhere"  # or this one, which says in which database the study's events are
+HEAD = "ledger.head"  # how far they had come: where it stands alone, the ledger itself is lost
 ADDRESS = "TUNER_LEDGER"  # in the environment: that database's address, never written to any file
 EMBEDDED = "embedded"  # the MLflow that a study file need not name
 MLFLOW = "TUNER_MLFLOW"  # in the environment: the MLflow server of a service
@@ -30,7 +31,7 @@ def study_folder(home: Path, name: str) -> Path:
 
 def studies(home: Path) -> list[str]:
     """The names of the studies that have a folder in a home, sorted; none where the home does not exist."""
-    folders = {path.parent.name for mark in (LEDGER, ELSEWHERE) for path in (home / "studies").glob(f"*/{mark}")}
+    folders = {path.parent.name for mark in (LEDGER, ELSEWHERE, HEAD) for path in (home / "studies").glob(f"*/{mark}")}
     return sorted(name for name in folders if STUDY_NAME.fullmatch(name))
 
 

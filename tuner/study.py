@@ -84,13 +84,14 @@ def launch(
     progress: Progress | None = None,
     forking: bool = False,
     standby: Standby | None = None,
+    accept_loss: bool = False,
 ) -> Study:
     """Run a study to its end, or go on with it where it was left; `trials` extends a finished one.
 
     `home` is TUNER_HOME, else ./tuner-home. With `forking` workers may begin as copies of this process, which is for
     processes that do nothing else; `standby` is the writing process where it runs already. Raises SpecError and
     DataError before anything is made, StudyChanged where a study of that name was launched with another spec,
-    StudyLocked where one runs.
+    StudyLocked where one runs, LedgerDamaged where events of it are lost: with `accept_loss` it goes on from the rest.
     """
     if isinstance(spec, str | Path):
         spec = StudySpec.read(spec, trials=trials)
@@ -106,8 +107,11 @@ def launch(
     copied = forking and spec.run.executor == "local" and forks(device_of(spec))
     crew = Crew((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
     # The crew first: a copy must not hold a lock.
-    with crew, staff.reached(spec, folder), Ledger.create(folder, progress.message) as ledger, ledger.lock():
-        history = ledger.history()
+    opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)
+    with crew, staff.reached(spec, folder), opened() as ledger, ledger.lock():
+        history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
+        if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
+            keeping.clear(folder, history, progress.message)
         resumed = _resumed(history)
         spec = _remember_extension(spec, history, progress)
         _open(spec, dataset, ledger, history, progress)
@@ -167,6 +171,8 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
         _check_extends(spec, history)
         if any(trial.tested for trial in history.trials.values()):
             progress.message("the test split has been opened before: a later test score is no longer untouched")
+        first = Event(Kind.EXTENDED, body)
+    elif history.completed and history.unfinished:  # a ledger that has lost how they ended, which was accepted
         first = Event(Kind.EXTENDED, body)
     else:
         first = None

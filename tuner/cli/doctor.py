@@ -156,15 +156,22 @@ def _ledgers(place: Place) -> Iterator[Finding]:
     except (LedgerError, InputError) as error:
         yield Finding("ledgers", PROBLEM, str(error), f"start it, or unset {ADDRESS}")
         return
-    trials = 0
+    trials = older = 0
     for name in names:
         try:
             with Ledger.open(study_folder(place.home, name), read_only=True) as ledger:
-                trials += len(ledger.history().trials)
+                history, audit = ledger.examine()
+                damage = ledger.damage(audit)
         except LedgerError as error:
             yield Finding("ledgers", PROBLEM, str(error), f"or remove {study_folder(place.home, name)}")
+            continue
+        trials += len(history.trials)
+        older += audit.uncovered
+        if damage:
+            yield Finding("ledgers", PROBLEM, damage)
     where = named or place.home / "studies"
-    yield Finding("ledgers", OK, f"{len(names)} studies in {where}, {trials:,} trials that can be read")
+    unsure = f"; {older:,} events are older than digests, and cannot be proved whole" if older else ""
+    yield Finding("ledgers", OK, f"{len(names)} studies in {where}, {trials:,} trials that can be read{unsure}")
 
 
 def _mlflow(place: Place) -> Iterator[Finding]:

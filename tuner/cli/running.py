@@ -38,6 +38,9 @@ def launch(
     ] = None,
     home: Home = DEFAULT_HOME,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan; start nothing.")] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on from a ledger that has lost events, without them.")
+    ] = False,
 ) -> None:
     """Run a study, or go on where it was interrupted.
 
@@ -57,6 +60,7 @@ def launch(
 
         gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
         options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
+        options |= {"accept_loss": accept_loss}
         study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.cli.summary import ending
 

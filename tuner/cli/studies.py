@@ -14,7 +14,7 @@ import typer
 
 from tuner.cli import handover
 from tuner.cli.arguments import DEFAULT_HOME, AnyStudy, Cluster, Format, Home, StudyName
-from tuner.errors import InputError, LedgerError, StudyMissing
+from tuner.errors import InputError, LedgerDamaged, LedgerError, StudyMissing
 from tuner.output import Output, print_pairs, print_rows
 
 if TYPE_CHECKING:
@@ -36,15 +36,18 @@ def status(
         handover.status(study, cluster, output)
         return
     if study is None:
-        _print_standings(_standings(home, full=True), output, home)
+        standings = _standings(home, full=True)
+        _print_standings(standings, output, home)
+        if any(row["state"] in ("damaged", "unreadable") for row in standings):
+            raise typer.Exit(LedgerDamaged.exit_code)
         return
-    from tuner.cli.summary import standing
-
-    found = standing(study, *_history(study, home), full=True)
+    found, damage = _standing(study, home, full=True)
     if output is Output.TABLE:
         print_pairs(found)
     else:
         print_rows([found], output, found)
+    if damage:
+        raise LedgerDamaged(damage)
 
 
 def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
@@ -131,22 +134,47 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
 
 def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]:
     """The study's facts, and who drives it now."""
+    history, holder, damage = _examined(study, home)
+    if damage:
+        typer.echo(damage, err=True)
+    return history, holder
+
+
+def _standing(study: str, home: Path, *, full: bool) -> tuple[dict[str, Any], str]:
+    """One study in one row, and what is wrong with its ledger."""
+    from tuner.cli.summary import standing
+
+    history, holder, damage = _examined(study, home)
+    if not damage:
+        return standing(study, history, holder, full=full), ""
+    try:
+        row = standing(study, history, holder, full=full)
+    except Exception:  # noqa: BLE001 - what is not as it was stored may be anything
+        row = {"study": study}
+    return row | {"state": "damaged"}, damage
+
+
+def _examined(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None, str]:
+    """The same, and what is wrong with its ledger, "" where nothing is."""
     from tuner.ledger import Ledger, study_folder
 
     with Ledger.open(study_folder(home, study), read_only=True) as ledger:
         holder = ledger.holder()  # before the history: a study seen as driven may have ended since, never the reverse
-        return ledger.history(), holder
+        history, audit = ledger.examine()
+        return history, holder, ledger.damage(audit)
 
 
 def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
     """Every study of the home, in a row each; what is wrong with one is told on stderr and hides no other."""
-    from tuner.cli.summary import standing
     from tuner.ledger import studies
 
     found: list[dict[str, Any]] = []
     for name in studies(home):
         try:
-            found.append(standing(name, *_history(name, home), full=full))
+            row, damage = _standing(name, home, full=full)
+            if damage:
+                typer.echo(damage, err=True)
+            found.append(row)
         except LedgerError as error:
             typer.echo(str(error), err=True)
             found.append({"study": name, "state": "unreadable"})

@@ -13,17 +13,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tuner import home as homes
-from tuner.errors import LedgerError, StudyMissing
+from tuner.errors import LedgerDamaged, LedgerError, StudyMissing
 from tuner.history import History
 from tuner.home import ADDRESS, ELSEWHERE, LEDGER, study_folder
-from tuner.ledger import sqlite, tables
+from tuner.ledger import head, sqlite, tables
+from tuner.ledger.digests import SIZE, Audit
 from tuner.ledger.place import Place, Transaction
 from tuner.ledger.tables import FORMAT
 from tuner.trial import Event
@@ -31,6 +32,8 @@ from tuner.trial import Event
 __all__ = ["FORMAT", "Ledger", "server", "studies", "study_folder"]
 
 _PAGE = 4096  # events per query, so that no reader holds a snapshot open while its caller works
+# What the fold raises where an event does not follow from those before it.
+_MISFITS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def _warn(text: str) -> None:
@@ -56,19 +59,20 @@ class Ledger:
             raise
 
     @classmethod
-    def create(cls, folder: Path, tell: Callable[[str], None] = _warn) -> Self:
+    def create(cls, folder: Path, tell: Callable[[str], None] = _warn, *, accept_loss: bool = False) -> Self:
         """Make the folder and an empty ledger where there is none, and open it for writing.
 
         Processes that create at once get the same ledger. A creation cut short leaves nothing that is mistaken for
         a ledger. What a person should hear of while it is written to, a database that restarts, is given to `tell`,
-        by the thread that writes. Raises InputError where the folder cannot be made.
+        by the thread that writes. Raises InputError where the folder cannot be made, LedgerDamaged where a ledger was
+        there and is lost, unless that is accepted.
         """
         if address := os.environ.get(ADDRESS):
             from tuner.ledger import postgresql
 
             return cls(folder, postgresql.create(folder, address, tell))
         _check_here(folder)
-        return cls(folder, sqlite.create(folder))
+        return cls(folder, sqlite.create(folder, accept_loss=accept_loss))
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> Self:
@@ -81,6 +85,8 @@ class Ledger:
             _check_here(folder)
             place = sqlite.File(folder, read_only=read_only) if (folder / LEDGER).exists() else None
         if place is None:
+            if (known := head.read(folder)) is not None:
+                raise LedgerDamaged(sqlite.lost(folder, known[0]))
             from tuner.search_spaces.document import (
                 suggest,  # pydantic comes with it: 0.15 s that only this mistake pays
             )
@@ -145,8 +151,8 @@ class Ledger:
             for row in rows:
                 try:
                     event = tables.event(row)
-                except ValueError as error:
-                    raise LedgerError(f"{place.name}: event {row['seq']} cannot be read: {error}") from error
+                except (ValueError, TypeError) as error:
+                    raise LedgerDamaged(f"{place.name}: event {row['seq']} cannot be read: {error}") from error
                 yield event
             if len(rows) < size:
                 return
@@ -159,20 +165,84 @@ class Ledger:
         for event in self.read():
             try:
                 history.apply(event)
-            except (KeyError, TypeError) as error:
-                raise LedgerError(
+            except _MISFITS as error:
+                raise LedgerDamaged(
                     f"{self._place.name}: event {event.seq} ({event.kind}) does not fit those before it"
                 ) from error
         return history
+
+    def examine(self) -> tuple[History, Audit]:
+        """The study as its events tell it, and whether they are all there and as they were stored.
+
+        What is wrong with them is found, and not raised: the history then ends before the event that cannot be read.
+        May be asked while a driver writes. Raises LedgerError where the ledger cannot be read at all.
+        """
+        place = self._place
+        known = head.read(self.folder)  # first, as the newest mark is: what comes meanwhile is none that is missing
+        with place.connect() as connection:
+            audit = Audit(known, place.newest_mark(connection))
+        history, after, size = History(), 0, _PAGE
+        while size == _PAGE:
+            with place.connect() as connection:
+                given = {"after": after, "size": _PAGE, **place.key}
+                rows: Sequence[Any] = connection.execute(place.tables.read, given).mappings().all()
+                audit.page(rows, place.marks(connection, after, rows[-1]["seq"]) if rows else ())
+            for row in rows if not audit.fatal else ():
+                try:
+                    history.apply(tables.event(row))
+                except _MISFITS as error:
+                    audit.unreadable(_contradiction(row, error))
+                    break
+            size, after = len(rows), rows[-1]["seq"] if rows else after
+        audit.close()
+        if history.completed and not audit.fatal and (left := history.unfinished):
+            audit.unfinished(history.completed, left)
+        audit.holes = history.holes if audit.gaps else ()
+        with place.connect() as connection:
+            accepted = connection.scalar(place.tables.noted, {"name": place.note_key})
+        audit.accept(set((accepted or "").splitlines()))
+        return history, audit
+
+    def checked(self, *, accept_loss: bool, tell: Callable[[str], None]) -> tuple[History, bool]:
+        """The study's history, to go on from, and whether events are lost. Raises LedgerDamaged, with what to do.
+
+        With `accept_loss` what can be gone on from is told, and never found again: then checkpoints may be ahead.
+        """
+        history, audit = self.examine()
+        damage = self.damage(audit)
+        if not damage:
+            return history, False
+        if audit.fatal or not accept_loss:
+            raise LedgerDamaged(damage)
+        tip = self._place.forgive([finding.id for finding in audit.findings if finding.id])
+        if self._place.head is not None:
+            self._place.head.write(history.seq, tip or "0" * SIZE)
+        tell(f"{self._place.name}: {'; '.join(audit.lines())}; accepted, going on without it")
+        return history, True
+
+    def damage(self, audit: Audit) -> str:
+        """What an audit has found and what to do, in a line for a person; "" where nothing is wrong."""
+        if not audit.findings:
+            return ""
+        found = f"study {self.folder.name}: {'; '.join(audit.lines())} ({self._place.name})"
+        onward = "" if audit.fatal else ", or go on without what is lost: `tuner launch` its file with --accept-loss"
+        return f"{found}; restore {self._place.backup} from a backup{onward}"
 
     def last(self) -> int:
         """The `seq` of the newest event, 0 where there is none."""
         with self._place.connect() as connection:
             return connection.scalar(self._place.tables.last, self._place.key) or 0
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Hold the study: one driver at a time. Raises StudyLocked, naming who holds it."""
-        return self._place.lock()
+        with self._place.lock():
+            self._place.head = held = head.Head(self.folder)
+            try:
+                yield
+            finally:
+                self._place.head = None
+                held.close()
 
     def holder(self) -> dict[str, Any] | None:
         """Who drives the study now: {"pid", "host", "since" (ISO 8601)}; None where nobody does."""
@@ -197,6 +267,14 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _contradiction(row: Mapping[str, Any], error: Exception) -> str:
+    """What is told of an event that cannot be read, or does not follow from those before it."""
+    if isinstance(error, ValueError | TypeError):
+        return f"event {row['seq']} cannot be read: {error}"
+    asked = f": trial {error.args[0]} was never asked" if error.args and isinstance(error.args[0], int) else ""
+    return f"event {row['seq']} ({row['kind']}) does not fit those before it{asked}"
 
 
 def _check_here(folder: Path) -> None:

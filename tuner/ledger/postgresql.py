@@ -83,6 +83,7 @@ class Database(Place):
     """The ledger of one study, `key`, in the database of `engine`."""
 
     tables = _TABLES
+    backup = "the database"
 
     def __init__(self, engine: sa.Engine, study: int, title: str, tell: Callable[[str], None]) -> None:
         self.engine, self.name, self.key = engine, _label(engine.url), {"study": study}
@@ -98,6 +99,9 @@ class Database(Place):
 
     def explain(self, error: sa.exc.DBAPIError) -> str:
         return _explain(self.engine.url, error)
+
+    def damaged(self, error: sa.exc.DBAPIError) -> bool:
+        return str(getattr(error.orig, "sqlstate", None) or "").startswith("XX")
 
     def transaction(self) -> Transaction:
         with self.told():

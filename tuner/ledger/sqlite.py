@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from tuner import lock
-from tuner.errors import InputError, LedgerError
+from tuner.errors import InputError, LedgerDamaged, LedgerError
 from tuner.home import LEDGER
+from tuner.ledger import head
 from tuner.ledger.place import Place
 from tuner.ledger.tables import Row, Tables
 
@@ -32,16 +33,20 @@ _REASONS = {  # SQLite's result codes, by the name they begin with, in a person'
     "SQLITE_IOERR": "the disk refused to read or write ({detail}); check it ({free} MB free) and launch again",
     "SQLITE_CORRUPT": "the file is damaged ({detail}); restore the study's folder from a backup",
     "SQLITE_NOTADB": "the file is no ledger ({detail}); restore the study's folder from a backup",
+    "SQLITE_ERROR": "the file is no ledger as Tuner writes it ({detail}); restore the study's folder from a backup",
     "SQLITE_READONLY": "the ledger may only be read here; check the folder's permissions",
     "SQLITE_CANTOPEN": "the file cannot be opened; check the folder's permissions",
     "SQLITE_CONSTRAINT": "an event breaks the ledger's rules ({detail})",
 }
+_REMEDY = "restore the study's folder from a backup, or remove {folder} to begin anew"
+_DAMAGES = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
 
 
 class File(Place):
     """The ledger of `folder`, which must be there."""
 
     tables = _TABLES
+    backup = "the study's folder"
 
     def __init__(self, folder: Path, *, read_only: bool) -> None:
         self._folder = folder
@@ -57,6 +62,9 @@ class File(Place):
     def explain(self, error: sa.exc.DBAPIError) -> str:
         return _explain(self._path, error)
 
+    def damaged(self, error: sa.exc.DBAPIError) -> bool:
+        return getattr(error.orig, "sqlite_errorname", "").startswith(_DAMAGES)
+
     def lock(self) -> AbstractContextManager[None]:
         return lock.hold(self._folder)
 
@@ -70,11 +78,11 @@ class File(Place):
         return lock.asked_to_stop(self._folder)
 
 
-def create(folder: Path) -> File:
+def create(folder: Path, *, accept_loss: bool = False) -> File:
     """Make the folder and an empty ledger where there is none, and open it for writing.
 
     Processes that create at once get the same ledger. A creation cut short leaves nothing that is mistaken for
-    a ledger. Raises InputError where the folder cannot be made.
+    a ledger. Raises InputError where the folder cannot be made, LedgerDamaged where a ledger was there, and is no more.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +92,8 @@ def create(folder: Path) -> File:
     try:
         fcntl.flock(place, fcntl.LOCK_EX)
         if not (folder / LEDGER).exists():
+            if not accept_loss:
+                _check_new(folder)
             _build(folder)
     except LedgerError:  # an OSError, too
         raise
@@ -144,6 +154,8 @@ def _build(folder: Path) -> None:
         raise LedgerError(_explain(draft, error)) from error
     finally:
         engine.dispose()
+    for log in (f"{LEDGER}-wal", f"{LEDGER}-shm"):  # of a ledger that is lost: SQLite would play it into this one
+        (folder / log).unlink(missing_ok=True)
     draft.rename(folder / LEDGER)
     for place in (folder, folder.parent, folder.parent.parent):  # the names, too, must outlive a power cut
         handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
@@ -151,6 +163,25 @@ def _build(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _check_new(folder: Path) -> None:
+    """Raises LedgerDamaged where something tells of an earlier ledger."""
+    known = head.read(folder)
+    if known is not None and known[0]:
+        raise LedgerDamaged(lost(folder, known[0]))
+    if (log := folder / f"{LEDGER}-wal").exists():
+        raise LedgerDamaged(
+            f"{folder / LEDGER} is missing, but not its log {log.name}; {_REMEDY.format(folder=folder)}"
+        )
+
+
+def lost(folder: Path, events: int) -> str:
+    """What a person is told where a ledger is no longer there at all."""
+    return (
+        f"the ledger of study {folder.name} is missing, and {events:,} events were stored in it; "
+        f"{_REMEDY.format(folder=folder)}"
+    )
 
 
 def _explain(path: Path, error: sa.exc.DBAPIError) -> str:

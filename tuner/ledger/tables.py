@@ -75,6 +75,24 @@ class Tables:
         self.read = after.order_by(columns.seq).limit(sa.bindparam("size"))
         self.format = sa.select(self.meta.c.value).where(self.meta.c.key == "format")
         self.written = sa.insert(self.meta).values(key="format", value=str(FORMAT))
+        self._set_up_marks(insert)
+
+    def _set_up_marks(self, insert: Callable[[sa.Table], Any]) -> None:
+        """The statements about digests. Their rows are in `meta`, which older Tuners read one row of.
+
+        `begin` and `end` bound the keys of one study's marks; `after` and `upto` are keys between them.
+        """
+        key, value = self.meta.c.key, self.meta.c.value
+        end = sa.bindparam("end", type_=sa.Text)
+        covering = sa.select(sa.func.min(key)).where(key >= sa.bindparam("upto"), key <= end).scalar_subquery()
+        self.mark = insert(self.meta).on_conflict_do_nothing()
+        self.marks = sa.select(key, value).where(key > sa.bindparam("after"), key <= sa.func.coalesce(covering, end))
+        self.marks = self.marks.order_by(key)
+        newest = sa.select(key, value).where(key > sa.bindparam("begin"), key <= end)
+        self.newest_mark = newest.order_by(key.desc()).limit(1)
+        self.drop_marks = sa.delete(self.meta).where(key > sa.bindparam("after"), key <= end)
+        self.noted = sa.select(value).where(key == sa.bindparam("name"))
+        self.drop_note = sa.delete(self.meta).where(key == sa.bindparam("name"))
 
     def store(self, connection: sa.Connection, rows: Sequence[Row], key: Row) -> Sequence[int]:
         """Insert the rows (`seq` without gaps) that break no unique index; their places in `rows`."""
@@ -115,6 +133,10 @@ def row(event: Event, now: float) -> Row:
 
 
 def event(row: Any) -> Event:
-    """The event of a row, a mapping. Raises ValueError where it cannot be read."""
+    """The event of a row, a mapping. Raises ValueError or TypeError where it cannot be read."""
     body = json.loads(row["body"])
+    if not isinstance(body, dict):
+        raise TypeError(f"expected a body that is an object, got {type(body).__name__}")
+    if not isinstance(row["time"], float | int):
+        raise TypeError(f"expected a time in seconds, got {row['time']!r}")
     return Event(Kind(row["kind"]), body, row["trial"], row["cohort"], row["epoch"], row["seq"], row["time"])
