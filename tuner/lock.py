@@ -13,10 +13,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tuner import processes
 from tuner.errors import LedgerError, StudyLocked
 
 _FILE, _WISH = "lock", "stop"
@@ -40,8 +40,7 @@ def hold(folder: Path) -> Iterator[None]:
         ) from error
     try:
         _take(handle, folder)
-        now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        _sign(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+        _sign(handle, json.dumps(processes.signature()))
         try:
             yield
         finally:
@@ -49,6 +48,17 @@ def hold(folder: Path) -> Iterator[None]:
             (folder / _WISH).unlink(missing_ok=True)
     finally:
         os.close(handle)  # frees the lock
+
+
+def wait(handle: int, path: Path, seconds: float) -> None:
+    """Lock an open file or folder, until closed. Raises LedgerError, naming who keeps it for longer or is stopped."""
+    give_up = time.monotonic() + seconds
+    while not _try(handle, fcntl.LOCK_EX):
+        pids = processes.holders(path)
+        if any(map(processes.stopped, pids)) or time.monotonic() > give_up:
+            who = ", ".join(f"{processes.named(pid)}; {processes.remedy(pid)}" for pid in pids) or "another process"
+            raise LedgerError(f"{path} is locked by {who}")
+        processes.pause()
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
@@ -105,10 +115,9 @@ def _take(handle: int, folder: Path) -> None:
 
 def refusal(study: str, who: dict[str, Any]) -> str:
     """What a second driver of a study is told of the first."""
-    return (
-        f"study {study} is already running on {who['host']}:{who['pid']} since {who['since']}; "
-        f"`tuner stop {study}` ends it"
-    )
+    here = who["host"] == socket.gethostname()
+    end = processes.remedy(who["pid"]) if here and processes.stopped(who["pid"]) else f"`tuner stop {study}` ends it"
+    return f"study {study} is already running on {who['host']}:{who['pid']} since {who['since']}; {end}"
 
 
 def _try(handle: int, how: int) -> bool:
@@ -136,6 +145,8 @@ def lives(holder: dict[str, Any]) -> bool:
     """False where the process is known to be dead; those of other hosts are taken at their word."""
     if holder["host"] != socket.gethostname():
         return True
+    if processes.gone(holder):
+        return False
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:

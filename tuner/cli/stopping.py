@@ -53,6 +53,7 @@ def _signalled(who: Mapping[str, Any]) -> bool:
         return False
     try:
         os.kill(who["pid"], signal.SIGTERM)
+        os.kill(who["pid"], signal.SIGCONT)  # one that was stopped (Ctrl-Z) hears it only then
     except (ProcessLookupError, PermissionError):
         return False
     return True

@@ -134,7 +134,7 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
 
 def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]:
     """The study's facts, and who drives it now."""
-    history, holder, damage = _examined(study, home)
+    history, holder, damage = _examined(study, home, partly=False)
     if damage:
         typer.echo(damage, err=True)
     return history, holder
@@ -154,13 +154,17 @@ def _standing(study: str, home: Path, *, full: bool) -> tuple[dict[str, Any], st
     return row | {"state": "damaged"}, damage
 
 
-def _examined(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None, str]:
-    """The same, and what is wrong with its ledger, "" where nothing is."""
+def _examined(study: str, home: Path, *, partly: bool = True) -> tuple[History, Mapping[str, Any] | None, str]:
+    """The same, and what is wrong with its ledger, "" where nothing is.
+
+    Raises LedgerDamaged where a part of the history alone can be read, unless that will do."""
     from tuner.ledger import Ledger, study_folder
 
     with Ledger.open(study_folder(home, study), read_only=True) as ledger:
         holder = ledger.holder()  # before the history: a study seen as driven may have ended since, never the reverse
         history, audit = ledger.examine()
+        if audit.fatal and not partly:
+            raise LedgerDamaged(ledger.damage(audit))
         return history, holder, ledger.damage(audit)
 
 

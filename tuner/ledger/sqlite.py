@@ -6,7 +6,6 @@ Knows the file, its making and what its errors mean; the lock of its driver is a
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from tuner import lock
+from tuner import lock, processes
 from tuner.errors import InputError, LedgerDamaged, LedgerError
 from tuner.home import LEDGER
 from tuner.ledger import head
@@ -28,7 +27,7 @@ _BUSY_SECONDS = 30  # a commit of the driver takes milliseconds; longer means a 
 _TABLES = Tables(insert)
 
 _REASONS = {  # SQLite's result codes, by the name they begin with, in a person's words
-    "SQLITE_BUSY": f"another process has kept the ledger locked for {_BUSY_SECONDS} s; end it and launch again",
+    "SQLITE_BUSY": f"{{holder}} has kept the ledger locked for {_BUSY_SECONDS} s; {{end}} and launch again",
     "SQLITE_FULL": "the disk is full ({free} MB free); make room and launch again: nothing acknowledged is lost",
     "SQLITE_IOERR": "the disk refused to read or write ({detail}); check it ({free} MB free) and launch again",
     "SQLITE_CORRUPT": "the file is damaged ({detail}); restore the study's folder from a backup",
@@ -90,7 +89,7 @@ def create(folder: Path, *, accept_loss: bool = False) -> File:
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
-        fcntl.flock(place, fcntl.LOCK_EX)
+        lock.wait(place, folder, _BUSY_SECONDS)
         if not (folder / LEDGER).exists():
             if not accept_loss:
                 _check_new(folder)
@@ -187,5 +186,12 @@ def lost(folder: Path, events: int) -> str:
 def _explain(path: Path, error: sa.exc.DBAPIError) -> str:
     name: str = getattr(error.orig, "sqlite_errorname", "")
     reason = next((text for begin, text in _REASONS.items() if name.startswith(begin)), "{detail}")
+    holders = processes.holders(path, path.with_name(f"{path.name}-shm")) if name.startswith("SQLITE_BUSY") else []
+    who = {"holder": "another process", "end": "end it"}
+    if holders:
+        who = {
+            "holder": " and ".join(map(processes.named, holders)),
+            "end": f"end it (`kill -KILL {' '.join(map(str, holders))}`)",
+        }
     free = shutil.disk_usage(path.parent).free // 2**20 if path.parent.exists() else 0
-    return f"{path}: {reason.format(detail=error.orig, free=free)}"
+    return f"{path}: {reason.format(detail=error.orig, free=free, **who)}"

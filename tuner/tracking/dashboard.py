@@ -24,10 +24,11 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
+from tuner import processes
 from tuner.errors import InputError, StudyMissing, TunerError
 from tuner.home import EMBEDDED, embedded
 from tuner.ledger import Ledger, study_folder
-from tuner.tracking import rest
+from tuner.tracking import in_the_way, rest
 from tuner.tracking.page import TRIALS, VIEW, VIEW_TAG
 from tuner.tracking.standby import FOLLOW
 
@@ -35,6 +36,7 @@ OFF = "off"
 SQLITE = "sqlite:///"
 
 _HOST = "127.0.0.1"
+_USE_SECONDS = 180.0  # longer than a server takes to start
 _START_SECONDS = 120  # the first start on a slow machine imports MLflow twice and makes the tables
 _SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helper processes and 1 GB that tuning has no use for
@@ -73,15 +75,32 @@ def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False
 
 @contextmanager
 def first_use(uri: str) -> Iterator[None]:
-    """Hold an embedded store while it is opened: two first uses at once would both create its tables."""
+    """Hold an embedded store while it is opened: two first uses at once would both create its tables.
+
+    Raises TunerError, naming the process, where one that is stopped, or takes too long, holds it.
+    """
     if not uri.startswith(SQLITE):
         yield
         return
     folder = sqlite_path(uri).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    path = folder / "lock"
+    with path.open("w") as file:
+        until = time.monotonic() + _USE_SECONDS
+        while not _locked(file):
+            who = in_the_way.clear(path)
+            if who and (in_the_way.is_stopped(path) or time.monotonic() > until):
+                raise TunerError(f"{path} is held by {who}")
+            processes.pause()
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) -> None:

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--patience", type=float, default=60)
     os.environ.update(_SETTINGS)
+    parent = os.getppid()  # now: once it is dead we have another
     gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(_await_study() if words == ["--standby"] else words)
@@ -71,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we go on until it has closed stdin
         threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     try:
-        driver = None if given.once else os.getppid()
-        tracker = _open(lambda: Tracker(given.folder, given.uri, given.artifacts, driver), ended, given.patience, _say)
+        tracker = _open(lambda: Tracker(given.folder, given.uri, given.artifacts, parent), ended, given.patience, _say)
     except TunerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -9,7 +9,6 @@ to the ledger.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING
 from tuner import champion
 from tuner.errors import LedgerError
 from tuner.ledger import Ledger
-from tuner.tracking import page, registry
+from tuner.tracking import in_the_way, page, registry
 from tuner.tracking.bulk import sink_for
+from tuner.tracking.dashboard import SQLITE, sqlite_path
 from tuner.tracking.mirror import Mirror, milliseconds, reported
 from tuner.tracking.rest import remedy_for
 from tuner.tracking.sink import Sink, Written
@@ -87,9 +87,12 @@ class Tracker:
                 self._write(self._alive(closing))
                 self.drained = not (self._backlog or self._unsure)
             else:
-                error = f"another process writes this study to MLflow ({self.folder / 'tracking.lock'})"
+                path = self.folder / in_the_way.LOCK
+                error = f"another process writes this study to MLflow ({path}): {in_the_way.clear(path)}".rstrip(": ")
         except Exception as problem:  # noqa: BLE001 # MLflow, its SQL and its HTTP raise what they like; we go on trying
             error = _explain(problem)
+            if "database is locked" in error and (who := self._clear_store()):
+                error = f"the store {sqlite_path(self.uri)} is locked by {who}"
             self.blind = isinstance(problem, LedgerError)
             self._attached, self._unsure = False, True
         return Progress(self._done, self._waiting, error)
@@ -123,14 +126,15 @@ class Tracker:
 
     def _take_lock(self) -> bool:
         if self._lock is None:
-            handle = os.open(self.folder / "tracking.lock", os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return False
-            self._lock = handle
-        return True
+            self._lock = in_the_way.take(self.folder, self.driver)
+        return self._lock is not None
+
+    def _clear_store(self) -> str:
+        """End who holds an embedded store, stopped and without a driver; who else holds it."""
+        if not self.uri.startswith(SQLITE):
+            return ""
+        path = sqlite_path(self.uri)
+        return in_the_way.clear(path, path.with_name(f"{path.name}-shm"))  # SQLite's two ways to lock
 
     def _alive(self, closing: bool) -> bool:
         """Whether somebody drives the study: a dead driver writes no event, but lets go of the lock."""
@@ -144,6 +148,7 @@ class Tracker:
         if not self._mirror.history.study_id:
             self._backlog.clear()  # the driver is still to write down what the study is, or died before it did
             return
+        self._clear_store()
         if self._client is None:
             self._client, self.connected = connect(self.uri), True
         if not self._attached:
