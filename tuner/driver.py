@@ -318,7 +318,7 @@ class Driver:
             self._separate(cohort, message.message)
             return
         text = f"out of memory: {message.message}" if message.memory else message.message
-        self._fail(cohort, text)
+        self._fail(cohort, text, message.trace)
 
     def _separate(self, cohort: Cohort, reason: str) -> None:
         """A person's network that raises in company may be at fault for one row or none: each starts over alone."""
@@ -346,9 +346,10 @@ class Driver:
         self._store([_grouped(half) for half in halves])
         self._enqueue(halves)
 
-    def _fail(self, cohort: Cohort, text: str) -> None:
+    def _fail(self, cohort: Cohort, text: str, trace: str = "") -> None:
         self._words.append(partial(self._terms.drop, cohort.number))
-        self._store([Event(Kind.FAILED, {"message": text}, trial=trial.number) for trial in cohort.trials])
+        body = {"message": text, **({"traceback": trace} if trace else {})}
+        self._store([Event(Kind.FAILED, body, trial=trial.number) for trial in cohort.trials])
         for trial in cohort.trials:
             self._search.tell(trial.number, State.FAILED, None)
 

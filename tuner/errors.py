@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 _LONGEST = 400  # characters of another program's words
+_LONGEST_TRACE = 100_000  # characters of a traceback: an error may carry all of its data in its text
 
 
 class TunerError(Exception):
@@ -70,7 +71,11 @@ class CheckpointCorrupt(TunerError, OSError):
 
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, in one printable line."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - a person's own class of errors, whose text fails as well
+        said = ""
+    text = next((line.strip() for line in said.splitlines() if line.strip()), "") or type(error).__name__
     text = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
@@ -95,3 +100,15 @@ def told(error: BaseException) -> str:
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
     said = first_line(error)
     return f"{type(error).__name__}: {said}{where}" if said != type(error).__name__ else f"{said}{where}"
+
+
+def trace(error: BaseException) -> str:
+    """The whole traceback, as Python prints it: of all frames, with no variable's value.
+
+    What could move a terminal's cursor is left out; of a text that is longer than any person reads, the middle.
+    """
+    text = "".join(traceback.format_exception(error)).encode("utf-8", "replace").decode()
+    text = "".join(c if c.isprintable() or c in "\n\t" else " " for c in text).strip()
+    half = _LONGEST_TRACE // 2
+    cut = f"{text[:half]}\n… ({len(text) - 2 * half:,} characters left out) …\n{text[-half:]}"
+    return text if len(text) <= _LONGEST_TRACE else cut

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     REPORTED = "reported"  # trial, epoch: metrics, seconds
     PRUNED = "pruned"  # trial: epoch
     FINISHED = "finished"  # trial: epochs, best_epoch
-    FAILED = "failed"  # trial: message
+    FAILED = "failed"  # trial: message, traceback (where a network raised)
     LOST = "lost"  # cohort: attempt, message (a worker died; the cohort goes on elsewhere)
     TESTED = "tested"  # trial: metrics on the test split
     COMPLETED = "completed"  # study: message, state ("complete" or "failed")

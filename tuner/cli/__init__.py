@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from tuner.cli import aids, handover, looks, running, studies
+from tuner.cli import aids, handover, logs, looks, running, studies
 from tuner.cli.arguments import Verbs
 from tuner.errors import TunerError
 from tuner.output import tolerate_any_text
@@ -33,7 +33,7 @@ VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows 
         "status": studies.status,
         "results": studies.results,
         "best": studies.best,
-        "logs": handover.logs,
+        "logs": logs.logs,
         "sync": studies.sync,
         "ui": studies.ui,
     },

@@ -1,4 +1,4 @@
-"""The verbs for studies that run in a Ray cluster: hand one over, hear it; `status` and `stop` ask here for --cluster.
+"""The verb that hands a study over to a Ray cluster; `logs`, `status` and `stop` ask here for --cluster.
 
 As the command line does with its own, it reads arguments, calls one function for each verb and prints what it
 returns; nothing heavy is imported until a verb needs it.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.arguments import Cluster, Format, Name, Overrides, StudyFile, StudyName, Trials
+from tuner.cli.arguments import Cluster, Format, Name, Overrides, StudyFile, Trials
 from tuner.errors import InputError, TunerError
 from tuner.output import Output, print_rows
 
@@ -45,15 +45,8 @@ def submit(
     )
 
 
-def logs(
-    study: StudyName,
-    *,
-    cluster: Needed,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the study ends.")] = False,
-) -> None:
-    """Print what the driver of a study in a Ray cluster says.
-
-    With --follow it ends as the driver does: 0 complete, 1 failed."""
+def logs(study: str, cluster: str, *, follow: bool) -> None:
+    """What `tuner logs --cluster` prints: what the study's driver says there."""
     from tuner.cli.jobs import Cluster as Jobs
 
     jobs = Jobs(cluster)

@@ -61,7 +61,8 @@ def launch(
         gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
         options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
         options |= {"accept_loss": accept_loss}
-        study = launch_study(spec, **options, forking=True, standby=standby)
+        with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
+            study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.cli.summary import ending
 
     # What a person can paste: the program as they called it, where it is not on their path.

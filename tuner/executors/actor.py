@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tuner.executors.protocol import Answer, Message, Ready, Setup, Stop, Work
+from tuner.executors.worker_log import Capture, mark
 
 if TYPE_CHECKING:
     from tuner.data import Dataset
@@ -44,13 +45,20 @@ class File:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """What the actor's process printed: for the worker's log in that folder."""
+
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Failed:
     """The worker's last word."""
 
     error: BaseException
 
 
-Word = Message | Placed | File | Failed
+Word = Message | Placed | File | Printed | Failed
 
 
 @dataclass(frozen=True)
@@ -121,11 +129,14 @@ class Actor:
         self._line = Line()
         self._thread: threading.Thread | None = None
         self._parcel: Parcel | None = None
+        self._capture: Capture | None = None
 
     def say(self, fetch: Callable[[], Luggage]) -> Iterator[list[Word]]:
         """What is said, in its order, and an empty list now and then as a sign of life; call again when it ends."""
         if self._thread is None:
             yield [Placed(os.getpid())]
+            self._capture = Capture()
+            mark(())
             self._thread = threading.Thread(target=self._work, args=(fetch,), daemon=True)
             self._thread.start()
         said = self._line.said
@@ -135,6 +146,8 @@ class Actor:
                 words.append(said.get(timeout=BEAT_SECONDS))
                 while True:
                     words.append(said.get_nowait())
+            if self._capture is not None and (printed := self._capture.take()):  # before what was said is heard
+                words.insert(0, Printed(printed))
             yield [word for word in words if not isinstance(word, Failed)]
             for word in words:
                 if isinstance(word, Failed):
@@ -160,7 +173,7 @@ class Actor:
                 from tuner.executors.storage import Storage
 
                 self._line.storage = Storage(luggage.setup.storage)
-            worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line)
+            worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line, mark)
             self._line.send(Ready(self._number))
             while True:
                 word = self._line.receive()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -29,12 +30,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 from tuner.errors import InputError
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
 from tuner.executors.protocol import Answer, Lost, Message, Ready, Setup, Stop, Work
+from tuner.executors.worker_log import MARK, log_path, mark, speak_to
 
 if TYPE_CHECKING:
     from tuner.data import Dataset
 
 NAME = "tuner-worker-{}"  # a worker as `ps -e` and `top` show it
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2): the signal to get when the parent dies; the name of a process
+_TAIL_BYTES = 10_000  # of a log, in which a dead worker's last lines are looked for
 _GARBAGE = gc.get_threshold()  # as Python has it, for training
 
 
@@ -57,6 +60,7 @@ class _Slot(Slot):
     setup: Setup
     process: _Process
     line: Connection
+    began: int  # where in its log this process begins
 
 
 def forks(device: str) -> bool:
@@ -144,7 +148,7 @@ class LocalExecutor(Pool[_Slot]):
         if crew is None or (taken := crew.take()) is None:
             return self._spawn(number, setup)
         process, line = taken
-        slot = _Slot(number=number, setup=setup, process=process, line=line)
+        slot = _Slot(number=number, setup=setup, process=process, line=line, began=_size(setup, number))
         self._send(slot, setup)
         return slot
 
@@ -152,7 +156,8 @@ class LocalExecutor(Pool[_Slot]):
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads)}
         command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(number), str(os.getpid())]
-        with theirs, _log(setup, number).open("wb") as log:
+        began = _size(setup, number)
+        with theirs, _log(setup, number).open("ab") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -164,7 +169,7 @@ class LocalExecutor(Pool[_Slot]):
             )
         line = Connection(ours.detach())
         line.send(setup)
-        return _Slot(number=number, setup=setup, process=process, line=line)
+        return _Slot(number=number, setup=setup, process=process, line=line, began=began)
 
     @property
     def workers(self) -> int:
@@ -217,12 +222,18 @@ class LocalExecutor(Pool[_Slot]):
         reason = reason or (f"signal {-code}" if code < 0 else f"exit {code}: {tail}")
         lost = self._lost(slot, reason, f" ({_log(slot.setup, slot.number)}):\n{tail}")
         fresh = self._spawn(slot.number, slot.setup)
-        slot.process, slot.line = fresh.process, fresh.line
+        slot.process, slot.line, slot.began = fresh.process, fresh.line, fresh.began
         return lost
 
     def _tail(self, slot: _Slot) -> str:
-        log = _log(slot.setup, slot.number)  # a copy that was killed at once has none
-        return "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.exists() else ""
+        """The last lines that its process has said."""
+        size = _size(slot.setup, slot.number)  # none of a copy that was killed at once
+        if size <= slot.began:
+            return ""
+        with _log(slot.setup, slot.number).open("rb") as log:
+            log.seek(max(slot.began, size - _TAIL_BYTES))
+            said = MARK.sub(b"", log.read()).decode(errors="replace")
+        return "\n".join(said.strip().splitlines()[-3:])
 
     def close(self) -> None:
         for slot in self._slots:
@@ -234,7 +245,13 @@ class LocalExecutor(Pool[_Slot]):
 
 def _log(setup: Setup, number: int) -> Path:
     """Where a worker's process says what it has to say."""
-    return Path(setup.folder) / "logs" / f"worker-{number}.log"
+    return log_path(Path(setup.folder), number)
+
+
+def _size(setup: Setup, number: int) -> int:
+    """How long that is by now."""
+    path = _log(setup, number)
+    return path.stat().st_size if path.exists() else 0
 
 
 def main(descriptor: int, number: int, parent: int) -> None:
@@ -253,14 +270,6 @@ def _forked(number: int, parent: int, line: Connection, others: Sequence[Connect
         other.close()
     if _tied(number, parent):
         _serve(number, line, dataset)
-
-
-def _speak_to(path: Path) -> None:
-    """Let all that this process says go to a file."""
-    with path.open("wb") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    sys.stdout, sys.stderr = (os.fdopen(one, "w", buffering=1, closefd=False) for one in (1, 2))
 
 
 def _tied(number: int, parent: int) -> bool:
@@ -286,9 +295,11 @@ def _serve(number: int, line: Connection, dataset: Dataset | None) -> None:
 
     try:
         setup = line.recv()
-        if dataset is not None:
-            _speak_to(_log(setup, number))
-        worker = Worker(number, setup, Line(), dataset)
+        with _log(setup, number).open("ab") as log:  # line by line, also where the process was begun with it
+            speak_to(log.fileno())
+        faulthandler.enable()
+        mark(())
+        worker = Worker(number, setup, Line(), dataset, mark=mark)
         line.send(Ready(number))
         while True:
             word = line.recv()

@@ -128,6 +128,7 @@ class Trouble:
     memory: bool
     message: str
     machine: bool = False
+    trace: str = field(default="", repr=False)  # the whole traceback, where a network raised
 
 
 @dataclass(frozen=True)

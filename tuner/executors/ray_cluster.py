@@ -24,9 +24,10 @@ import ray
 from ray._private import ray_logging
 
 from tuner.errors import InputError, TunerError, first_line
-from tuner.executors.actor import Actor, Delivery, Failed, File, Luggage, Placed, Word
+from tuner.executors.actor import Actor, Delivery, Failed, File, Luggage, Placed, Printed, Word
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
 from tuner.executors.protocol import Answer, Lost, Message, Notice, Setup, Stop, Trouble, Work
+from tuner.executors.worker_log import log_path
 
 if TYPE_CHECKING:  # an actor must not import numpy yet
     from tuner.data import Dataset
@@ -155,6 +156,7 @@ class RayExecutor(Pool[_Slot]):
         self._folder = Folder(Path(setup.folder))
         self._heard: queue.SimpleQueue[tuple[_Slot, Any, list[Word] | _Gone]] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._unlogged = False  # a worker's log could not be written
         self._listeners: list[threading.Thread] = []
         self._luggage = ray.put(Luggage(setup, dataset, network))
         self._expected = max(1, min(count, needs.room))
@@ -204,9 +206,11 @@ class RayExecutor(Pool[_Slot]):
             self._heard.put((slot, actor, _gone(error)))
 
     def _filed(self, slot: _Slot, word: Word) -> Word | None:
-        """The word, unless it was a file and is written."""
+        """The word, unless it was a file, or of the worker's log, and is written."""
         from tuner.executors.shelf import MachineError
 
+        if isinstance(word, Printed):
+            return self._logged(slot, word)
         if not isinstance(word, File):
             return word
 
@@ -221,6 +225,20 @@ class RayExecutor(Pool[_Slot]):
             self._folder.write(word.cohort, word.trial, word.content, pause)
         except MachineError as error:
             return Trouble(word.cohort, word.attempt, False, str(error), machine=True)
+        return None
+
+    def _logged(self, slot: _Slot, word: Printed) -> Notice | None:
+        """Add to the worker's log; what cannot be written is lost, which is told once."""
+        path = log_path(Path(self._setup.folder), slot.number)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as log:
+                log.write(word.content)
+        except OSError as error:
+            told, self._unlogged = self._unlogged, True
+            return (
+                None if told else Notice(f"{path} cannot be written, so what workers print is lost: {error.strerror}")
+            )
         return None
 
     def _send(self, slot: _Slot, word: Work | Answer | Stop) -> None:
@@ -266,7 +284,7 @@ class RayExecutor(Pool[_Slot]):
         for word in said:
             if isinstance(word, Placed):
                 slot.placed, slot.process = True, word.process
-            elif not isinstance(word, File | Failed):
+            elif not isinstance(word, File | Printed | Failed):
                 messages.append(self._note(slot, word))
         return messages
 

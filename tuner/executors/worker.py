@@ -7,6 +7,7 @@ in a process of this machine and in an actor of a cluster.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ import torch
 
 from tuner import data, models
 from tuner.data import batches
-from tuner.errors import DataError, told
+from tuner.errors import DataError, told, trace
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -79,10 +80,11 @@ class Worker:
         channel: Channel,
         dataset: data.Dataset | None = None,
         shelf: Shelf | None = None,
+        mark: Callable[[Sequence[int]], None] = lambda _: None,
     ) -> None:
         """`dataset` where the process has it in memory already, else it is loaded as `setup` says.
 
-        Without a `shelf` it is the study's folder.
+        Without a `shelf` it is the study's folder. `mark` is told whose trials' code runs from now on.
         """
         torch.set_num_threads(setup.threads)
         self.number = number
@@ -98,29 +100,36 @@ class Worker:
                 raise DataError(f"{dataset.name}: the {name} changed while the study ran; restore it and launch again")
         self.arrays = arrays(dataset, self.device)
         self.channel = channel
+        self.mark = mark
         self._heard = self._spoke = self._saved = time.monotonic()
         self._stopping = False
 
     def train(self, work: Work) -> None:
         """Train one cohort and say so; only a lost driver (EOFError, ConnectionError) gets out."""
+        self.mark([row.number for row in work.task.rows])
+        end = self._end(work)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.mark(())
+        self.channel.send(end)
+
+    def _end(self, work: Work) -> Done | Trouble:
         cohort, attempt = work.task.cohort, work.attempt
         try:
             self._run(work)
-            self.channel.send(Done(cohort, attempt))
+            return Done(cohort, attempt)
         except _Stopped:
-            self.channel.send(Done(cohort, attempt, saved=True))
+            return Done(cohort, attempt, saved=True)
         except MachineError as error:
-            self.channel.send(Trouble(cohort, attempt, False, str(error), machine=True))
+            return Trouble(cohort, attempt, False, str(error), machine=True)
         except (EOFError, ConnectionError):
             raise
         except MemoryError as error:
-            self.channel.send(Trouble(cohort, attempt, True, str(error) or "out of memory"))
+            return Trouble(cohort, attempt, True, str(error) or "out of memory", trace=trace(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's network may raise anything; it ends its trials, not the study
-            lack = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-            self.channel.send(Trouble(cohort, attempt, lack, told(error)))
-        finally:
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            text = trace(error)
+            lack = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+            return Trouble(cohort, attempt, lack, told(error), trace=text)
 
     def _run(self, work: Work) -> None:
         task, attempt = work.task, work.attempt
@@ -155,6 +164,8 @@ class Worker:
                 if event.undecided:
                     answer = set(self._expect_answer().stop)
                     rung = flushed = True
+                if gone := {*event.failed, *(answer or ())}:
+                    self.mark([row.number for row in training.rows if row.number not in gone])
             else:
                 self.shelf.keep(work, event.number, {"weights": event.weights}, partial(self._pause, work))
                 self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))

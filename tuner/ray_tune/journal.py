@@ -23,7 +23,7 @@ from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger
 from tuner.progress import Now, Progress
 from tuner.ray_tune.space import settled
-from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER
+from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER, TRACE
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.training import checkpoint
@@ -140,7 +140,7 @@ class Journal(tune.Callback):
         if told.ended:
             return
         if FAILED in result:
-            self._fail(told, result[FAILED])
+            self._fail(told, result[FAILED], result.get(TRACE, ""))
             return
         metrics = self._metrics(result)
         epoch = int(result[EPOCH])
@@ -182,8 +182,9 @@ class Journal(tune.Callback):
             cause = getattr(error, "cause", None) or error
             self._fail(told, "its actor died" if cause is None else f"{type(cause).__name__}: {first_line(cause)}")
 
-    def _fail(self, told: TrialHistory, message: str) -> None:
-        self._store(Event(Kind.FAILED, {"message": message}, trial=told.number))
+    def _fail(self, told: TrialHistory, message: str, trace: str = "") -> None:
+        body = {"message": message, **({"traceback": trace} if trace else {})}
+        self._store(Event(Kind.FAILED, body, trial=told.number))
         self._search.tell(told.number, State.FAILED, None)
 
     # --- what an epoch leaves ---------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ray import tune
 
 from tuner import plan as planning
 from tuner.data import Dataset
-from tuner.errors import told
+from tuner.errors import told, trace
 from tuner.executors.worker import CHECKPOINT_SECONDS, arrays
 from tuner.grouping import Grouping
 from tuner.ray_tune.space import read, settled
@@ -36,6 +36,7 @@ NUMBER = "_trial"  # in a config: our number of the trial, which its seed comes 
 EPOCH = "epoch"  # in a result: absolute, also after a restore; use it as time_attr
 FINISHED = "finished"  # in a result: the trial has come to its own end
 FAILED = "failed"  # in a result: why it cannot go on
+TRACE = "traceback"  # and of an error in its network, all of it
 FREIGHT = "freight"
 _FILE = "trial.pt"
 _RUN = ("device", "threads")  # of `run`: what a trial needs to know
@@ -100,7 +101,7 @@ class StudyTrainable(tune.Trainable):
         self._number = config.get(NUMBER, 0)
         identity = self._number if NUMBER in config else json.dumps(self._params, sort_keys=True)
         trial = Trial(self._number, self._params, derive(spec.seed, "trial", identity))
-        self._error = ""
+        self._error, self._trace = "", ""
         self._saved = time.monotonic()
         try:
             self._training = Training(self._grouping.task(0, [trial], company=False), self._arrays)
@@ -112,18 +113,18 @@ class StudyTrainable(tune.Trainable):
         except Exception as error:
             if self._luggage is None:
                 raise
-            self._error = told(error)
+            self._error, self._trace = told(error), trace(error)
 
     def step(self) -> dict[str, Any]:
         """One epoch: our metrics, `epoch`, `seconds`; a loss that is no number is one in the result, and its end."""
         if self._error:
-            return self._failure(self._error, 0)
+            return self._failure(self._error, 0, self._trace)
         try:
             return self._epoch()
         except Exception as error:
             if self._luggage is None:
                 raise
-            return self._failure(told(error), self._training.epoch)
+            return self._failure(told(error), self._training.epoch, trace(error))
 
     def _epoch(self) -> dict[str, Any]:
         epoch = next((event for event in self._events if isinstance(event, Epoch)), None)
@@ -141,8 +142,9 @@ class StudyTrainable(tune.Trainable):
             result[FREIGHT] = self._freight(self._luggage, finished)
         return result
 
-    def _failure(self, message: str, epoch: int) -> dict[str, Any]:
-        return {EPOCH: epoch, self._spec.metric: math.nan, FAILED: message, tune.result.DONE: True}
+    def _failure(self, message: str, epoch: int, trace: str = "") -> dict[str, Any]:
+        said = {FAILED: message, **({TRACE: trace} if trace else {})}
+        return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
 
     def _freight(self, luggage: Luggage, finished: Finished | None) -> Freight:
         freight = Freight()
