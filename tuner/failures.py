@@ -16,6 +16,7 @@ from tuner.trial import State, Value
 _PLACE = re.compile(r" \([^()]+:\d+\)$")  # where it was raised, at the end of a message
 _NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?", re.IGNORECASE)
 _LISTED = 8  # numbers of trials that are named one by one
+_CAUSES = 5  # that are told, the most frequent ones
 _SHARED = 3  # hyperparameters that are named as common to all
 
 
@@ -40,6 +41,20 @@ class Cause:
 def too_many(history: History) -> bool:
     """Whether more than half of the trials that have ended failed; a pruned trial is no failure."""
     return 2 * history.count(State.FAILED) > history.ended
+
+
+def told(history: History, command: str) -> list[str]:
+    """The causes in a line each, and where to look: `command` is what shows a trial's log, but for the number."""
+    found = causes(history)
+    lines = [str(cause) for cause in found[:_CAUSES]]
+    if len(found) > _CAUSES:
+        rest = sum(len(cause.trials) for cause in found[_CAUSES:])
+        lines.append(f"{rest} more failed of {len(found) - _CAUSES} other causes")
+    if found:
+        lines.append(f"what a trial printed: {command} {found[0].trials[0]}")
+    if too_many(history):
+        lines.append("more than half of the trials failed, so the exit code is 1")
+    return lines
 
 
 def causes(history: History) -> list[Cause]:

@@ -64,6 +64,7 @@ def launch(
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
             study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.cli.summary import ending
+    from tuner.failures import too_many
 
     # What a person can paste: the program as they called it, where it is not on their path.
     program = "tuner" if shutil.which("tuner") else min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
@@ -71,7 +72,7 @@ def launch(
     print_lines(ending(study.name, study.history, study.state, study.tracking, program=program, where=where))
     if study.state == "interrupted":
         raise typer.Exit(128 + (study.signal or signal.SIGINT))
-    if study.state == "failed":
+    if study.state == "failed" or too_many(study.history):
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from tuner import failures
 from tuner.history import History
 from tuner.output import cell
 from tuner.progress import score
@@ -67,6 +68,7 @@ def ending(
         if len(wanted) > 1:
             front = ", ".join(str(trial.number) for trial in history.front(*wanted))
             lines.append(f"Pareto front: trials {front}; {program} best {name}{where}")
+    lines += failures.told(history, f"{program} logs {name}{where} --trial")
     if state == "interrupted":
         lines.append("interrupted; the same command goes on where it stopped")
     lines += [f"every trial: {program} results {name}{where}", f"dashboard:   {program} ui {name}{where}"]
