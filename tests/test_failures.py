@@ -26,7 +26,7 @@ def history(*trials: tuple[dict[str, Any], str | Kind | None]) -> History:
             events.append(Event(end, {}, trial=number))
         elif end is not None:
             events.append(Event(Kind.FAILED, {"message": end}, trial=number))
-    return History.of(events)
+    return History.of([*events, Event(Kind.COMPLETED, {"state": "complete", "message": ""})])
 
 
 def sizes(values: Sequence[int], fails: int) -> History:

@@ -52,7 +52,7 @@ def told(history: History, command: str) -> list[str]:
         lines.append(f"{rest} more failed of {len(found) - _CAUSES} other causes")
     if found:
         lines.append(f"what a trial printed: {command} {found[0].trials[0]}")
-    if too_many(history):
+    if history.completed and too_many(history):
         lines.append("more than half of the trials failed, so the exit code is 1")
     return lines
 

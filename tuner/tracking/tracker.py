@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
+_TRACEBACK = "traceback.txt"
 _SLICE = 5_000  # events between two cursors: what is written again after a crash, at most
 _PAGE = 1_000  # runs per search
 
@@ -162,6 +163,7 @@ class Tracker:
         for number, child in self._children.items():
             if number in self._mirror.began:
                 self._settle_trial(self._sink, number, child, alive)
+        self._explain_failures(self._client, self._sink, events)
         self._write_study(self._client, self._sink, events, alive)
         self._sink.flush()
         for event in events:
@@ -251,6 +253,15 @@ class Tracker:
         if child.status != status or not self._mirror.pareto(number).items() <= child.tags.items():
             sink.log(child, (), self._mirror.tags(number, alive))
         sink.settle(child, status, self._mirror.ended(number))
+
+    def _explain_failures(self, client: MlflowClient, sink: Sink, events: Sequence[Event]) -> None:
+        """The tracebacks of trials that failed, each as an artifact of its run; written again it is the same file."""
+        failed = [event for event in events if event.kind is Kind.FAILED and event.body.get("traceback")]
+        if failed:
+            sink.flush()  # the runs that these belong to
+        for event in failed:
+            if event.trial is not None:
+                client.log_text(self._children[event.trial].id, event.body["traceback"], _TRACEBACK)
 
     def _write_study(self, client: MlflowClient, sink: Sink, events: Sequence[Event], alive: bool) -> None:
         mirror, kinds = self._mirror, {event.kind for event in events}
