@@ -123,7 +123,11 @@ def launch(
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
         progress.start([*plan.lines(), *resumed])
-        with _Signals(ledger.asked_to_stop) as signals, Writer(folder, home, spec.store, standby=standby) as writer:
+        with (
+            _Signals(ledger.asked_to_stop) as signals,
+            winner.preparing(),
+            Writer(folder, home, spec.store, standby=standby) as writer,
+        ):
             try:
                 number = _drive(spec, dataset, ledger, history, progress, signals, writer, crew, workers)
                 if number is None:

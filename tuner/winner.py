@@ -5,9 +5,11 @@ Knows the spec, data, training, ledger and history. Must never know the sampler,
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,19 @@ def prepare() -> threading.Thread:
     thread = threading.Thread(target=load, name="prepare", daemon=True)
     thread.start()
     return thread
+
+
+@contextlib.contextmanager
+def preparing() -> Iterator[None]:
+    """At the end, wait for what `prepare` has begun inside, also where no winner has waited for it.
+
+    An import that goes on while Python shuts down fails, and says so at the end of everything that a person reads.
+    """
+    try:
+        yield
+    finally:
+        if prepare.cache_info().currsize:
+            prepare().join()
 
 
 def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
