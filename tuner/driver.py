@@ -186,7 +186,7 @@ class Driver:
         with self._settled():
             cohorts = self._terms.group(trials, len(self._history.cohorts))
             asked = [Event(Kind.ASKED, {"params": dict(t.params), "seed": t.seed}, trial=t.number) for t in trials]
-            self._store([*asked, *(_grouped(cohort) for cohort in cohorts)])
+            self._store([*asked, *(cohort.grouped() for cohort in cohorts)])
             self._enqueue(cohorts)
             self._hand_out()
         later, self._later = self._later, []
@@ -343,7 +343,7 @@ class Driver:
             for index, members in enumerate((cohort.trials[:middle], cohort.trials[middle:]))
         ]
         self._terms.split(cohort.number, [half.number for half in halves])
-        self._store([_grouped(half) for half in halves])
+        self._store([half.grouped() for half in halves])
         self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str, trace: str = "") -> None:
@@ -372,12 +372,3 @@ class Driver:
             self._halve(cohort)
         else:
             self._fail(cohort, f"{message.message}, {losses} times")
-
-
-def _grouped(cohort: Cohort) -> Event:
-    body = {
-        "trials": [trial.number for trial in cohort.trials],
-        "structure": dict(cohort.structure),
-        "company": cohort.company,
-    }
-    return Event(Kind.GROUPED, body, cohort=cohort.number)

@@ -14,6 +14,7 @@ from typing import Any
 from tuner.curves import Curves, Times
 from tuner.trial import TERMINAL, Cohort, Event, Kind, Objective, Params, State, Trial
 
+SHORT = 12  # digits of a digest that tell two versions of a file apart
 _STATES = {Kind.PRUNED: State.PRUNED, Kind.FINISHED: State.COMPLETE, Kind.FAILED: State.FAILED}
 
 
@@ -34,6 +35,7 @@ class TrialHistory:
     message: str = ""
     ended_at: float | None = None
     tested: dict[str, float] | None = None
+    code: int = 0  # which of the history's `codes` trains it
 
     @property
     def ended(self) -> bool:
@@ -96,6 +98,7 @@ class History:
     storages: list[str] = field(default_factory=list)  # where launches kept checkpoints, in their order; "": at home
     folder: str = ""  # of the study file, from which it names its data and networks
     network: str | None = None  # digest of the file that a person's own network comes from
+    codes: list[str] = field(default_factory=list)  # all that it has been, in their order; none of a network of ours
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     running: dict[int, TrialHistory] = field(default_factory=dict)  # those of them that train now
     states: Counter[State] = field(default_factory=Counter)  # how many trials are in each
@@ -129,12 +132,13 @@ class History:
             if event.kind is Kind.CREATED:
                 self.study_id, self.data, self.created_at = body["id"], body["data"], event.time
                 self.network, self.folder = body.get("network"), body.get("folder", "")
+                self.codes = [self.network] if self.network else []
         elif event.kind is Kind.GROUPED and event.cohort is not None:
             told = [self.trials[number] for number in body["trials"]]
             members = tuple(Trial(trial.number, trial.params, trial.seed) for trial in told)
             self.cohorts[event.cohort] = Cohort(event.cohort, members, self._shared(body["structure"]), body["company"])
             for trial in told:
-                trial.cohort = event.cohort
+                trial.cohort, trial.code = event.cohort, self.code
         elif event.kind is Kind.STARTED and event.cohort is not None:
             self.attempts[event.cohort] = body["attempt"]
             for number in body["trials"]:
@@ -149,6 +153,9 @@ class History:
             self.machine = body.get("machine", self.machine)
             if event.kind is Kind.OPENED and (storage := body.get("storage", "")) not in self.storages[-1:]:
                 self.storages.append(storage)
+            if network := body.get("network"):
+                self.network = network
+                self.codes.append(network)
         elif event.kind is Kind.ASKING:
             self.asking = Asking(body["count"])
         elif event.kind is Kind.COMPLETED:
@@ -191,6 +198,11 @@ class History:
                 self.asking.since.add(number)
         elif event.kind is Kind.TESTED:
             trial.tested = dict(body["metrics"])
+
+    @property
+    def code(self) -> int:
+        """Which of `codes` trains now."""
+        return max(0, len(self.codes) - 1)
 
     def count(self, state: State) -> int:
         return self.states[state]

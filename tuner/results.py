@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import StudyMissing
-from tuner.history import History, TrialHistory
+from tuner.history import SHORT, History, TrialHistory
 from tuner.trial import Objective, State
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def as_json(history: History, *, driven: bool = False) -> dict[str, Any]:
     searched hyperparameters that are active, `metrics` the values at the objective's best epoch (what the sampler is
     told; empty where the objective never was finite), `last` those of the last epoch reported, `epochs` how many
     were reported, `seconds` the training time. Values that are not finite are absent. Of several objectives the first
-    decides the epoch, and each trial has `pareto`, whether it is on the Pareto front.
+    decides the epoch, and each trial has `pareto`, whether it is on the Pareto front. Where a person's own network was
+    changed under the study, each trial has `code`, the first digits of the SHA-256 of the file that trained it.
     """
     wanted = objectives(history)
     front = {trial.number for trial in history.front(*wanted)} if len(wanted) > 1 else set()
@@ -51,7 +52,7 @@ def as_json(history: History, *, driven: bool = False) -> dict[str, Any]:
         "study": history.spec["study"],
         "state": history.completed or ("running" if driven else "interrupted"),
         "objectives": [{"metric": metric, "goal": "maximize" if up else "minimize"} for metric, up in wanted],
-        "trials": [_trial(trial, wanted, driven, trial.number in front) for trial in _in_order(history)],
+        "trials": [_trial(trial, wanted, driven, trial.number in front, history.codes) for trial in _in_order(history)],
     }
 
 
@@ -66,13 +67,13 @@ def best_json(history: History) -> dict[str, Any] | list[dict[str, Any]] | None:
     if best is None:
         return None
     if len(wanted) == 1:
-        return _tested(best, wanted)
+        return _tested(best, wanted, history.codes)
     front = sorted(history.front(*wanted), key=lambda trial: trial.merit(wanted) or (), reverse=True)
-    return [_tested(trial, wanted) for trial in front]
+    return [_tested(trial, wanted, history.codes) for trial in front]
 
 
-def _tested(trial: TrialHistory, wanted: Sequence[Objective]) -> dict[str, Any]:
-    found = _trial(trial, wanted, driven=False, pareto=True)
+def _tested(trial: TrialHistory, wanted: Sequence[Objective], codes: Sequence[str]) -> dict[str, Any]:
+    found = _trial(trial, wanted, driven=False, pareto=True, codes=codes)
     return found | {"metrics": found["metrics"] | (trial.tested or {})}
 
 
@@ -85,7 +86,8 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Trials as `as_json` and `best_json` give them, one row each.
 
     Columns: number, state, `params.<name>` for every hyperparameter, every metric by its own name (the values at the
-    objective's best epoch), pareto where there are several objectives, epochs, seconds, seed, message. What a trial has
+    objective's best epoch), pareto where there are several objectives, epochs, seconds, seed, code where there were
+    several, message. What a trial has
     not is missing (NaN or NA); whole numbers stay whole numbers beside missing ones.
     """
     import pandas as pd
@@ -103,6 +105,8 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     columns["epochs"] = pd.Series([row["epochs"] for row in rows], dtype="int64")
     columns["seconds"] = pd.Series([row["seconds"] for row in rows], dtype="float64")
     columns["seed"] = pd.Series([row["seed"] for row in rows], dtype="int64")
+    if rows and "code" in rows[0]:
+        columns["code"] = pd.Series([row["code"] for row in rows], dtype="str")
     columns["message"] = pd.Series([row["message"] for row in rows], dtype="str")
     return pd.DataFrame(columns)
 
@@ -125,7 +129,9 @@ def _in_order(history: History) -> list[TrialHistory]:
     return [history.trials[number] for number in sorted(history.trials)]
 
 
-def _trial(trial: TrialHistory, wanted: Sequence[Objective], driven: bool, pareto: bool) -> dict[str, Any]:
+def _trial(
+    trial: TrialHistory, wanted: Sequence[Objective], driven: bool, pareto: bool, codes: Sequence[str]
+) -> dict[str, Any]:
     best = trial.best_epoch(*wanted[0])
     return {
         "number": trial.number,
@@ -137,6 +143,7 @@ def _trial(trial: TrialHistory, wanted: Sequence[Objective], driven: bool, paret
         "epochs": trial.epochs,
         "seconds": trial.seconds,
         "seed": trial.seed,
+        **({"code": codes[trial.code][:SHORT]} if len(codes) > 1 else {}),
         "message": trial.message,
     }
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from tuner import keeping, models, results, staff, winner
+from tuner import code_versions, keeping, models, results, staff, winner
 from tuner import plan as planning
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
@@ -40,7 +40,7 @@ from tuner.spec.execution import TUNE
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
 from tuner.training import products
-from tuner.trial import Event, Kind, State, Trial
+from tuner.trial import Cohort, Event, Kind, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,13 +85,15 @@ def launch(
     forking: bool = False,
     standby: Standby | None = None,
     accept_loss: bool = False,
+    accept_code: bool = False,
 ) -> Study:
     """Run a study to its end, or go on with it where it was left; `trials` extends a finished one.
 
     `home` is TUNER_HOME, else ./tuner-home. With `forking` workers may begin as copies of this process, which is for
-    processes that do nothing else; `standby` is the writing process where it runs already. Raises SpecError and
-    DataError before anything is made, StudyChanged where a study of that name was launched with another spec,
-    StudyLocked where one runs, LedgerDamaged where events of it are lost: with `accept_loss` it goes on from the rest.
+    processes that do nothing else; `standby` is the writing process where it runs already. With `accept_code` the files
+    of a person's own network may have changed since the last launch. Raises SpecError and DataError before anything is
+    made, StudyChanged where a study of that name was launched with another spec, StudyLocked where one runs,
+    LedgerDamaged where events of it are lost: with `accept_loss` it goes on from the rest.
     """
     if isinstance(spec, str | Path):
         spec = StudySpec.read(spec, trials=trials)
@@ -114,7 +116,7 @@ def launch(
             keeping.clear(folder, history, progress.message)
         resumed = _resumed(history)
         spec = _remember_extension(spec, history, progress)
-        _open(spec, dataset, ledger, history, progress)
+        _open(spec, dataset, ledger, history, progress, accept_code=accept_code)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             winner.mend(spec, dataset, ledger, history, progress)
@@ -156,7 +158,9 @@ def _remember_extension(spec: StudySpec, history: History, progress: Progress) -
     return spec.extended(known)
 
 
-def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
+def _open(
+    spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress, *, accept_code: bool
+) -> None:
     """Create, check or extend the study; `history` then has what was added."""
     body = {"spec": spec.canonical(), "digest": spec.digest, "text": spec.text}
     facts = {
@@ -185,11 +189,26 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
             f"the data of study {spec.study} changed since it was created (digest {history.data['digest'][:12]} was, "
             f"{dataset.digest[:12]} is); restore them, or give the study another name"
         )
-    if history.digest and models.changed(history.network, spec.model["family"], spec.folder):
-        raise StudyChanged(
-            f"the file of the network {spec.model['family']}, or one that it imports or reads, changed since study "
-            f"{spec.study} was created; restore it, or give the study another name (--name)"
-        )
+    more = first is not None or not history.completed
+    family = spec.model["family"]
+    if history.digest and not models.changed(history.network, family, spec.folder):
+        network = history.network  # perhaps as an older Tuner took it
+    version = code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
+    machine = _machine(spec, history, progress)
+    storage = keeping.address(spec.run.storage, spec.study, number)
+    where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.store}
+    where |= {"storage": storage} if storage else {}
+    where |= {"network": network} if version else {}
+    opened = Event(Kind.OPENED, {**where, "machine": machine})
+    if more:
+        keeping.begin(ledger.folder, storage, spec.study, history, progress.message)
+        ended = code_versions.left_behind(history, progress.message) if version else []
+        for event in ledger.append([*([first] if first else []), opened, *ended]):
+            history.apply(event)
+
+
+def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str, str]:
+    """What numbers hang on here; what is another than at the last launch is told."""
     machine = {
         "device": device_of(spec),
         "torch": torch.__version__,
@@ -199,14 +218,7 @@ def _open(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
     for name, before in history.machine.items():
         if history.trials and not history.completed and machine[name] != before:
             progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
-    storage = keeping.address(spec.run.storage, spec.study, number)
-    where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.store}
-    where |= {"storage": storage} if storage else {}
-    opened = Event(Kind.OPENED, {**where, "machine": machine})
-    if first is not None or not history.completed:
-        keeping.begin(ledger.folder, storage, spec.study, history, progress.message)
-        for event in ledger.append([first, opened] if first else [opened]):
-            history.apply(event)
+    return machine
 
 
 def _check_extends(spec: StudySpec, history: History) -> None:
@@ -261,7 +273,12 @@ def _drive(
             winner.prepare()  # while workers train, not after them
         return Now(trials=limit, workers=count, tracking=writer.said)
 
+    def take_up(group: Callable[[Sequence[Trial], int], list[Cohort]]) -> None:
+        for event in ledger.append(code_versions.begun_anew(history, group)):
+            history.apply(event)
+
     if spec.run.executor == TUNE:
+        take_up(lambda trials, first: [_alone(spec, n, trial) for n, trial in enumerate(trials, first)])
         if _tuned()(spec, dataset, ledger, history, search, progress, tick, signals.pending, workers):
             return None
         return _interrupted(ledger, history, signals)
@@ -270,6 +287,7 @@ def _drive(
         kept = keeping.place(ledger.folder, storage)
         device, say = device_of(spec), progress.message
         grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, say, storage)
+        take_up(grouping.group)
         with contextlib.closing(begin(grouping, dataset)) as executor:
             known = Sizes(spec, dataset.signature)
             split = partial(keeping.split, kept)
@@ -282,6 +300,11 @@ def _drive(
             if driver.run(signals.pending):
                 return None
     return _interrupted(ledger, history, signals)
+
+
+def _alone(spec: StudySpec, number: int, trial: Trial) -> Cohort:
+    """A trial of a study that Ray Tune drives."""
+    return Cohort(number, (trial,), spec.structure(trial.params), company=False)
 
 
 def _tuned() -> Callable[..., bool]:

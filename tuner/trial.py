@@ -24,7 +24,8 @@ class Kind(StrEnum):
 
     CREATED = "created"  # study: spec, digest, text, seed, id, data, network (study.py writes them)
     EXTENDED = "extended"  # study: spec, digest, text (more trials)
-    OPENED = "opened"  # a driver took the study up: host, pid, tracking (where MLflow is), machine
+    # a driver took the study up: host, pid, tracking (where MLflow is), machine, network (where its file has changed)
+    OPENED = "opened"
     ASKING = "asking"  # study: count (of the window that was begun before this, and is not asked yet)
     ASKED = "asked"  # trial: params, seed
     GROUPED = "grouped"  # cohort: trials, structure, company
@@ -82,6 +83,12 @@ class Cohort:
     trials: tuple[Trial, ...]
     structure: Mapping[str, Value]
     company: bool
+
+    def grouped(self) -> Event:
+        """The event that makes it known."""
+        trials = [trial.number for trial in self.trials]
+        body = {"trials": trials, "structure": dict(self.structure), "company": self.company}
+        return Event(Kind.GROUPED, body, cohort=self.number)
 
 
 def derive(*parts: object) -> int:

@@ -33,11 +33,12 @@ from tuner.results import leader
 from tuner.spec import StudySpec
 from tuner.training import checkpoint
 from tuner.training.loop import Training
-from tuner.training.task import Finished
+from tuner.training.task import Arrays, Finished, Task
 from tuner.trial import Event, Kind, Trial
 
 _SHOWN = 8  # rows of validation
 _PROMPT, _SAMPLE = 16, 500  # characters of a sample of text: those of a validation row, and those that follow
+_CLOSE = 1e-4  # two scores of one network on another machine
 _TEMPERATURE = 0.8  # a little surer than what it learnt, as a reader of a short sample would have it
 
 
@@ -112,6 +113,12 @@ def _finish(
     company = history.cohorts[best.cohort].company if best.cohort is not None else False
     task = grouping.task(0, [Trial(best.number, best.params, best.seed)], company)
     data = arrays(dataset, device)
+    if best.code != history.code and (reason := _unlike(task, data, folder, best, spec)):
+        kept_at = weights_path(folder, best.number)
+        before = f"trial {best.number} was trained with the network as it was before --accept-code, and {reason}"
+        champion.refuse(folder, f"{before}; its weights are in {kept_at}")
+        progress.message(f"the winner is neither tested nor exported: {before}; its weights are in {kept_at}")
+        return {}
     try:
         weights = checkpoint.load(weights_path(folder, best.number))["weights"]
     except (CheckpointCorrupt, FileNotFoundError) as error:
@@ -140,6 +147,27 @@ def _finish(
         progress.message(f"the winner's network cannot be exported, only its weights are kept ({kept_at}): {error}")
     _show(spec, dataset, network, champion.looks(folder, best.number), progress)
     return metrics
+
+
+def _unlike(task: Task, data: Arrays, folder: Path, best: TrialHistory, spec: StudySpec) -> str:
+    """Why the network as it is now is not the one that a trial trained with an earlier file; empty where it is.
+
+    It is where it takes the trial's weights, and has the trial's numbers with them.
+    """
+    epoch = best.best_epoch(spec.metric, spec.maximize)
+    kept = {} if epoch is None else best.reports[epoch]
+    try:
+        weights = checkpoint.load(weights_path(folder, best.number))["weights"]
+        training = Training(task, data)
+        if {*weights} != {*training.stack.parameters, *training.stack.buffers}:
+            return "the one of now has other parameters"
+        scores = training.score(weights, data.inputs, data.targets)
+    except Exception as error:  # noqa: BLE001 - another network may raise anything on what is not its own
+        return f"the one of now cannot take its weights ({told(error)})"
+    known = {name: kept[f"val/{name}"] for name in scores if f"val/{name}" in kept}
+    if not all(math.isclose(scores[name], value, rel_tol=_CLOSE, abs_tol=_CLOSE) for name, value in known.items()):
+        return "the one of now answers otherwise with its weights"
+    return ""
 
 
 def _show(spec: StudySpec, dataset: Dataset, network: torch.nn.Module, place: Path, progress: Progress) -> None:

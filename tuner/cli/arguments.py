@@ -48,6 +48,9 @@ Cluster = Annotated[
 Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets.")]
 Name = Annotated[str | None, typer.Option(help="Another name than the file's `study`.")]
 Trials = Annotated[int | None, typer.Option(help="Another number than the file's `search.trials`.")]
+AcceptCode = Annotated[
+    bool, typer.Option("--accept-code", help="Go on although the file of your own network has changed.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

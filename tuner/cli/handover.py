@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.arguments import Cluster, Format, Name, Overrides, StudyFile, Trials
+from tuner.cli.arguments import AcceptCode, Cluster, Format, Name, Overrides, StudyFile, Trials
 from tuner.errors import InputError, TunerError
 from tuner.output import Output, print_rows
 
@@ -25,6 +25,7 @@ def submit(
     name: Name = None,
     trials: Trials = None,
     overrides: Overrides = None,
+    accept_code: AcceptCode = False,
 ) -> None:
     """Hand a study over to a Ray cluster.
 
@@ -36,6 +37,7 @@ def submit(
     given = [word for override in overrides or () for word in ("--set", override)]
     given += [] if name is None else ["--name", name]
     given += [] if trials is None else ["--trials", str(trials)]
+    given += ["--accept-code"] if accept_code else []
     jobs = Jobs(cluster)
     job = jobs.submit(spec, file, given)
     where = f"--cluster {cluster}"

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner.cli import handover
-from tuner.cli.arguments import DEFAULT_HOME, Cluster, Format, Home, Name, Overrides, StudyFile, StudyName, Trials
+from tuner.cli.arguments import (
+    DEFAULT_HOME,
+    AcceptCode,
+    Cluster,
+    Format,
+    Home,
+    Name,
+    Overrides,
+    StudyFile,
+    StudyName,
+    Trials,
+)
 from tuner.output import Output, print_json, print_lines, print_rows
 
 if TYPE_CHECKING:
@@ -36,6 +47,7 @@ def launch(
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Another number than the file's `run.workers`.")
     ] = None,
+    accept_code: AcceptCode = False,
     home: Home = DEFAULT_HOME,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan; start nothing.")] = False,
     accept_loss: Annotated[
@@ -44,7 +56,8 @@ def launch(
 ) -> None:
     """Run a study, or go on where it was interrupted.
 
-    A finished study is extended when it is asked for more trials with --trials."""
+    A finished study is extended when it is asked for more trials with --trials; with --accept-code they may be trained
+    by a network that was corrected since."""
     # Until there is something to save, Ctrl-C leaves at once: raised in the middle of an import it would end anywhere.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     _one_thread()
@@ -61,6 +74,7 @@ def launch(
         gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
         options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
         options |= {"accept_loss": accept_loss}
+        options["accept_code"] = accept_code
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
             study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.cli.summary import ending

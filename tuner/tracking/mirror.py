@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner.history import History, TrialHistory, dominates
+from tuner.history import SHORT, History, TrialHistory, dominates
 from tuner.trial import TERMINAL, Event, Kind, State, Value
 
 # MLflow's names for how a run stands. A pruned trial ended before its time, as a killed one does.
@@ -166,6 +166,8 @@ class Mirror:
         }
         if trial.cohort is not None:
             found["tuner.cohort"] = str(trial.cohort)
+        if self.history.codes:
+            found["tuner.code"] = self.history.codes[trial.code][:SHORT]
         if trial.message:
             found["tuner.message"] = _one_line(trial.message)
         if trial.tested:
