@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,8 +33,8 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Any:
             super().join(timeout)
 
     winner.prepare.cache_clear()
-    monkeypatch.setattr(winner.threading, "Thread", Thread)
-    monkeypatch.setattr(winner.importlib, "import_module", lambda _: awaited.wait(60))
+    monkeypatch.setattr(winner, "threading", SimpleNamespace(Thread=Thread))
+    monkeypatch.setattr(winner, "importlib", SimpleNamespace(import_module=lambda _: awaited.wait(60)))
     yield found
     awaited.set()
     for thread in found:
