@@ -27,7 +27,7 @@ GATES = {
         "tuner.search.samplers",
     },
     "cmaes": {"tuner.search.samplers"},
-    "mlflow": {f"tuner.tracking.{name}" for name in ("tracker", "store", "sink", "bulk", "registry")},
+    "mlflow": {f"tuner.tracking.{name}" for name in ("tracker", "store", "sink", "bulk", "registry", "removal")},
     "sqlalchemy": {
         "tuner.ledger",
         *(f"tuner.ledger.{name}" for name in ("tables", "place", "sqlite", "postgresql", "lease")),

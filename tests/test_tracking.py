@@ -427,7 +427,7 @@ def server(store: Store) -> Iterator[Server]:
 
 @pytest.fixture
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in follow._SETTINGS.items():
+    for key, value in follow.SETTINGS.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # for a busy machine
 

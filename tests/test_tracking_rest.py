@@ -185,7 +185,7 @@ def test_another_page_is_not_taken_for_mlflow(guarded: str, tmp_path: Path) -> N
 
 
 def test_the_writer_says_what_to_set_too(guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in follow._SETTINGS.items():
+    for key, value in follow.SETTINGS.items():
         monkeypatch.setenv(key, value)
     tracker = Tracker(tracked(tmp_path, guarded).folder, guarded, None)
     error = tracker.cycle().error

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from tuner.cli import aids, handover, logs, looks, running, studies
+from tuner.cli import aids, deletion, handover, logs, looks, running, studies
 from tuner.cli.arguments import Verbs
 from tuner.errors import TunerError
 from tuner.output import tolerate_any_text
@@ -27,6 +27,7 @@ VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows 
         "check": running.check,
         "stop": running.stop,
         "submit": handover.submit,
+        "delete": deletion.delete,
     },
     "Look at them": {
         "list": studies.list_studies,

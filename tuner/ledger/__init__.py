@@ -256,6 +256,11 @@ class Ledger:
         """Whether somebody has left such word for this process, which holds `lock()`. Takes no time."""
         return self._place.asked_to_stop()
 
+    def discard(self) -> str | None:
+        """Remove the study's events for good from a database, whose name is returned; None where they are in a file of
+        the study's folder, and go with it."""
+        return self._place.discard()
+
     def close(self) -> None:
         """Let go of the events. Closing twice is harmless."""
         self._place.engine.dispose()

@@ -44,6 +44,7 @@ class Leases:
         ours = sa.update(table).where(mine, table.c.token == sa.bindparam("held"))
         left = sa.func.extract("epoch", table.c.expires - now)
         self.made = sa.insert(table).values(study=sa.bindparam("study"), token=0)
+        self.deleted = sa.delete(table).where(mine)
         self.seen = sa.select(table.c.token, table.c.holder, left.label("left")).where(mine)
         self.taken = (
             sa.update(table).where(mine).values(token=table.c.token + 1, expires=until).returning(table.c.token)

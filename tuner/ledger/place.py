@@ -147,6 +147,10 @@ class Place(ABC):
         if self.head is not None:
             self.head.write(last, tip)
 
+    def discard(self) -> str | None:
+        """Remove the study from a database that holds others, too, and say which; None where the ledger is a file."""
+        return None
+
     def check_format(self) -> None:
         """Raises LedgerDamaged where the database is no ledger, or one that only a newer Tuner can read."""
         with self.connect() as connection:

@@ -41,6 +41,8 @@ _ID = sa.select(_STUDIES.c.id).where(_STUDIES.c.name == sa.bindparam("name"))
 _MAKING = sa.text("SELECT pg_advisory_xact_lock(hashtext('tuner ledger'))")
 _WRITE = sa.select(_STUDIES.c.id).where(_STUDIES.c.id == sa.bindparam("study")).with_for_update()
 _COLUMNS = _TABLES.events.c
+_FORGET = sa.delete(_TABLES.events).where(_COLUMNS.study == sa.bindparam("study"))
+_GONE = sa.delete(_STUDIES).where(_STUDIES.c.id == sa.bindparam("study"))
 _ROWS = (
     sa.select(_TABLES.events)
     .where(_COLUMNS.study == sa.bindparam("study"), _COLUMNS.seq.between(sa.bindparam("first"), sa.bindparam("last")))
@@ -127,6 +129,14 @@ class Database(Place):
 
     def asked_to_stop(self) -> bool:
         return self._lease.asked_to_stop
+
+    def discard(self) -> str:
+        with self.told(), self.engine.begin() as connection:
+            connection.execute(_WRITE, self.key)
+            self._lease.check(connection)
+            for statement in (_FORGET, _LEASES.deleted, _GONE):
+                connection.execute(statement, {**self.key, "of": self.key["study"]})
+        return self.name
 
     def wait(self, error: sa.exc.DBAPIError, attempt: int, since: float) -> None:
         """Until it is worth another attempt. Raises LedgerError where it is not."""

@@ -32,7 +32,7 @@ _LONGEST_PAUSE = 5.0  # but a person who watches the dashboard sees a study go o
 _LOOK_SECONDS = 0.25  # a look takes a millisecond
 _RETRY_SECONDS = 1.0
 _UNUSED = ("pygments", "pyarrow")  # MLflow's packages do without them where they are missing; 0.2 s of imports
-_SETTINGS = {
+SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # a stopped server accepts connections for ever
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--artifacts")
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--patience", type=float, default=60)
-    os.environ.update(_SETTINGS)
+    os.environ.update(SETTINGS)
     parent = os.getppid()  # now: once it is dead we have another
     gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
     words = list(sys.argv[1:] if arguments is None else arguments)

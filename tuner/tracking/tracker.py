@@ -35,6 +35,8 @@ from tuner.trial import Event, Kind
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LOCK = "tracking.lock"  # in a study's folder: held by who writes it
+
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
 _TRACEBACK = "traceback.txt"
@@ -91,7 +93,7 @@ class Tracker:
                 path = self.folder / in_the_way.LOCK
                 error = f"another process writes this study to MLflow ({path}): {in_the_way.clear(path)}".rstrip(": ")
         except Exception as problem:  # noqa: BLE001 # MLflow, its SQL and its HTTP raise what they like; we go on trying
-            error = _explain(problem)
+            error = explain(problem)
             if "database is locked" in error and (who := self._clear_store()):
                 error = f"the store {sqlite_path(self.uri)} is locked by {who}"
             self.blind = isinstance(problem, LedgerError)
@@ -317,7 +319,7 @@ class Tracker:
         )
 
 
-def _explain(problem: Exception) -> str:
+def explain(problem: Exception) -> str:
     """One line about what is wrong, without the passwords that addresses may carry."""
     text = " ".join(str(problem).split()) or type(problem).__name__
     text = re.sub(r"//\S*@", "//", text)
