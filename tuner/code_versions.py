@@ -21,9 +21,8 @@ def changed(history: History, study: str, family: str, digest: str | None, *, ac
     """
     if not history.digest or digest == history.network:
         return False
-    what = (
-        f"the file of the network {family}, or one that it imports or reads, changed since study {study} was last launched"
-    )
+    files = f"the file of the network {family}, or one that it imports or reads,"
+    what = f"{files} changed since study {study} was last launched"
     if not accept:
         raise StudyChanged(
             f"{what}; restore it, go on with the changed one (--accept-code), or give the study another name (--name)"

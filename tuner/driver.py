@@ -332,7 +332,7 @@ class Driver:
             Cohort(number + index, (trial,), cohort.structure, company=False)
             for index, trial in enumerate(cohort.trials)
         ]
-        self._store([_grouped(single) for single in singles])
+        self._store([single.grouped() for single in singles])
         self._enqueue(singles)
 
     def _halve(self, cohort: Cohort) -> None:

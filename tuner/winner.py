@@ -159,7 +159,7 @@ def _unlike(task: Task, data: Arrays, folder: Path, best: TrialHistory, spec: St
     try:
         weights = checkpoint.load(weights_path(folder, best.number))["weights"]
         training = Training(task, data)
-        if {*weights} != {*training.stack.parameters, *training.stack.buffers}:
+        if weights.keys() != training.stack.weights(training.stack.state(), 0).keys():
             return "the one of now has other parameters"
         scores = training.score(weights, data.inputs, data.targets)
     except Exception as error:  # noqa: BLE001 - another network may raise anything on what is not its own

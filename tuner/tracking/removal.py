@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from tuner.errors import TunerError
 from tuner.tracking.dashboard import SQLITE, sqlite_path
 from tuner.tracking.follow import SETTINGS
+from tuner.tracking.in_the_way import LOCK
 from tuner.tracking.store import close, connect
-from tuner.tracking.tracker import LOCK, explain
+from tuner.tracking.tracker import explain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -35,7 +35,6 @@ from tuner.trial import Event, Kind
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOCK = "tracking.lock"  # in a study's folder: held by who writes it
 
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"

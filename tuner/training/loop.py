@@ -25,12 +25,11 @@ from tuner import models
 from tuner.data import augmentation, batches
 from tuner.errors import out_of_memory, told
 from tuner.models import layers, stateless
-from tuner.models.interface import CLASSIFICATION, LANGUAGE
-from tuner.training import attributes
+from tuner.models.interface import LANGUAGE
+from tuner.training import attributes, losses
 from tuner.training.cohort import Stack
-from tuner.training.config import TrainConfig
 from tuner.training.fusing import singular
-from tuner.training.losses import cross_entropy, huber, loss_of, of_one
+from tuner.training.losses import loss_of, of_one
 from tuner.training.metrics import Account, account
 from tuner.training.optimizers import Optimizer, rank
 from tuner.training.program import Programs
@@ -154,7 +153,8 @@ class Training:
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).to(device=self.device, dtype=self.dtype)
 
-        self._terms = self._loss_terms(configs, column)
+        signature = self.task.signature
+        self._terms = losses.terms(self._loss, configs, self.task.named, signature, self.arrays.train_targets, column)
         self._strengths = {
             f"{name}_K": column([getattr(c, name) for c in configs])
             for name in augmentation.OF[self.task.signature.modality]
@@ -169,22 +169,6 @@ class Training:
         seed_K = torch.tensor([derive(row.seed, "dropout") for row in rows], dtype=torch.int32)
         self._keys_KL = stateless.mix(stateless.mix(seed_K)[:, None] + layer_L).to(self.device)
         self._keys_SKL = torch.zeros(self.steps, *self._keys_KL.shape, dtype=torch.int32, device=self.device)
-
-    def _loss_terms(self, configs: list[TrainConfig], column: Callable[[list[float]], Tensor]) -> dict[str, Tensor]:
-        """The per-row numbers of the training loss: of those that the study names, what this loss takes."""
-        named, loss = self.task.named, self._loss
-        if loss is huber:
-            return {"delta_K": column([c.huber_delta for c in configs])} if "huber_delta" in named else {}
-        terms = {}
-        if loss is cross_entropy and "label_smoothing" in named:
-            terms["smoothing_K"] = column([c.label_smoothing for c in configs])
-        if loss is cross_entropy and "class_weights" in named and self.task.signature.task == CLASSIFICATION:
-            targets = self.arrays.train_targets
-            counts = torch.bincount(targets, minlength=self.task.signature.outputs).double().clamp(min=1.0)
-            balanced = (len(targets) / (len(counts) * counts)).to(device=self.device, dtype=self.dtype)
-            weighs = column([float(c.class_weights == "balanced") for c in configs])[:, None]
-            terms["weight_KC"] = torch.where(weighs > 0, balanced, torch.ones_like(balanced))
-        return terms
 
     def _physical(self) -> list[Row]:
         """The rows as the stack holds them: a row alone stands there twice where it needs company."""

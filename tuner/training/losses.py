@@ -5,14 +5,15 @@ Legend: K rows, B batch, T positions of a text or targets of a regression, C cla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tuner.models.interface import PADDING, REGRESSION
+from tuner.models.interface import CLASSIFICATION, PADDING, REGRESSION, Signature
+from tuner.training.config import TrainConfig
 
 
 def _beside(value_K: Tensor, like: Tensor) -> Tensor:
@@ -97,3 +98,28 @@ def of_one(loss: Callable[..., Tensor], output_BC: Tensor, target_B: Tensor, smo
     if loss is huber:
         return F.huber_loss(output_BC, target_B, delta=delta)
     return F.mse_loss(output_BC, target_B)
+
+
+def terms(
+    loss: Callable[..., Tensor],
+    configs: Sequence[TrainConfig],
+    named: frozenset[str],
+    signature: Signature,
+    targets: Tensor,
+    column: Callable[[list[float]], Tensor],
+) -> dict[str, Tensor]:
+    """The per-row numbers of a training loss: of those that the study names, what this loss takes.
+
+    `column` makes a tensor [K] of the training's type on its device; `targets` are those of the training rows.
+    """
+    if loss is huber:
+        return {"delta_K": column([c.huber_delta for c in configs])} if "huber_delta" in named else {}
+    found = {}
+    if loss is cross_entropy and "label_smoothing" in named:
+        found["smoothing_K"] = column([c.label_smoothing for c in configs])
+    if loss is cross_entropy and "class_weights" in named and signature.task == CLASSIFICATION:
+        counts = torch.bincount(targets, minlength=signature.outputs).double().clamp(min=1.0)
+        weighs = column([float(c.class_weights == "balanced") for c in configs])[:, None]
+        balanced = (len(targets) / (len(counts) * counts)).to(weighs)
+        found["weight_KC"] = torch.where(weighs > 0, balanced, torch.ones_like(balanced))
+    return found
