@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.stories import Story
-from tuner.history import History
+from tuner.history import History, TrialHistory
 from tuner.tracking.dashboard import uri_of
 from tuner.tracking.store import connect
 from tuner.tracking.tracker import Tracker
@@ -65,6 +65,7 @@ class Store:
             for epoch, metrics in sorted(trial.reports.items()):
                 for key, value in metrics.items():
                     wanted.setdefault(key, []).append((epoch, value, int(trial.report_times[epoch] * 1000)))
+            wanted |= best_epochs(trial)
             assert self.points(children[number]) == wanted
             info, tags = children[number].info, children[number].data.tags
             assert info.status == STATUSES[trial.state]
@@ -74,6 +75,18 @@ class Store:
             assert children[number].data.params.items() >= {k: str(v) for k, v in trial.params.items()}.items()
         assert self.points(parent).get("best/val/accuracy", []) == best_so_far(history)
         assert parent.info.status == {"complete": "FINISHED", "failed": "FAILED"}[history.completed]
+
+
+def best_epochs(trial: TrialHistory) -> dict[str, list[tuple[int, float, int]]]:
+    """A trial's best accuracy so far and its epoch, where they changed, by another way than the product's."""
+    found: dict[str, list[tuple[int, float, int]]] = {}
+    for last in sorted(trial.reports):
+        until = {epoch: m["val/accuracy"] for epoch, m in trial.reports.items() if epoch <= last}
+        if [epoch for epoch, value in until.items() if value == max(until.values())] == [last]:
+            moment = int(trial.report_times[last] * 1000)
+            found.setdefault("best/val/accuracy", []).append((last, until[last], moment))
+            found.setdefault("best/epoch", []).append((last, float(last), moment))
+    return found
 
 
 def best_so_far(history: History) -> list[tuple[int, float, int]]:

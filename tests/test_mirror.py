@@ -203,3 +203,21 @@ def test_the_note_has_the_best_trial_in_the_few_lines_that_mlflow_does_not_fold_
     assert best == "Best: **trial 0**, val/accuracy 0.5 at epoch 1."
     assert test == "On the test split: test/accuracy 0.4."
     assert empty == ""
+
+
+@given(studies(), st.data())
+def test_the_last_best_value_of_a_trial_is_that_of_its_best_epoch_at_any_moment(
+    study: tuple[str, list[Event]], data: st.DataObject
+) -> None:
+    goal, events = study
+    mirror = mirror_of(events[: data.draw(st.integers(1, len(events)))])
+    for number in mirror.began:
+        trial = mirror.history.trials[number]
+        epoch = trial.best_epoch("val/accuracy", goal == "maximize")
+        last = {point.key: (point.step, point.value) for point in mirror.points(number, trial.reports)}
+        told = {key: value for key, value in last.items() if key.startswith("best/")}
+        if epoch is None:
+            assert told == {}
+        else:
+            value = trial.reports[epoch]["val/accuracy"]
+            assert told == {"best/val/accuracy": (epoch, value), "best/epoch": (epoch, float(epoch))}

@@ -35,8 +35,13 @@ def charts(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_the_best_trial_is_the_first_whichever_way_is_better() -> None:
     up, down = state_of(("val/accuracy", "maximize")), state_of(("val/loss", "minimize"))
-    assert (up["orderByKey"], up["orderByAsc"]) == ("metrics.`val/accuracy`", False)
-    assert (down["orderByKey"], down["orderByAsc"]) == ("metrics.`val/loss`", True)
+    assert (up["orderByKey"], up["orderByAsc"]) == ("metrics.`best/val/accuracy`", False)
+    assert (down["orderByKey"], down["orderByAsc"]) == ("metrics.`best/val/loss`", True)
+
+
+def test_the_table_shows_what_it_sorts_by_and_the_epoch_of_it() -> None:
+    columns = state_of(("val/loss", "minimize"))["selectedColumns"]
+    assert columns[:2] == ["metrics.`best/val/loss`", "metrics.`best/epoch`"]
 
 
 def test_curves_are_drawn_as_they_were_measured() -> None:
@@ -58,9 +63,9 @@ def test_every_chart_lies_in_the_first_section_and_has_an_identity_of_its_own() 
 
 def test_several_objectives_are_drawn_against_each_other_for_all_trials() -> None:
     state = state_of(("val/accuracy", "maximize"), ("parameters", "minimize"))
-    assert charts(state)["SCATTER"]["xaxis"]["key"] == "parameters"
-    assert charts(state)["SCATTER"]["yaxis"]["key"] == "val/accuracy"
-    assert charts(state)["PARALLEL"]["selectedMetrics"][-1] == "val/accuracy", "the last one is the colour"
+    assert charts(state)["SCATTER"]["xaxis"]["key"] == "best/parameters"
+    assert charts(state)["SCATTER"]["yaxis"]["key"] == "best/val/accuracy"
+    assert charts(state)["PARALLEL"]["selectedMetrics"][-1] == "best/val/accuracy", "the last one is the colour"
     assert state["runsHiddenMode"] == "SHOW_ALL"
     assert "SCATTER" not in charts(state_of(("val/accuracy", "maximize")))
 

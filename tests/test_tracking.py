@@ -30,6 +30,7 @@ from tuner.ledger import Ledger
 from tuner.progress import PlainProgress
 from tuner.tracking import follow
 from tuner.tracking.dashboard import SQLITE, command, link, serve, sqlite_uri, uri_of
+from tuner.tracking.page import VIEW
 from tuner.tracking.store import connect
 from tuner.tracking.tracker import Progress, Tracker
 from tuner.tracking.writer import Writer
@@ -67,6 +68,7 @@ def test_everything_that_a_person_looks_for_is_found_after_a_sync(store: Store, 
         "tuner.state": "complete",
         "tuner.best_trial": str(best.number),
         "tuner.cursor": str(history.seq),
+        "tuner.form": "2",
     }
     assert children[2].info.run_name == "trial-0002"
     assert children[2].data.params == {
@@ -364,6 +366,20 @@ def test_a_long_backlog_is_written_in_slices(store: Store, tmp_path: Path, monke
     assert waiting[0] > waiting[-1] == 0
     assert waiting == sorted(waiting, reverse=True)
     store.assert_mirrors(story)
+
+
+def test_a_study_that_an_older_release_wrote_gets_what_came_since(store: Store, tmp_path: Path) -> None:
+    story = Story(tmp_path, "older").whole()
+    with pytest.MonkeyPatch.context() as older:  # a release without best epochs, nor a mark of what it wrote
+        older.setattr("tuner.tracking.mirror._improvements", lambda *_: frozenset())
+        older.setattr("tuner.tracking.page.BEST", "")
+        older.setattr("tuner.tracking.tracker._NEWEST", "1")
+        store.sync(story)
+    assert "best/epoch" not in store.children("older")[0].data.metrics
+    store.sync(story)
+    store.assert_mirrors(story)
+    view = store.client.get_experiment_by_name("older").tags[f"mlflow.sharedViewState.{VIEW}"]
+    assert "best/val/accuracy" in view
 
 
 def test_an_older_copy_of_the_ledger_is_written_from_its_beginning(store: Store, tmp_path: Path) -> None:
@@ -843,7 +859,7 @@ def test_the_link_opens_the_view_that_is_kept_with_the_experiment(store: Store, 
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
     state = json.loads(view["state"])
     assert view["name"] == "Trials, best first"
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/accuracy`", True)
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best/val/accuracy`", True)
 
 
 def test_the_link_to_an_experiment_without_a_view_sorts_by_the_objective_and_unfolds_the_trials() -> None:

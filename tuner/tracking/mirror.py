@@ -8,6 +8,7 @@ the ledger's file or a clock.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from tuner.trial import TERMINAL, Event, Kind, State, Value
 RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"
 _STATUS = {State.COMPLETE: FINISHED, State.PRUNED: KILLED, State.FAILED: FAILED}
 
+BEST = "best/"  # before a metric's name: its value at the objective's best epoch; of the study, that of its best trial
+BEST_EPOCH = f"{BEST}epoch"
 INTERRUPTED = "INTERRUPTED"  # `tuner.state` of a trial that waits for its study to be taken up again
 _LONGEST_MESSAGE = 500
 _LONGEST_DIGEST = 36  # MLflow's limit; the whole one stands in the source
@@ -86,13 +89,20 @@ class Mirror:
         return {name: str(value) for name, value in values.items()}
 
     def points(self, number: int, epochs: Iterable[int]) -> list[Point]:
-        """What a trial reported at these epochs, step = epoch."""
+        """What a trial reported at these epochs, step = epoch; with it, where an epoch is the trial's best so far, the
+        objectives' best values and that epoch: of each the last one is what `tuner best` goes by, at any moment."""
         trial = self.history.trials[number]
-        return [
-            Point(key, value, milliseconds(trial.report_times[epoch]), epoch)
-            for epoch in sorted(epochs)
-            for key, value in trial.reports[epoch].items()
-        ]
+        objectives = self.history.objectives
+        due = sorted(epochs)
+        better = _improvements(trial.reports.of(objectives[0][0]), objectives[0][1]) if due else frozenset()
+        found = []
+        for epoch in due:
+            metrics, moment = trial.reports[epoch], milliseconds(trial.report_times[epoch])
+            if epoch in better:
+                best = {f"{BEST}{name}": metrics[name] for name, _ in objectives if name in metrics}
+                metrics |= best | {BEST_EPOCH: float(epoch)}
+            found += [Point(key, value, moment, epoch) for key, value in metrics.items()]
+        return found
 
     def test_points(self) -> list[Point]:
         """The study's test scores, step = 0 for the first champion, 1 for the one of an extension, …
@@ -130,7 +140,7 @@ class Mirror:
                 held = self._held.get(metric, value)
                 self._held[metric] = max(held, value) if maximize else min(held, value)
             moment = milliseconds(self._latest)
-            self.curve += [Point(f"best/{name}", value, moment, self._next) for name, value in self._held.items()]
+            self.curve += [Point(f"{BEST}{name}", value, moment, self._next) for name, value in self._held.items()]
             self._next += 1
 
     def pareto(self, number: int) -> dict[str, str]:
@@ -255,6 +265,17 @@ class Mirror:
 def reported(event: Event) -> int:
     """How many points an event adds to a trial's curves."""
     return len(event.body["metrics"]) if event.kind is Kind.REPORTED else 0
+
+
+def _improvements(curve: Iterable[tuple[int, float]], maximize: bool) -> frozenset[int]:
+    """The epochs of a curve that are better than all before them; the last one is the best."""
+    found, best = [], -math.inf
+    for epoch, value in curve:
+        merit = value if maximize else -value
+        if merit > best:
+            best = merit
+            found.append(epoch)
+    return frozenset(found)
 
 
 def milliseconds(seconds: float) -> int:

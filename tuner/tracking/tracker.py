@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
 _TRACEBACK = "traceback.txt"
+_FORM, _NEWEST = "tuner.form", "2"  # what is shown of a study; 2: the best epoch of each trial, and the view by it
 _SLICE = 5_000  # events between two cursors: what is written again after a crash, at most
 _PAGE = 1_000  # runs per search
 
@@ -214,9 +215,11 @@ class Tracker:
         cursor = int(text) if text.isdecimal() else 0
         strays = any(child.tags.get(_PARENT) != self._parent.id for child in kept.values())
         lost = any(event.seq <= cursor and number not in kept for number, event in self._mirror.began.items())
-        if twins or strays or lost or cursor > history.seq:  # the last where an older copy of the ledger was put back
+        older = self._parent.tags.get(_FORM) != _NEWEST
+        # Once more from the beginning, also where an older copy of the ledger was put back.
+        if twins or strays or lost or older or cursor > history.seq:
             cursor = 0
-            sink.log(self._parent, (), {_CURSOR: "0"})
+            sink.log(self._parent, (), {_CURSOR: "0", _FORM: _NEWEST})
         sink.flush()
         for twin in twins:
             client.delete_run(twin.id)
@@ -237,7 +240,7 @@ class Tracker:
 
     def _create_parent(self, sink: Sink) -> Written:
         study, history = self._mirror.study, self._mirror.history
-        tags = {"tuner.study": study, "tuner.ledger": history.study_id}
+        tags = {"tuner.study": study, "tuner.ledger": history.study_id, _FORM: _NEWEST}
         return sink.create(self._experiment, study, milliseconds(history.created_at), tags)
 
     def _write_trial(self, sink: Sink, number: int, epochs: set[int], alive: bool) -> None:
