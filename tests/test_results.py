@@ -67,7 +67,7 @@ def test_the_json_of_the_golden_ledger_is_what_it_always_was(golden: History) ->
 def test_the_json_has_the_documented_keys_and_no_others(golden: History) -> None:
     document = results.as_json(golden)
     assert list(document) == ["study", "state", "objectives", "trials"]
-    keys = ["number", "state", "params", "metrics", "last", "epochs", "seconds", "seed", "message"]
+    keys = ["number", "state", "params", "metrics", "last", "best_epoch", "epochs", "seconds", "seed", "message"]
     assert [list(trial) for trial in document["trials"]] == [keys] * 3
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
@@ -78,7 +78,7 @@ def test_metrics_are_those_of_the_objectives_best_epoch_and_the_first_of_equals(
     trial = results.as_json(history)["trials"][0]
     assert trial["metrics"] == {"val/loss": 1 / best, "val/accuracy": 0.9 if goal == "maximize" else 0.1}
     assert trial["last"] == {"val/loss": 1 / 7}
-    assert (trial["epochs"], trial["seconds"]) == (7, 7 * 0.25)
+    assert (trial["best_epoch"], trial["epochs"], trial["seconds"]) == (best, 7, 7 * 0.25)
 
 
 def test_a_trial_whose_objective_never_was_finite_has_no_metrics_and_is_never_best() -> None:
@@ -86,6 +86,8 @@ def test_a_trial_whose_objective_never_was_finite_has_no_metrics_and_is_never_be
     trial = results.as_json(history)["trials"][0]
     assert trial["metrics"] == {}
     assert trial["last"] == {"val/loss": 0.5}
+    assert trial["best_epoch"] is None
+    assert results.trials(history)["best_epoch"].isna().tolist() == [True]
     assert results.best_json(history) is None
 
 
@@ -148,7 +150,7 @@ def test_the_frame_has_one_row_per_trial_and_one_column_per_name_in_the_order_of
     frame = results.trials(History.of([*events, *accuracies(0, 0.5), *accuracies(2, 0.25, 0.75), finished(2)]))
     assert list(frame.columns) == [
         "number", "state", "params.rate", "params.optimizer", "params.nesterov", "params.width",
-        "val/loss", "val/accuracy", "epochs", "seconds", "seed", "message",
+        "val/loss", "val/accuracy", "best_epoch", "epochs", "seconds", "seed", "message",
     ]  # fmt: skip
     assert frame["number"].tolist() == [0, 1, 2]
     assert frame["state"].tolist() == ["WAITING", "WAITING", "COMPLETE"]
@@ -195,7 +197,7 @@ def test_curves_are_tidy_and_in_order(golden: History) -> None:
 
 def test_a_study_without_trials_has_empty_frames_of_the_same_types(golden: History) -> None:
     empty = History.of([created()])
-    assert results.trials(empty).to_csv(index=False) == "number,state,epochs,seconds,seed,message\n"
+    assert results.trials(empty).to_csv(index=False) == "number,state,best_epoch,epochs,seconds,seed,message\n"
     for table in (results.trials, results.curves):
         full = table(golden).dtypes
         assert all(full[str(name)] == dtype for name, dtype in table(empty).dtypes.items())

@@ -39,12 +39,13 @@ def as_json(history: History, *, driven: bool = False) -> dict[str, Any]:
 
     `driven` says that a process holds the study's lock at this moment. Where none does, nothing can be running: the
     state of an unfinished study is then "interrupted" and its unfinished trials are WAITING; else it is "running".
-    A trial is {"number", "state", "params", "metrics", "last", "epochs", "seconds", "seed", "message"}: `params` the
-    searched hyperparameters that are active, `metrics` the values at the objective's best epoch (what the sampler is
-    told; empty where the objective never was finite), `last` those of the last epoch reported, `epochs` how many
-    were reported, `seconds` the training time. Values that are not finite are absent. Of several objectives the first
-    decides the epoch, and each trial has `pareto`, whether it is on the Pareto front. Where a person's own network was
-    changed under the study, each trial has `code`, the first digits of the SHA-256 of the file that trained it.
+    A trial is {"number", "state", "params", "metrics", "last", "best_epoch", "epochs", "seconds", "seed", "message"}:
+    `params` the searched hyperparameters that are active, `metrics` the values at the objective's best epoch (what the
+    sampler is told; empty where the objective never was finite), `last` those of the last epoch reported, `best_epoch`
+    the objective's (from 1; null where it never was finite), `epochs` how many were reported, `seconds` the training
+    time. Values that are not finite are absent. Of several objectives the first decides the epoch, and each trial has
+    `pareto`, whether it is on the Pareto front. Where a person's own network was changed under the study, each trial
+    has `code`, the first digits of the SHA-256 of the file that trained it.
     """
     wanted = objectives(history)
     front = {trial.number for trial in history.front(*wanted)} if len(wanted) > 1 else set()
@@ -86,9 +87,9 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Trials as `as_json` and `best_json` give them, one row each.
 
     Columns: number, state, `params.<name>` for every hyperparameter, every metric by its own name (the values at the
-    objective's best epoch), pareto where there are several objectives, epochs, seconds, seed, code where there were
-    several, message. What a trial has
-    not is missing (NaN or NA); whole numbers stay whole numbers beside missing ones.
+    objective's best epoch), pareto where there are several objectives, best_epoch, epochs, seconds, seed, code where
+    there were several, message. What a trial has not is missing (NaN or NA); whole numbers stay whole numbers beside
+    missing ones.
     """
     import pandas as pd
 
@@ -102,6 +103,7 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         columns[name] = pd.Series([row["metrics"].get(name) for row in rows], dtype="float64")
     if rows and "pareto" in rows[0]:
         columns["pareto"] = pd.Series([row["pareto"] for row in rows], dtype="bool")
+    columns["best_epoch"] = pd.Series([row["best_epoch"] for row in rows], dtype="Int64")
     columns["epochs"] = pd.Series([row["epochs"] for row in rows], dtype="int64")
     columns["seconds"] = pd.Series([row["seconds"] for row in rows], dtype="float64")
     columns["seed"] = pd.Series([row["seed"] for row in rows], dtype="int64")
@@ -140,6 +142,7 @@ def _trial(
         "params": dict(trial.params),
         "metrics": {} if best is None else dict(trial.reports[best]),
         "last": dict(trial.reports[trial.epochs]) if trial.reports else {},
+        "best_epoch": best,
         "epochs": trial.epochs,
         "seconds": trial.seconds,
         "seed": trial.seed,
