@@ -388,7 +388,7 @@ def test_launch_ends_with_the_best_trial_its_test_score_and_the_way_to_the_dashb
     answer = tuner("launch", "s.yaml", "--home", "elsewhere")
     assert answer.code == 0
     for text in (
-        "study one complete: 3 trials (1 complete, 1 stopped early, 1 failed)",
+        "study one complete: 3 trials (1 complete, 1 pruned, 1 failed)",
         "best trial 0: val/accuracy 0.75 at epoch 1",
         "  learning_rate  0.1",
         "  optimizer      adam",
@@ -549,7 +549,7 @@ def flowers(home: Path) -> None:
 def test_a_study_goes_from_launch_to_prediction_with_results_on_stdout_and_progress_on_stderr() -> None:
     ran = script("launch", "study.yaml", "--workers", "1")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("study small complete: 3 trials (3 complete, 0 stopped early, 0 failed)\n")
+    assert ran.stdout.startswith("study small complete: 3 trials (3 complete, 0 pruned, 0 failed)\n")
     assert "on the test split: test/loss " in ran.stdout
     assert "[3/3] trial" in ran.stderr
     assert "[3/3] trial" not in ran.stdout

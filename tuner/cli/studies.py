@@ -61,6 +61,7 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
 
 def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     """Print the best completed trial, or the Pareto front."""
+    from tuner.cli.summary import overlooked
     from tuner.results import best_json
 
     history, _ = _history(study, home)
@@ -71,6 +72,8 @@ def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output
         print_pairs(_row(found))
     else:
         print_rows([_row(trial) for trial in (found if isinstance(found, list) else [found])], output, found)
+    if (pruned := overlooked(history)) is not None:
+        typer.echo(pruned, err=output is not Output.TABLE)
 
 
 def sync(

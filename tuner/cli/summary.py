@@ -20,7 +20,7 @@ from tuner.trial import State
 def standing(
     name: str, history: History, holder: Mapping[str, Any] | None, *, full: bool = False
 ) -> dict[str, str | int | float | None]:
-    """One study in one row; `full` adds who drives it and when it began."""
+    """One study in one row; `full` adds who drives it, when it began, and a note about its best trial."""
     # A driver that died before its first event leaves a ledger without a spec: listed, never a reason to fail.
     wanted = objectives(history) if history.spec else ()
     best = leader(history) if wanted else None
@@ -41,7 +41,37 @@ def standing(
     if full:
         row["created"] = _moment(history.created_at)
         row["driver"] = f"{holder['host']}:{holder['pid']} since {holder['since']}" if holder else None
+        row["note"] = overlooked(history) if wanted else None
     return row
+
+
+def overlooked(history: History) -> str | None:
+    """One line about the best pruned trial, where its best value is better than that of the best completed trial."""
+    best = leader(history)
+    if best is None:
+        return None
+    metric, maximize = objectives(history)[0]
+    sign = 1.0 if maximize else -1.0
+    score = best.best_value(metric, maximize)
+    pruned = [
+        (sign * value, -trial.number, value)
+        for trial in history.trials.values()
+        if trial.state is State.PRUNED and (value := trial.best_value(metric, maximize)) is not None
+    ]
+    if score is None or not pruned or max(pruned)[0] <= sign * score:
+        return None
+    _, number, value = max(pruned)
+    trial = history.trials[-number]
+    epoch = trial.best_epoch(metric, maximize)
+    reached, beaten = cell(value), cell(score)
+    if reached == beaten:  # equal but for the digits that a person is spared
+        reached, beaten = repr(value), repr(score)
+    at = f" at epoch {epoch}" if epoch != trial.epochs else ""
+    whose = "the winner's" if history.completed else "the best completed trial's"
+    return (
+        f"trial {trial.number} was pruned at epoch {trial.epochs} with {metric} {reached}{at}, better than {whose} "
+        f"{beaten}; pruned trials are not candidates"
+    )
 
 
 def ending(
@@ -55,7 +85,7 @@ def ending(
     wanted = objectives(history)
     counts = ", ".join(
         f"{history.count(state)} {word}"
-        for state, word in ((State.COMPLETE, "complete"), (State.PRUNED, "stopped early"), (State.FAILED, "failed"))
+        for state, word in ((State.COMPLETE, "complete"), (State.PRUNED, "pruned"), (State.FAILED, "failed"))
     )
     lines = [f"study {name} {state}: {len(history.trials)} trials ({counts})"]
     if (best := leader(history)) is not None:
@@ -65,6 +95,8 @@ def ending(
         if best.tested:
             tested = ", ".join(f"{key} {cell(value)}" for key, value in best.tested.items())
             lines.append(f"on the test split: {tested}")
+        if (pruned := overlooked(history)) is not None:
+            lines.append(pruned)
         if len(wanted) > 1:
             front = ", ".join(str(trial.number) for trial in history.front(*wanted))
             lines.append(f"Pareto front: trials {front}; {program} best {name}{where}")
