@@ -8,7 +8,6 @@ integers with a leading zero are refused, and a bare word is text unless it is a
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,8 @@ from ruamel.yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
+
+from tuner.search_spaces.spelling import nearest
 
 Keys = tuple[str | int, ...]
 
@@ -139,9 +140,8 @@ def describe(value: object) -> str:
 
 def suggest(name: object, known: Iterable[str]) -> str:
     """`; did you mean 'sampler'?` where a known name is near, else empty."""
-    names = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(str(name).lower()[:100], names, n=1, cutoff=0.6)
-    return f"; did you mean '{names[near[0]]}'?" if near else ""
+    near = nearest(name, known)
+    return f"; did you mean '{near}'?" if near is not None else ""
 
 
 def read(path: Path) -> Document:
