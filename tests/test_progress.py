@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from tuner.history import History
+from tuner.pace import WINDOW, Pace, steps_per_epoch
 from tuner.progress import (
     REDRAW,
-    WINDOW,
-    Pace,
+    Now,
     PlainProgress,
     Progress,
     TerminalProgress,
     clock_text,
     progress_for,
-    steps_per_epoch,
 )
 from tuner.trial import Event, Kind
 
@@ -106,7 +105,7 @@ def test_plain_output_is_one_line_per_ended_trial_and_silent_about_reports() -> 
     )
     assert stream.getvalue().splitlines() == [
         "[1/4] trial 0 complete: val/accuracy 0.5 at epoch 1 (best so far)",
-        "[2/4] trial 1 stopped after epoch 1: val/accuracy 0.25 at epoch 1",
+        "[2/4] trial 1 pruned after epoch 1: val/accuracy 0.25 at epoch 1",
         "[3/4] trial 2 failed: diverged at step 3 (loss=nan)",
     ]
 
@@ -155,6 +154,37 @@ def test_a_long_silence_is_broken_by_a_pulse() -> None:
     assert line.startswith("[0/4] 1 running, ")
     assert "trial-steps/s" in line
     assert "left" in line
+
+
+def test_the_time_left_is_told_soon_after_the_first_epochs_and_then_once_a_minute_whatever_else_is() -> None:
+    story, stream, clock = plain()
+    story.tell(*asked(0, 1))
+    for epoch in range(1, 125):
+        clock.now += 1.0
+        story.tell(reported(0, epoch, 0.5), *([Event(Kind.FAILED, {"message": "m"}, trial=1)] if epoch == 30 else []))
+    told = [line for line in stream.getvalue().splitlines() if "left" in line]
+    assert len(told) == 2
+    assert all(line.endswith(" left") for line in told)
+
+
+def test_a_long_epoch_moves_the_bars_and_gives_a_time_left_before_it_has_ended() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = TerminalProgress(stream, clock)
+    story = Story(progress)
+    story.tell(*asked(0))
+
+    def bars() -> tuple[float, float]:
+        head, *_, table = progress.view(story.history, now).renderables  # type: ignore[attr-defined]
+        return next(iter(head.columns[1].cells)).completed, list(table.columns[2].cells)[1].completed
+
+    now: Now = {"trials": 4}
+    assert bars() == (0.0, 0.0)
+    clock.now += 10.0
+    now = {"trials": 4, "within": {0: 0.5}}
+    assert bars() == (0.5 / 4, 0.5)
+    # Half an epoch in ten seconds; four trials of four epochs each but for that half.
+    assert progress._pace.seconds_left(story.history, 4, {0: 0.5}) == pytest.approx((16 - 0.5) * 20)
+    assert progress._pace.seconds_left(story.history, 4) is None
 
 
 def test_an_mlflow_that_stays_away_is_told_once_a_minute_and_when_it_is_back() -> None:
@@ -262,7 +292,7 @@ def test_the_terminal_shows_bars_counts_best_speed_time_left_and_what_waits() ->
         "2/3 trials",
         "1 running",
         "1 complete",
-        "0 stopped",
+        "0 pruned",
         "1 failed",
         "trial 1 failed: diverged",
         "best so far: trial 0, val/accuracy 0.9712 at epoch 1",
@@ -284,7 +314,7 @@ def test_before_a_trial_has_ended_the_best_of_those_in_training_is_shown() -> No
     story.tell(*asked(0, 1))
     story.tell(reported(0, 1, 0.5), reported(1, 1, 0.75))
     progress.stop()
-    assert "no best yet" in stream.getvalue()
+    assert "best: none yet" in stream.getvalue()
     assert "best so far: trial 1, val/accuracy 0.75 at epoch 1, still in training" in stream.getvalue()
 
 

@@ -91,6 +91,7 @@ class Driver:
         self._search, self._executor, self._progress, self._tick = search, executor, progress, tick
         self._running: dict[int, int] = {}  # cohort: attempt
         self._attempts = dict(history.attempts)
+        self._within: dict[int, float] = {}  # running cohort: share of its epoch that is trained
         self._fresh: list[Event] = []  # of the transaction that is open: to be shown when it is on the disk
         self._words: list[Callable[[], None]] = []  # to workers, to be said then
         self._fault: TunerError | None = None  # of the machine, to be raised then
@@ -136,7 +137,7 @@ class Driver:
         with self._ledger.together():
             yield
         fresh, self._fresh = self._fresh, []
-        self._progress.update(self._history, fresh, self._tick())
+        self._progress.update(self._history, fresh, {**self._tick(), "within": self._within})
         words, self._words = self._words, []
         for say in words:
             say()
@@ -229,6 +230,7 @@ class Driver:
         assert message.cohort is not None
         if self._running.get(message.cohort) != message.attempt:
             return  # the last words of an attempt that was given up
+        self._within.pop(message.cohort, None)
         if isinstance(message, Report):
             self._report(message)
         elif isinstance(message, Flush):
@@ -249,6 +251,7 @@ class Driver:
             self._lost(message, requeue)
         else:
             assert isinstance(message, Alive), message
+            self._within[message.cohort] = message.share
 
     def _started(self, message: Started) -> None:
         for note in message.notes:

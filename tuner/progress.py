@@ -11,21 +11,21 @@ import contextlib
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO, TypedDict
 
 from tuner.history import History, TrialHistory
 from tuner.output import cell, printable
+from tuner.pace import Pace, epochs_of
 from tuner.results import leader, objectives
 from tuner.trial import TERMINAL, Event, Kind, Objective, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-WINDOW = 30.0  # seconds over which speed is averaged: long enough to smooth ASHA's rungs, short enough to follow them
 REDRAW = 0.25  # seconds between two drawings: a person reads no faster, and drawing must cost training nothing
-PULSE = 60.0  # seconds after which a plain log says that work goes on although no trial has ended
+PULSE = 60.0  # seconds between two lines of a plain log about speed and time left
+EARLY = 5.0  # seconds until the first of them, once there is something to tell
 COHORTS_SHOWN = 8  # a terminal of 24 lines keeps room for messages
 GONE = OSError  # what writing raises when the terminal or the pipe has gone away: a study goes on without it
 
@@ -44,6 +44,7 @@ class Now(TypedDict, total=False):
     trials: int
     workers: int
     tracking: Tracking | None
+    within: Mapping[int, float]  # how much of its epoch a running cohort has trained, where a worker has said so
 
 
 class Progress(Protocol):
@@ -68,65 +69,6 @@ def progress_for(stream: TextIO | None = None) -> Progress:
     if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return TerminalProgress(stream)
     return PlainProgress(stream)
-
-
-class Pace:
-    """Trial-steps per second and time left, from the reports seen since the driver took the study up.
-
-    A trial-step is one update of one trial's weights, so a step of a cohort of 16 counts 16 times.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.started = clock()
-        self._steps = self._epochs = 0
-        self._marks: deque[tuple[float, int, int]] = deque([(self.started, 0, 0)])
-
-    def note(self, history: History, fresh: Sequence[Event]) -> None:
-        """Count the reports among `fresh`."""
-        reported = [event.trial for event in fresh if event.kind is Kind.REPORTED and event.trial is not None]
-        if not reported:
-            return
-        self._steps += sum(steps_per_epoch(history, history.trials[number]) for number in reported)
-        self._epochs += len(reported)
-        now = self._clock()
-        self._marks.append((now, self._steps, self._epochs))
-        while len(self._marks) > 2 and self._marks[1][0] < now - WINDOW:
-            self._marks.popleft()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the driver took the study up."""
-        return self._clock() - self.started
-
-    def steps_per_second(self) -> float | None:
-        """None before the first report."""
-        seconds = self._clock() - self._marks[0][0]
-        return (self._steps - self._marks[0][1]) / seconds if self._epochs and seconds > 0 else None
-
-    def seconds_left(self, history: History, total: int) -> float | None:
-        """Epochs still to train, were the trials to come as long as those that ended, at the present speed."""
-        seconds = self._clock() - self._marks[0][0]
-        rate = (self._epochs - self._marks[0][2]) / seconds if seconds > 0 else 0.0
-        if rate <= 0:
-            return None
-        typical = history.epochs_ended / history.ended if history.ended else epochs_of(history, None)
-        to_train = max(0, total - history.ended - len(history.running)) * typical
-        to_train += sum(max(typical - trial.epochs, 1.0) for trial in history.running.values())
-        return to_train / rate
-
-
-def steps_per_epoch(history: History, trial: TrialHistory) -> int:
-    """Updates of the weights in one epoch of that trial; 0 where the facts to tell it are not recorded."""
-    rows = history.data.get("rows", {}).get("train", 0)
-    batch = trial.params.get("batch_size", history.spec.get("train", {}).get("batch_size"))
-    return -(-rows // int(batch)) if batch else 0
-
-
-def epochs_of(history: History, trial: TrialHistory | None) -> int:
-    """Epochs that the trial (or a trial yet to come) trains if nothing stops it."""
-    searched = trial.params.get("epochs") if trial is not None else None
-    return int(searched or history.spec.get("train", {}).get("epochs") or 1)
 
 
 class _Leader:
@@ -175,11 +117,11 @@ def describe(event: Event, history: History) -> str | None:
         if event.kind is Kind.FINISHED:
             return f"trial {trial.number} complete: {score(trial, wanted)}"
         if event.kind is Kind.PRUNED:
-            return f"trial {trial.number} stopped after epoch {trial.epochs}: {score(trial, wanted)}"
+            return f"trial {trial.number} pruned after epoch {trial.epochs}: {score(trial, wanted)}"
         if event.kind is Kind.FAILED:
             return f"trial {trial.number} failed: {trial.message}"
         if event.kind is Kind.TESTED:
-            values = ", ".join(f"{name} {value:.6g}" for name, value in body["metrics"].items())
+            values = ", ".join(f"{name} {cell(value)}" for name, value in body["metrics"].items())
             return f"trial {trial.number} on the test split: {values}"
         return None
     if event.kind is Kind.EXTENDED:
@@ -217,7 +159,7 @@ class PlainProgress:
         self._pace = Pace(clock)
         self._leader = _Leader()
         self._ended: int | None = None
-        self._spoke = clock()
+        self._pulsed: float | None = None
         self._outage = _Outage()
 
     def start(self, plan: Sequence[str]) -> None:
@@ -239,24 +181,28 @@ class PlainProgress:
                 line += " (best so far)"
             self.message(f"[{self._ended}/{total}] {line}" if event.trial is not None else line)
         if line := self._outage.line(now.get("tracking"), self._clock()):
-            self._print(line)  # which is no sign of training: the pulse goes on
-        if self._clock() - self._spoke >= PULSE:
-            self.message(f"[{self._ended}/{total}] {', '.join(self._pulse(history, total))}")
+            self.message(line)
+        self._pulse(history, total, now.get("within", {}))
 
-    def _pulse(self, history: History, total: int) -> Iterator[str]:
+    def _pulse(self, history: History, total: int, within: Mapping[int, float]) -> None:
+        """Now and then, how fast it goes and how long it will take; the first time as soon as that is known."""
+        left = self._pace.seconds_left(history, total, within)
+        early = self._pulsed is None and left is not None
+        since = self._pace.elapsed if self._pulsed is None else self._clock() - self._pulsed
+        if since >= (EARLY if early else PULSE) and not history.completed:
+            self._pulsed = self._clock()
+            self.message(f"[{self._ended}/{total}] {', '.join(self._speed(history, left))}")
+
+    def _speed(self, history: History, left: float | None) -> Iterator[str]:
         yield f"{history.count(State.RUNNING)} running"
         if self._leader.trial is not None:
             yield f"best trial {self._leader.trial.number}: {score(self._leader.trial, objectives(history))}"
         if speed := self._pace.steps_per_second():
             yield f"{speed:,.0f} trial-steps/s"
-        if (left := self._pace.seconds_left(history, total)) is not None:
+        if left is not None:
             yield f"about {clock_text(left)} left"
 
     def message(self, text: str) -> None:
-        self._spoke = self._clock()
-        self._print(text)
-
-    def _print(self, text: str) -> None:
         with contextlib.suppress(GONE):
             print(printable(text), file=self._stream, flush=True)
 
@@ -320,19 +266,20 @@ class TerminalProgress:
         wanted = objectives(history)
         total = _total(history, now)
         counts, ended = history.states, history.ended
-        left = self._pace.seconds_left(history, total)
+        within = now.get("within", {})
+        left = self._pace.seconds_left(history, total, within)
         speed = self._pace.steps_per_second()
 
         head = Table.grid(padding=(0, 2))
         times = f"{clock_text(self._pace.elapsed)} elapsed"
         times += f", about {clock_text(left)} left" if left is not None and not history.completed else ""
-        bar = ProgressBar(total=max(total, 1), completed=ended, width=30)
+        bar = ProgressBar(total=max(total, 1), completed=ended + _under_way(history, within), width=30)
         head.add_row(printable(str(history.spec.get("study", ""))), bar, f"{ended}/{total} trials", times)
         facts = Table.grid(padding=(0, 2))
         facts.add_row(
             f"{counts[State.RUNNING]} running",
             f"{counts[State.COMPLETE]} complete",
-            f"{counts[State.PRUNED]} stopped",
+            f"{counts[State.PRUNED]} pruned",
             f"{counts[State.FAILED]} failed",
             f"{speed:,.0f} trial-steps/s" if speed else "starting",
             *([f"{now['workers']} workers"] if now.get("workers") else []),
@@ -341,7 +288,7 @@ class TerminalProgress:
         tracking = now.get("tracking")
         if tracking and tracking.get("error"):
             lines.append(f"MLflow: {tracking.get('waiting', 0):,} points waiting ({printable(str(tracking['error']))})")
-        return Group(*lines, *_cohort_rows(history, *wanted[0]))
+        return Group(*lines, *_cohort_rows(history, *wanted[0], within))
 
 
 def _best(history: History, leader: TrialHistory | None, wanted: Sequence[Objective]) -> str:
@@ -355,12 +302,23 @@ def _best(history: History, leader: TrialHistory | None, wanted: Sequence[Object
         if (value := trial.best_value(metric, maximize)) is not None
     ]
     if not running:
-        return "no best yet"
+        return "best: none yet"
     trial = history.trials[-max(running)[1]]
     return f"best so far: trial {trial.number}, {score(trial, wanted)}, still in training"
 
 
-def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[RenderableType]:
+def _under_way(history: History, within: Mapping[int, float]) -> float:
+    """The trials that train now, each by the share of its epochs that it has trained."""
+    shares = []
+    for trial in history.running.values():
+        begun = 0.0 if trial.cohort is None else within.get(trial.cohort, 0.0)
+        shares.append(min((trial.epochs + begun) / epochs_of(history, trial), 1.0))
+    return sum(shares)
+
+
+def _cohort_rows(
+    history: History, metric: str, maximize: bool, within: Mapping[int, float]
+) -> Iterator[RenderableType]:
     """A bar for each running cohort: its structure, its trials still in training, its epoch, its best value."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -381,7 +339,7 @@ def _cohort_rows(history: History, metric: str, maximize: bool) -> Iterator[Rend
         table.add_row(
             str(number),
             str(len(members)),
-            ProgressBar(total=longest, completed=epoch, width=20),
+            ProgressBar(total=longest, completed=min(epoch + within.get(number, 0.0), longest), width=20),
             f"{epoch}/{longest}",
             f"{best:.4g}" if best is not None else "",
             printable(" ".join(f"{name}={value}" for name, value in structure.items())),

@@ -57,10 +57,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Alive:
-    """The worker lives: the cohort makes progress, or waits for room on a disk."""
+    """The worker lives: the cohort makes progress, or waits for room on a disk; `share` of its epoch is trained."""
 
     cohort: int
     attempt: int
+    share: float = 0.0
 
 
 @dataclass(frozen=True)

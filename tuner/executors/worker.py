@@ -103,6 +103,7 @@ class Worker:
         self.mark = mark
         self._heard = self._spoke = self._saved = time.monotonic()
         self._stopping = False
+        self._share = 0.0  # of the epoch under way, as of the last look
 
     def train(self, work: Work) -> None:
         """Train one cohort and say so; only a lost driver (EOFError, ConnectionError) gets out."""
@@ -191,6 +192,7 @@ class Worker:
         if now - self._heard < _LISTEN_SECONDS and not self._stopping:
             return
         self._heard = now
+        self._share = training.step / training.steps
         self._pulse(work)
         if self._told_to_stop():
             self._save(training, work, flushed=False)
@@ -200,7 +202,7 @@ class Worker:
         """A sign of life where the last word is a while ago."""
         if time.monotonic() - self._spoke > ALIVE_SECONDS:
             self._spoke = time.monotonic()
-            self.channel.send(Alive(work.task.cohort, work.attempt))
+            self.channel.send(Alive(work.task.cohort, work.attempt, self._share))
 
     def _told_to_stop(self) -> bool:
         if not self._stopping and self.channel.waiting():
