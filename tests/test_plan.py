@@ -79,11 +79,11 @@ def test_a_plan_says_what_is_to_come(tmp_path: Path, digits: Dataset) -> None:
     assert made.warnings == ()
     assert made.lines() == [
         "study     digits: val/accuracy, maximized",
-        "data      digits: image of 1×8×8, 10 classes; 1,079 train, 359 validation, 359 test rows",
+        "data      digits: images 1×8×8, 10 classes; 1,079 train, 359 validation, 359 test rows",
         "network   cnn: 694 parameters to 24,058",
-        "space     4 hyperparameters, a continuum, 12 structures",
-        "search    8 trials by tpe, none stopped early",
-        "training  9 epochs a trial, 72 at most in all",
+        "space     4 hyperparameters (continuous), 12 architectures",
+        "search    sampler tpe, pruner none, 8 trials",
+        "training  9 epochs a trial, up to 72 epochs in total",
     ]
 
 
@@ -99,6 +99,19 @@ def test_a_grid_is_not_walked_twice(tmp_path: Path, digits: Dataset) -> None:
     spec = study(tmp_path, learning_rate, ("trials: 8", "trials: 800\n  sampler: {kind: grid}"))
     made = plan(spec, digits)
     assert (made.size, made.trials, made.structures) == (24, 24, 12)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_more_trials_than_points_are_a_warning_that_offers_a_grid(
+    sampler: str, tmp_path: Path, digits: Dataset
+) -> None:
+    learning_rate = ("{type: float, low: 1e-4, high: 0.1, log: true}", "{type: choice, values: [0.1, 0.01]}")
+    spec = study(tmp_path, learning_rate, ("trials: 8", f"trials: 25\n  sampler: {{kind: {sampler}}}"))
+    (warning,) = [line for line in plan(spec, digits).warnings if "points" in line]
+    assert "search.trials: the space has 24 points" in warning
+    assert "sampler: {kind: grid}" in warning
+    enough = study(tmp_path, learning_rate, ("trials: 8", f"trials: 24\n  sampler: {{kind: {sampler}}}"))
+    assert not any("points" in line for line in plan(enough, digits).warnings)
 
 
 REFUSED = {

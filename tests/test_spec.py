@@ -664,7 +664,41 @@ def test_what_is_legal_and_hardly_meant_is_a_warning(tmp_path: Path) -> None:
     assert (
         second == "12:37: search.objective.goal: minimize looks for the worst val/accuracy; maximize looks for the best"
     )
-    assert third.startswith("14:26: search.pruner.min_epochs: nothing is stopped before epoch 9")
+    assert third.startswith("14:26: search.pruner.min_epochs: nothing is pruned before epoch 9")
+
+
+@pytest.mark.parametrize(
+    ("train", "space", "pruner"),
+    [
+        ("epochs: 9", "", "kind: median, min_epochs: 10"),
+        ("epochs: 9", "", "kind: asha, min_epochs: 10"),
+        ("epochs: 9", "", "kind: hyperband, min_epochs: 10"),
+        ("optimizer: sgd", "    epochs: {type: int, low: 2, high: 9}\n", "kind: asha, min_epochs: 10"),
+        ("optimizer: sgd", "    epochs: {type: choice, values: [9, 3]}\n", "kind: asha, min_epochs: 10"),
+        ("epochs: 9", "", "kind: patient, patience: 2, pruner: {kind: median, min_epochs: 10}"),
+    ],
+)
+def test_a_first_epoch_to_prune_at_that_no_trial_has_is_refused(
+    train: str, space: str, pruner: str, tmp_path: Path
+) -> None:
+    changes = [
+        ("epochs: 9", train),
+        ("  space:\n", f"  space:\n{space}"),
+        ("  trials: 8", f"  trials: 8\n  pruner: {{{pruner}}}"),
+    ]
+    if "epochs" in space:
+        changes.append(
+            (
+                "    optimizer: {type: choice, values: [sgd, adam]}\n    momentum: {type: float, low: 0, high: 0.99, when: {optimizer: sgd}}\n",
+                "",
+            )
+        )
+    (line,) = problems(written(tmp_path, *changes))
+    assert (
+        "min_epochs: expected at most 9, the epochs of the longest trial, got 10: nothing could ever be pruned" in line
+    )
+    fine = [(old, new.replace("min_epochs: 10", "min_epochs: 3")) for old, new in changes]
+    assert study(tmp_path, *fine).warnings == ()
 
 
 def test_a_password_in_an_address_is_never_shown(tmp_path: Path) -> None:

@@ -79,22 +79,28 @@ class Plan:
     def lines(self) -> list[str]:
         """For a person, one subject a line; warnings last."""
         rows = ", ".join(f"{count:,} {split}" for split, count in self.rows.items())
-        shape = "×".join(map(str, self.inputs))
         outputs = _counted(self.outputs, _OUTPUTS[self.task])
         least, most = self.parameters
-        points = "a continuum" if self.size is None else _counted(self.size, "point")
-        structures = "continuous structure" if self.structures is None else _counted(self.structures, "structure")
-        others = {"none": "none stopped early", "pbt": "changed while they train by pbt"}
-        pruner = others.get(self.pruner, f"stopped early by {self.pruner}")
+        points = "continuous" if self.size is None else _counted(self.size, "point")
+        architectures = "continuous architecture"
+        if self.structures is not None:
+            architectures = _counted(self.structures, "architecture")
         return [
             f"study     {self.study}: {'; '.join(self.objectives)}",
-            f"data      {self.source}: {self.modality} of {shape}, {outputs}; {rows} rows",
+            f"data      {self.source}: {self._inputs()}, {outputs}; {rows} rows",
             f"network   {self.family}: {least:,} parameters" + (f" to {most:,}" if most != least else ""),
-            f"space     {_counted(self.hyperparameters, 'hyperparameter')}, {points}, {structures}",
-            f"search    {_counted(self.trials, 'trial')} by {self.sampler}, {pruner}",
-            f"training  {_counted(self.epochs, 'epoch')} a trial, {self.trials * self.epochs:,} at most in all",
+            f"space     {_counted(self.hyperparameters, 'hyperparameter')} ({points}), {architectures}",
+            f"search    sampler {self.sampler}, pruner {self.pruner}, {_counted(self.trials, 'trial')}",
+            f"training  {_counted(self.epochs, 'epoch')} a trial, up to {self.trials * self.epochs:,} epochs in total",
             *(f"warning   {warning}" for warning in self.warnings),
         ]
+
+    def _inputs(self) -> str:
+        """What one example is: `30 numeric features`, `images 1×28×28`, `text of 64`."""
+        shape = "×".join(map(str, self.inputs))
+        if self.modality == NUMBERS:
+            return _counted(self.inputs[0], "numeric feature")
+        return f"{self.modality}s {shape}" if self.modality in (IMAGE, SEQUENCE) else f"{self.modality} of {shape}"
 
 
 def _counted(count: int, what: str) -> str:
@@ -172,7 +178,10 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         warnings=(
             *spec.warnings,
             *dataset.notes,
-            *(spec.problem(*one) for one in (*corners.warnings, *small, *_useless(spec, signature))),
+            *(
+                spec.problem(*one)
+                for one in (*corners.warnings, *small, *_useless(spec, signature), *_repeated(spec, size))
+            ),
         ),
     )
 
@@ -331,6 +340,17 @@ def _family(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]
     steps = arrays and spec.data.modality is None and SEQUENCE in models.MODALITIES_OF[family]
     other = ", or say data.modality: sequence" if steps else ""
     yield ("model", "family"), f"expected a network for {wanted}, {got}; use {listed(can)}{other}"
+
+
+def _repeated(spec: StudySpec, size: int | None) -> Iterator[tuple[Keys, str]]:
+    """More trials than there are points to try, of a sampler that does not keep account of them."""
+    trials, kind = spec.search.trials, spec.search.sampler.kind
+    if size is not None and trials > size and kind != "grid":
+        points = f"the space has {_counted(size, 'point')}, so that {kind} tries some of them again"
+        yield (
+            ("search", "trials"),
+            f"{points}; write `sampler: {{kind: grid}}` to try each once, or lower trials to {size}",
+        )
 
 
 def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:

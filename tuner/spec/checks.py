@@ -362,8 +362,12 @@ def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]
         key, room = ("patience", 2) if kind == "patient" else ("min_epochs", 0)
         least = pruner.get(key, 1)
         if kind in _STOPPING and isinstance(least, int) and isinstance(epochs, int) and least + room >= epochs:
-            message = f"nothing is stopped before epoch {least + room} and trials end at epoch {epochs}; lower {key}"
-            found.warnings.append(((*path, key), message))
+            if key in pruner and least > epochs:
+                message = f"expected at most {epochs}, the epochs of the longest trial, got {least}"
+                found.problems.append(((*path, key), f"{message}: nothing could ever be pruned"))
+            else:
+                message = f"nothing is pruned before epoch {least + room} and trials end at epoch {epochs}; lower {key}"
+                found.warnings.append(((*path, key), message))
         if not isinstance(pruner.get("pruner"), Mapping):
             return
         pruner, path = pruner["pruner"], (*path, "pruner")
