@@ -231,11 +231,13 @@ def test_no_cell_of_a_csv_is_a_formula(tuner: Run, home: Path) -> None:
 def test_the_table_of_results_shows_a_line_for_every_trial(tuner: Run, home: Path) -> None:
     study(home)
     head, *lines = tuner("results", "one").out.splitlines()
-    assert head.split()[:4] == ["number", "state", "params.learning_rate", "params.optimizer"]
+    assert head.split()[:7] == [
+        *("number", "state", "val/accuracy", "best_epoch", "epochs", "learning_rate", "optimizer")
+    ]
     assert [line.split()[:3] for line in lines] == [
-        ["0", "COMPLETE", "0.1"],
-        ["1", "PRUNED", "0.2"],
-        ["2", "FAILED", "9"],
+        ["0", "COMPLETE", "0.75"],
+        ["1", "PRUNED", "0.5"],
+        ["2", "FAILED", "0"],
     ]
 
 
@@ -267,7 +269,7 @@ def test_a_study_is_running_only_while_a_process_drives_it(tuner: Run, home: Pat
     assert seen() == ("interrupted", "interrupted", "interrupted", 0)
     with Ledger.open(folder) as ledger, ledger.lock():
         assert seen() == ("running", "running", "running", 2)
-        assert f"{socket.gethostname()}:{os.getpid()} since" in tuner("status", "one").out
+        assert f"{socket.gethostname()}:{os.getpid()}, started " in tuner("status", "one").out
     assert seen() == ("interrupted", "interrupted", "interrupted", 0)
 
 
@@ -374,7 +376,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["how"] = how
         history = History.of([created("one"), *told(complete=seen["complete"])])
         return types.SimpleNamespace(
-            name="one", history=history, state=seen["state"], signal=seen["signal"], tracking=seen["tracking"]
+            name="one",
+            folder=Path("one"),
+            history=history,
+            state=seen["state"],
+            signal=seen["signal"],
+            tracking=seen["tracking"],
         )
 
     monkeypatch.setitem(sys.modules, "tuner.spec", types.SimpleNamespace(StudySpec=Spec))
@@ -402,7 +409,7 @@ def test_launch_ends_with_the_best_trial_its_test_score_and_the_way_to_the_dashb
 @pytest.mark.parametrize(
     ("tracking", "last"),
     [
-        ({"written": 5, "waiting": 0, "error": None}, "MLflow:      everything is written"),
+        ({"written": 5, "waiting": 0, "error": None}, "MLflow:      up to date"),
         ({"written": 5, "waiting": 1234, "error": "refused"}, "MLflow:      1,234 points waiting; tuner sync one"),
     ],
 )
@@ -496,7 +503,7 @@ def test_a_reader_that_goes_away_is_no_traceback(home: Path) -> None:
     study(home)
     command = f"{CONSOLE_SCRIPT} results one --home {home} | true"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert ran.stderr == ""
+    assert "Traceback" not in ran.stderr and "Error" not in ran.stderr
 
 
 def test_folders_of_the_same_names_in_the_working_directory_break_nothing(tmp_path: Path) -> None:
@@ -584,7 +591,7 @@ def test_a_signal_ends_a_launch_within_ten_seconds_and_the_same_command_goes_on(
     assert "the same command goes on" in out
     again = script("launch", "study.yaml", *long)
     assert again.returncode == 0, again.stderr
-    assert "resumed: " in again.stderr
+    assert "resuming: " in again.stderr
 
 
 def _reports() -> int:
@@ -599,7 +606,7 @@ def test_sync_writes_to_the_store_that_the_study_was_launched_with() -> None:
     place.parent.mkdir()
     ran = script("launch", "study.yaml", "--set", f"tracking.mlflow=sqlite:///{place}")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines()[-1] == "MLflow:      everything is written"
+    assert ran.stdout.splitlines()[-1] == "MLflow:      up to date"
     place.unlink()
     synced = script("sync", "small")
     assert synced.returncode == 0, synced.stderr

@@ -140,7 +140,7 @@ def test_a_signal_saves_and_leaves_a_study_that_goes_on(number: int, code: int, 
     assert list((folder / "checkpoints").glob("*.pt"))
     epochs = max(trial.epochs for trial in studies.history(tmp_path).trials.values())
     err = studies.run(path, tmp_path)
-    assert "resumed: " in err
+    assert "resuming: " in err
     check_ledger(tmp_path, 4)
     with Ledger.open(folder, read_only=True) as ledger:
         resumed = [event.body["epoch"] for event in ledger.read() if event.kind is Kind.STARTED]

@@ -61,7 +61,7 @@ def test_a_killed_driver_is_followed_at_once_and_loses_nothing(
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     kill_everything(process)
-    assert "resumed: " in studies.run(path, tmp_path / "home")
+    assert "resuming: " in studies.run(path, tmp_path / "home")
     check_ledger(tmp_path / "home", 8)
     assert studies.facts(studies.history(tmp_path / "home")) == whole
 

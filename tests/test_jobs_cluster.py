@@ -90,7 +90,7 @@ def test_a_study_is_handed_over_heard_stopped_and_handed_over_again(
             assert "it refuses us; set RAY_AUTH_MODE=token" in tuner("status", *cluster, expect=1).stderr
         tuner("submit", path.name, *cluster)
         ended = tuner("logs", "small", "-f", *cluster, seconds=240)
-        assert "resumed: " in ended.stdout
+        assert "resuming: " in ended.stdout
         assert states() == ["succeeded", "stopped"]
     here = studies.run(path, tmp_path / "here")
     assert "complete" in here

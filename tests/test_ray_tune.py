@@ -370,7 +370,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_exact_number_of_trials(
     monkeypatch.undo()
     second, said = launch(tmp_path, content)
     assert second.state == "complete" and len(second.history.trials) == 4
-    assert "resumed" in said
+    assert "resuming" in said
     assert all(sorted(trial.reports) == [1, 2, 3, 4, 5, 6] for trial in second.history.trials.values())
     if scheduler == "fifo":
         assert studies.facts(second.history) == whole

@@ -880,10 +880,10 @@ def test_a_difference_names_what_was_and_what_is(tmp_path: Path) -> None:
     before = study(tmp_path, overrides=["search.pruner={kind: asha}"])
     after = study(tmp_path, ("values: [16, 32]", "values: [16]"), overrides=["search.pruner={kind: median}"])
     assert after.difference(before.canonical()) == [
-        "search.space.width.values: [16, 32] was, [16] is",
-        "search.pruner.kind: 'asha' was, 'median' is",
-        "search.pruner.startup: nothing was, 5 is",
-        "search.pruner.reduction: 3 was, nothing is",
+        "search.space.width.values: was [16, 32], now [16]",
+        "search.pruner.kind: was 'asha', now 'median'",
+        "search.pruner.startup: was nothing, now 5",
+        "search.pruner.reduction: was 3, now nothing",
     ]
     assert after.difference(after.canonical()) == []
 
@@ -912,7 +912,7 @@ def test_the_first_versions_spec_opens_for_ever() -> None:
     assert spec.study == "mnist-cnn"
     assert spec.search.trials == 64
     # later versions may know more settings; what the file says must not change
-    assert all(": nothing was, " in line for line in spec.difference(golden))
+    assert all(": was nothing, " in line for line in spec.difference(golden))
 
 
 def test_more_trials_asked_for_beside_the_file_extend_a_study(tmp_path: Path) -> None:
@@ -923,7 +923,7 @@ def test_more_trials_asked_for_beside_the_file_extend_a_study(tmp_path: Path) ->
     assert study(tmp_path, trials=20).extends
     assert study(tmp_path, trials=20).digest == more.digest
     assert not study(tmp_path, ("trials: 8", "trials: 20")).extends
-    assert more.difference(spec.canonical()) == ["search.trials: 8 was, 20 is"]
+    assert more.difference(spec.canonical()) == ["search.trials: was 8, now 20"]
     with pytest.raises(SpecError, match=r"^trials=0: expected an integer from 1 to 1,000,000, got the integer 0$"):
         spec.extended(0)
 

@@ -47,7 +47,7 @@ def test_a_driver_on_another_machine_saves_and_leaves_and_the_study_goes_on_here
     assert told[1].startswith("stopped; ")
     assert not studies.history(home).completed
     assert not (study_folder(home, "small") / "stop").exists()
-    assert "resumed: " in studies.run(path, home)
+    assert "resuming: " in studies.run(path, home)
     assert studies.history(home).completed == "complete"
 
 

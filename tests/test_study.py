@@ -106,7 +106,7 @@ def test_more_trials_extend_a_finished_study_and_keep_its_trials(tmp_path: Path)
     assert studies.facts(again.history) == studies.facts(first.history)
     more, text = launch(tmp_path, content, trials=9)
     assert len(more.trials) == 9
-    assert "test split has been opened before" in text
+    assert "the test split was already used" in text
     kept = studies.facts(more.history)
     for number, told in studies.facts(first.history).items():
         assert kept[number][:5] == told[:5]
@@ -119,9 +119,9 @@ def test_more_trials_extend_a_finished_study_and_keep_its_trials(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train": {"epochs": 7}}, "train.epochs: 6 was, 7 is"),
+        ({"train": {"epochs": 7}}, "train.epochs: was 6, now 7"),
         ({"search": {"trials": 20}}, "--trials 20"),
-        ({"seed": 4}, "seed: 3 was, 4 is"),
+        ({"seed": 4}, "seed: was 3, now 4"),
     ],
 )
 def test_a_changed_spec_under_an_old_name_is_refused_with_the_difference(

@@ -699,7 +699,7 @@ def test_a_writer_gives_a_complete_study_what_mlflow_never_got(store: Store, tmp
                 "waiting": 0,
                 "error": None,
             }
-        assert stream.getvalue() == f"MLflow: everything is written ({written} points)\n"
+        assert stream.getvalue() == f"MLflow is up to date ({written} points)\n"
         store.assert_mirrors(story)
 
 

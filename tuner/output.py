@@ -9,10 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any
+
+_GAP = "  "  # between two columns
+_EASY, _NARROW = 24, 12  # characters of a column of text that is wrapped or cut: to be read easily, and at least
 
 
 class Output(StrEnum):
@@ -34,7 +41,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, document: Any)
     """Rows as an aligned table or as CSV; as JSON, the whole `document`.
 
     A value that is a mapping becomes a column per key: {"params": {"width": 8}} → `params.width`, and a metric's own
-    name for {"metrics": {…}}. Columns stand in the order of their first appearance, those of one mapping together.
+    name for {"metrics": {…}}. Columns stand in the order of their first appearance, those of one mapping together. In
+    a table long text is wrapped so that it fits the terminal.
     """
     if output is Output.JSON:
         print_json(document)
@@ -47,9 +55,82 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, document: Any)
         writer.writerow(map(neutral, columns))
         writer.writerows([neutral(line.get(name)) for name in columns] for line in lines)
         return
-    cells = [columns, *([cell(line.get(name)) for name in columns] for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print_lines("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    table = [[name, *(cell(line.get(name)) for line in lines)] for name in columns]
+    _print_columns(table, _room(table), wrapped=True)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], *, wide: bool) -> list[str]:
+    """Rows whose most important columns stand first, as a table of one line each; returns the columns left out.
+
+    Unless `wide`, it fits the terminal: columns are left out where there is no room for them, or nothing in them, and
+    long text is cut. `params.width` is called `width` unless another column is.
+    """
+    columns, lines = _spread(rows)
+    plain = [name.removeprefix("params.") for name in columns]
+    titles = [short if plain.count(short) == 1 else name for name, short in zip(columns, plain, strict=True)]
+    table = [[title, *(cell(line.get(name)) for line in lines)] for title, name in zip(titles, columns, strict=True)]
+    if wide:
+        _print_columns(table, None, wrapped=False)
+        return []
+    kept: list[list[str]] = []
+    left_out: list[str] = []
+    used = 0
+    for column in table:
+        needed = _least(column, _EASY) + (len(_GAP) if kept else 0)
+        if kept and not any(column[1:]):
+            continue
+        if kept and used + needed > terminal_width():
+            left_out.append(column[0])
+            continue
+        kept.append(column)
+        used += needed
+    _print_columns(kept, _room(kept), wrapped=False)
+    return left_out
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or as COLUMNS says; 80 where stdout is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def _room(table: Sequence[object]) -> int:
+    return terminal_width() - len(_GAP) * (len(table) - 1)
+
+
+def _least(column: Sequence[str], shortest: int) -> int:
+    """The characters that a column needs: text of several words may be wrapped or cut, anything else may not."""
+    words = max(len(text) if " " not in text.strip() else min(len(text), shortest) for text in column)
+    return max(words, len(column[0]))
+
+
+def _widths(table: Sequence[Sequence[str]], room: int) -> list[int]:
+    """As wide as the text is, as far as there is room: first every column comfortably, then the left ones in full."""
+    widths = [_least(column, _NARROW) for column in table]
+    for wanted in ([_least(column, _EASY) for column in table], [max(map(len, column)) for column in table]):
+        for at, width in enumerate(wanted):
+            widths[at] += max(min(width - widths[at], room - sum(widths)), 0)
+    return widths
+
+
+def _print_columns(table: Sequence[Sequence[str]], room: int | None, *, wrapped: bool) -> None:
+    """Columns, each with its title first, `room` characters without the gaps, or what they need."""
+    widths = [max(map(len, column)) for column in table] if room is None else _widths(table, room)
+
+    def lines() -> Iterator[str]:
+        for row in zip(*table, strict=True):
+            cells = zip(row, widths, strict=True)
+            parts = [_wrap(text, width) if wrapped else [_cut(text, width)] for text, width in cells]
+            yield from (_GAP.join(map(str.ljust, line, widths)).rstrip() for line in zip_longest(*parts, fillvalue=""))
+
+    print_lines(lines())
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def print_pairs(row: Mapping[str, Any]) -> None:
@@ -70,10 +151,13 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def cell(value: Any) -> str:
-    """A value for a person: six significant digits, nothing for None, one line of text."""
+    """A value for a person: four significant digits, nothing for None, one line of text."""
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+    if not isinstance(value, float):
+        return printable(str(value))
+    whole = math.isfinite(value) and 1e4 <= abs(value) < 1e15  # which would get an exponent and lose digits
+    return f"{value:.0f}" if whole else f"{value:.4g}"
 
 
 def printable(text: str) -> str:

@@ -25,9 +25,10 @@ import torch
 
 from tuner import code_versions, keeping, models, results, staff, winner
 from tuner import plan as planning
+from tuner.counts import counts
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
-from tuner.errors import StudyChanged
+from tuner.errors import StudyChanged, StudyMissing
 from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
@@ -114,8 +115,7 @@ def launch(
         history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
             keeping.clear(folder, history, progress.message)
-        resumed = _resumed(history)
-        spec = _remember_extension(spec, history, progress)
+        spec = _remember_extension(spec, history, progress.message)
         _open(spec, dataset, ledger, history, progress, accept_code=accept_code)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
@@ -124,6 +124,7 @@ def launch(
                 # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
+        resumed = [counts(history, folder).resuming()] if history.trials else []
         progress.start([*plan.lines(), *resumed])
         with (
             _Signals(ledger.asked_to_stop) as signals,
@@ -142,10 +143,35 @@ def launch(
         return Study(spec.study, folder, history, history.completed or "interrupted", number, tracked)
 
 
+def foreseen(spec: StudySpec, home: Path) -> tuple[StudySpec, list[str]]:
+    """The spec with which `launch` would go on with what is in the home, and what it would say of that.
+
+    Makes nothing. Raises StudyChanged where it would refuse.
+    """
+    folder = study_folder(home, spec.study)
+    try:
+        with Ledger.open(folder, read_only=True) as ledger:
+            history = ledger.history()
+    except StudyMissing:
+        return spec, []
+    said: list[str] = []
+    spec = _remember_extension(spec, history, said.append)
+    if history.digest and history.digest != spec.digest:
+        _check_extends(spec, history)
+        said.append(
+            f"extends study {spec.study} from {history.spec['search']['trials']} to {spec.search.trials} trials"
+        )
+    elif history.completed:
+        said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
+    if history.trials and not history.completed:
+        said.append(counts(history, folder).resuming())
+    return spec, said
+
+
 # --- opening --------------------------------------------------------------------------------------
 
 
-def _remember_extension(spec: StudySpec, history: History, progress: Progress) -> StudySpec:
+def _remember_extension(spec: StudySpec, history: History, say: Callable[[str], None]) -> StudySpec:
     """A study that was extended on the command line goes on with its number, not the file's smaller one."""
     told: dict[str, Any] = json.loads(json.dumps(history.spec))
     if not told or spec.extends or told["search"]["trials"] <= spec.search.trials:
@@ -154,7 +180,7 @@ def _remember_extension(spec: StudySpec, history: History, progress: Progress) -
     told["search"]["trials"] = spec.search.trials
     if told != spec.canonical():
         return spec
-    progress.message(f"study {spec.study} was extended to {known} trials, and goes on with them")
+    say(f"study {spec.study} was extended to {known} trials, and goes on with them")
     return spec.extended(known)
 
 
@@ -178,7 +204,7 @@ def _open(
     elif history.digest != spec.digest:
         _check_extends(spec, history)
         if any(trial.tested for trial in history.trials.values()):
-            progress.message("the test split has been opened before: a later test score is no longer untouched")
+            progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
         first = Event(Kind.EXTENDED, body)
     elif history.completed and history.unfinished:  # a ledger that has lost how they ended, which was accepted
         first = Event(Kind.EXTENDED, body)
@@ -236,18 +262,11 @@ def _check_extends(spec: StudySpec, history: History) -> None:
     remedy = (
         f"launch with --trials {spec.search.trials} to extend it"
         if more == spec.canonical() and grows
-        else "launch what it was launched with, or give the new study another name (--name)"
+        else "use the original file and options, or another --name"
     )
-    raise StudyChanged([f"study {spec.study} exists with another spec:", *(f"  {line}" for line in lines), f"{remedy}"])
-
-
-def _resumed(history: History) -> list[str]:
-    """How far an earlier launch came; `history` without what this one has added."""
-    if not history.trials:
-        return []
-    done = sum(trial.ended for trial in history.trials.values())
-    running = sum(bool(trial.reports) and not trial.ended for trial in history.trials.values())
-    return [f"resumed: {done} done, {running} running, {len(history.trials) - done - running} waiting"]
+    raise StudyChanged(
+        [f"study {spec.study} exists with other settings:", *(f"  {line}" for line in lines), f"{remedy}"]
+    )
 
 
 # --- driving --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ It knows typer and completion. It must never know what a verb does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,12 +41,13 @@ AnyStudy = Annotated[
         metavar="[STUDY]", help="One study; all of them unless named.", autocompletion=completion.study_names
     ),
 ]
-Home = Annotated[Path, typer.Option("--home", envvar="TUNER_HOME", help="Where studies live.")]
+Home = Annotated[Path, typer.Option("--home", envvar="TUNER_HOME", help="Folder of the studies.")]
 Cluster = Annotated[
     str | None,
     typer.Option("--cluster", envvar="TUNER_CLUSTER", help="Ask a Ray cluster, at its dashboard's host:port."),
 ]
-Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets.")]
+Format = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
+Wide = Annotated[bool, typer.Option("--wide", "-w", help="Every column of the table, however wide the terminal is.")]
 Name = Annotated[str | None, typer.Option(help="Another name than the file's `study`.")]
 Trials = Annotated[int | None, typer.Option(help="Another number than the file's `search.trials`.")]
 AcceptCode = Annotated[
@@ -87,11 +89,27 @@ class Verbs(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:  # click's UsageError, which typer hides: a verb that there is not
+            _suggest(error, args[0] if args else "", self.commands)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
             if near := getattr(error, "possibilities", None):  # an unknown option, with those that are spelt alike
-                error.message += f". Did you mean {', '.join(map(repr, near))}?"  # type: ignore[attr-defined]
                 error.possibilities = None  # type: ignore[attr-defined]
+                _suggest(error, getattr(error, "option_name", ""), near)
             raise
+
+
+def _suggest(error: Any, name: str, known: Iterable[str]) -> None:
+    """Add to the message what may have been meant."""
+    from tuner.search_spaces.spelling import nearest
+
+    near = nearest(name, known)
+    if near is not None and hasattr(error, "message"):
+        error.message = f"{error.message.rstrip('.')}. Did you mean {near!r}?"

@@ -54,15 +54,22 @@ def launch(
         bool, typer.Option("--accept-loss", help="Go on from a ledger that has lost events, without them.")
     ] = False,
 ) -> None:
-    """Run a study, or go on where it was interrupted.
+    """Run a study, or resume it.
 
     A finished study is extended when it is asked for more trials with --trials; with --accept-code they may be trained
     by a network that was corrected since."""
     # Until there is something to save, Ctrl-C leaves at once: raised in the middle of an import it would end anywhere.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     _one_thread()
+    # Before the imports, which take a second or two.
+    typer.echo(f"{'checking' if dry_run else 'launching'} {file}: reading the study file and its data", err=True)
     if dry_run:
-        _print_plan(_read(file, overrides, name, trials), Output.TABLE)
+        spec = _read(file, overrides, name, trials)
+        from tuner.study import foreseen
+
+        spec, said = foreseen(spec, home)
+        _print_plan(spec, Output.TABLE)
+        print_lines(said)
         return
     from tuner.tracking.standby import Standby
 
@@ -78,12 +85,15 @@ def launch(
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
             study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.cli.summary import ending
+    from tuner.counts import counts
     from tuner.failures import too_many
 
     # What a person can paste: the program as they called it, where it is not on their path.
     program = "tuner" if shutil.which("tuner") else min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     where = "" if home == DEFAULT_HOME else f" --home {shlex.quote(str(home))}"
-    print_lines(ending(study.name, study.history, study.state, study.tracking, program=program, where=where))
+    now = counts(study.history, study.folder) if study.state == "interrupted" else None
+    told = ending(study.name, study.history, study.state, study.tracking, now=now, program=program, where=where)
+    print_lines(told)
     if study.state == "interrupted":
         raise typer.Exit(128 + (study.signal or signal.SIGINT))
     if study.state == "failed" or too_many(study.history):

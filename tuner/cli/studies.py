@@ -6,69 +6,87 @@ verb needs it. They must never compute a result: what they print stands in the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner.cli import handover
-from tuner.cli.arguments import DEFAULT_HOME, AnyStudy, Cluster, Format, Home, StudyName
+from tuner.cli.arguments import DEFAULT_HOME, AnyStudy, Cluster, Format, Home, StudyName, Wide
 from tuner.errors import InputError, LedgerDamaged, LedgerError, StudyMissing
-from tuner.output import Output, print_pairs, print_rows
+from tuner.output import Output, print_pairs, print_rows, print_table
 
 if TYPE_CHECKING:
     from tuner.history import History
 
+_ORDER = ("COMPLETE", "PRUNED", "RUNNING", "WAITING", "FAILED")  # of the states, in a table of trials
 SYNC_SECONDS = 30.0  # without an answer from MLflow, until `sync` gives up
 
 
-def list_studies(*, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+def list_studies(*, home: Home = DEFAULT_HOME, output: Format = Output.TABLE, wide: Wide = False) -> None:
     """List the studies of a home."""
-    _print_standings(_standings(home), output, home)
+    _print_standings(_standings(home), output, home, wide)
 
 
 def status(
-    study: AnyStudy = None, *, home: Home = DEFAULT_HOME, cluster: Cluster = None, output: Format = Output.TABLE
+    study: AnyStudy = None,
+    *,
+    home: Home = DEFAULT_HOME,
+    cluster: Cluster = None,
+    output: Format = Output.TABLE,
+    wide: Wide = False,
 ) -> None:
-    """Tell how far studies are, and who drives them."""
+    """Show the progress of studies, and the process that runs each."""
     if cluster is not None:
         handover.status(study, cluster, output)
         return
     if study is None:
         standings = _standings(home, full=True)
-        _print_standings(standings, output, home)
+        _print_standings(standings, output, home, wide)
         if any(row["state"] in ("damaged", "unreadable") for row in standings):
             raise typer.Exit(LedgerDamaged.exit_code)
         return
+    from tuner.cli.summary import for_people
+
     found, damage = _standing(study, home, full=True)
     if output is Output.TABLE:
-        print_pairs(found)
+        print_pairs(for_people(found))
+        if (note := found.get("note")) is not None:
+            typer.echo(note)
     else:
         print_rows([found], output, found)
     if damage:
         raise LedgerDamaged(damage)
 
 
-def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
-    """Print every trial of a study."""
+def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE, wide: Wide = False) -> None:
+    """Print every trial of a study.
+
+    The best first in a table, in CSV and JSON by number, with all digits."""
     from tuner.results import as_json
 
     history, holder = _history(study, home)
     document = as_json(history, driven=holder is not None)
-    print_rows([_row(trial) for trial in document["trials"]], output, document)
+    if output is Output.TABLE:
+        _print_trials(_best_first(document), document, wide)
+    else:
+        print_rows([_row(trial) for trial in document["trials"]], output, document)
 
 
-def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE, wide: Wide = False) -> None:
     """Print the best completed trial, or the Pareto front."""
     from tuner.cli.summary import overlooked
-    from tuner.results import best_json
+    from tuner.results import as_json, best_json
 
     history, _ = _history(study, home)
     found = best_json(history)
     if found is None:
         raise StudyMissing(f"study {study} has no completed trial yet; `tuner status {study}` tells how far it is")
-    if output is Output.TABLE and not isinstance(found, list):
+    if output is Output.TABLE and isinstance(found, list):
+        _print_trials(found, as_json(history), wide)
+    elif output is Output.TABLE and not isinstance(found, list):
         print_pairs(_row(found))
     else:
         print_rows([_row(trial) for trial in (found if isinstance(found, list) else [found])], output, found)
@@ -108,6 +126,8 @@ def ui(
     """Start the MLflow dashboard and print its link.
 
     It listens on 127.0.0.1 and ends with Ctrl-C."""
+    shown = f"study {study}" if study else f"the studies in {home}"
+    typer.echo(f"starting MLflow's server for {shown}", err=True)  # before all that takes seconds
     from tuner.tracking.dashboard import serve
 
     serve(home, study, port)
@@ -146,12 +166,14 @@ def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]
 def _standing(study: str, home: Path, *, full: bool) -> tuple[dict[str, Any], str]:
     """One study in one row, and what is wrong with its ledger."""
     from tuner.cli.summary import standing
+    from tuner.ledger import study_folder
 
     history, holder, damage = _examined(study, home)
+    folder = study_folder(home, study)
     if not damage:
-        return standing(study, history, holder, full=full), ""
+        return standing(study, history, holder, folder, full=full), ""
     try:
-        row = standing(study, history, holder, full=full)
+        row = standing(study, history, holder, folder, full=full)
     except Exception:  # noqa: BLE001 - what is not as it was stored may be anything
         row = {"study": study}
     return row | {"state": "damaged"}, damage
@@ -188,13 +210,49 @@ def _standings(home: Path, *, full: bool = False) -> list[dict[str, Any]]:
     return found
 
 
-def _print_standings(standings: list[dict[str, Any]], output: Output, home: Path) -> None:
+def _print_standings(standings: list[dict[str, Any]], output: Output, home: Path, wide: bool) -> None:
+    from tuner.cli.summary import for_people
+
     if not standings and output is Output.TABLE:
         typer.echo(f"no studies in {home}", err=True)
+    elif output is Output.TABLE:
+        rows = [{key: value for key, value in for_people(row).items() if key != "progress"} for row in standings]
+        _tell_left_out(print_table(rows, wide=wide))
     else:
         print_rows(standings, output, standings)
 
 
 def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial of `results --output json` for a table: without its last epoch, which would double the columns."""
+    """A trial of `results --output json` for CSV: without its last epoch, which would double the columns."""
     return {name: value for name, value in trial.items() if name != "last"}
+
+
+def _best_first(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The trials, those that completed before those that did not, the best first; equal ones by number."""
+    metric, up = document["objectives"][0]["metric"], document["objectives"][0]["goal"] == "maximize"
+
+    def place(trial: Mapping[str, Any]) -> tuple[int, float, int]:
+        value = trial["metrics"].get(metric, math.inf if not up else -math.inf)
+        return _ORDER.index(trial["state"]), -value if up else value, trial["number"]
+
+    return sorted(document["trials"], key=place)
+
+
+def _print_trials(trials: Sequence[Mapping[str, Any]], document: Mapping[str, Any], wide: bool) -> None:
+    """A table of trials, what people look for first on the left."""
+    objectives = [objective["metric"] for objective in document["objectives"]]
+    rows = []
+    for trial in trials:
+        row = {name: trial[name] for name in ("number", "state", "pareto") if name in trial}
+        metrics = trial["metrics"]
+        row |= {name: metrics.get(name) for name in objectives}
+        row |= {"best_epoch": trial["best_epoch"], "epochs": trial["epochs"], "params": trial["params"]}
+        row["metrics"] = {name: value for name, value in metrics.items() if name not in objectives}
+        rows.append(row | {name: trial[name] for name in ("message", "seconds", "seed")})
+    _tell_left_out(print_table(rows, wide=wide))
+
+
+def _tell_left_out(columns: Sequence[str]) -> None:
+    if columns:
+        named = ", ".join(columns[:4]) + (f" and {len(columns) - 4} more" if len(columns) > 4 else "")
+        typer.echo(f"no room for {named}; --wide shows every column", err=True)

@@ -339,10 +339,10 @@ class StudySpec(StudyFile):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def difference(self, other: Mapping[str, Any]) -> list[str]:
-        """What differs from another canonical form: `search.pruner.kind: 'asha' was, 'median' is`."""
+        """What differs from another canonical form: `search.pruner.kind: was 'asha', now 'median'`."""
         was, now = _flat(other), _flat(self.canonical())
         return [
-            f"{path}: {_shown(was, path)} was, {_shown(now, path)} is"
+            f"{path}: was {_shown(was, path)}, now {_shown(now, path)}"
             for path in dict.fromkeys([*now, *was])
             if was.get(path, _flat) != now.get(path, _flat)
         ]

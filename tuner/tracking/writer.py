@@ -135,7 +135,7 @@ class Writer:
             points = f"{said['waiting']:,} points" if "waiting" in said else "points"
             progress.message(f"MLflow: {points} waiting ({why}); `tuner sync` writes them")
         else:
-            progress.message(f"MLflow: everything is written ({said.get('written', 0):,} points)")
+            progress.message(f"MLflow is up to date ({said.get('written', 0):,} points)")
         return said
 
     def wait(self, seconds: float | None = None) -> Tracking | None:
