@@ -34,7 +34,7 @@ GATES = {
         "tuner.tracking.store",
         "tuner.tracking.bulk",
     },
-    "sqlite3": {"tuner.tracking.store"},
+    "sqlite3": {"tuner.tracking.store", "tuner.tracking.relocation"},
     "fsspec": {"tuner.executors.storage"},
     "ray": {
         "tuner.executors.ray_cluster",

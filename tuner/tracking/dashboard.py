@@ -30,6 +30,7 @@ from tuner.home import EMBEDDED, embedded
 from tuner.ledger import Ledger, study_folder
 from tuner.tracking import in_the_way, rest
 from tuner.tracking.page import TRIALS, VIEW, VIEW_TAG
+from tuner.tracking.relocation import relocate
 from tuner.tracking.standby import FOLLOW
 
 OFF = "off"
@@ -128,6 +129,7 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive us
     chosen = _free_port(port)
     with first_use(uri), (Path(artifacts).parent / "server.log").open("w") as log:
+        relocate(sqlite_path(uri), Path(artifacts))
         process = subprocess.Popen(
             _server_command(uri, artifacts, chosen),
             stdin=subprocess.DEVNULL,

@@ -25,8 +25,9 @@ from tuner.errors import LedgerError
 from tuner.ledger import Ledger
 from tuner.tracking import in_the_way, page, registry
 from tuner.tracking.bulk import sink_for
-from tuner.tracking.dashboard import SQLITE, sqlite_path
+from tuner.tracking.dashboard import SQLITE, first_use, sqlite_path
 from tuner.tracking.mirror import Mirror, milliseconds, reported
+from tuner.tracking.relocation import relocate
 from tuner.tracking.rest import remedy_for
 from tuner.tracking.sink import Sink, Written
 from tuner.tracking.store import connect
@@ -153,6 +154,9 @@ class Tracker:
             return
         self._clear_store()
         if self._client is None:
+            if self.artifacts is not None:
+                with first_use(self.uri):
+                    relocate(sqlite_path(self.uri), Path(self.artifacts))
             self._client, self.connected = connect(self.uri), True
         if not self._attached:
             self._attach(self._client)
