@@ -29,7 +29,7 @@ VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows 
         "submit": handover.submit,
         "delete": deletion.delete,
     },
-    "Look at them": {
+    "Inspect": {
         "list": studies.list_studies,
         "status": studies.status,
         "results": studies.results,
@@ -38,9 +38,9 @@ VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows 
         "sync": studies.sync,
         "ui": studies.ui,
     },
-    "Use the winner": {"predict": looks.predict, "generate": looks.generate, "attend": looks.attend},
-    "What there is to choose from": {"schema": running.schema, **{kind: aids.listing(kind) for kind in aids.LISTS}},
-    "This machine": {"doctor": aids.doctor, "completion": aids.completion},
+    "Use the best model": {"predict": looks.predict, "generate": looks.generate, "attend": looks.attend},
+    "Reference": {"schema": running.schema, **{kind: aids.listing(kind) for kind in aids.LISTS}},
+    "This machine": {"doctor": aids.doctor, "completion": aids.completion, "help": aids.explain},
 }
 
 app = typer.Typer(
@@ -48,17 +48,20 @@ app = typer.Typer(
     cls=Verbs,
     help="Hyperparameter tuning and experiment tracking for PyTorch.",
     no_args_is_help=True,
+    suggest_commands=False,  # `Verbs` suggests only what is spelt nearly alike
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,  # `tuner completion` prints scripts of our own, for bash cuts words at "="
     rich_markup_mode=None,  # plain help: rich alone would take half of the 0.3 s that --help may take
     pretty_exceptions_enable=False,  # what is no TunerError is a bug, and a bug's traceback is shown as Python shows it
 )
+app.callback()(aids.program)
 for heading, verbs in VERBS.items():
     for name, verb in verbs.items():
         app.command(name, help=aids.LISTS.get(name), rich_help_panel=heading)(verb)
 
 
 def main() -> None:
-    """The console script. Ends with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
+    """The console script. Exits with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
     # Imports make a million objects that live to the end: to look for garbage among them would take a fifth of their
     # time, and at the end half a second more.
     gc.set_threshold(200_000)

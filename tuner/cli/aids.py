@@ -19,13 +19,48 @@ from tuner.cli.completion import SCRIPTS, family_names
 from tuner.errors import InputError, TunerError
 from tuner.output import Output, print_lines, print_rows
 
+DISTRIBUTION = "cohort-tuner"
+
 LISTS = {  # verb of a list → its line of help
     "models": "List the networks, or the hyperparameters of one.",
     "spaces": "List the search spaces, or the parameters of one.",
-    "datasets": "List the data sets that come along, or describe one.",
-    "samplers": "List what chooses the next trial, or the settings of one.",
-    "pruners": "List what stops trials early, or the settings of one.",
+    "datasets": "List the built-in datasets, or describe one.",
+    "samplers": "List the samplers, or the settings of one.",
+    "pruners": "List the pruners, or the settings of one.",
 }
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print_lines([f"tuner {version(DISTRIBUTION)}"])
+        raise typer.Exit
+
+
+def program(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hyperparameter tuning and experiment tracking for PyTorch."""
+
+
+def explain(
+    context: typer.Context,
+    verb: Annotated[str | None, typer.Argument(metavar="[VERB]", help="A verb; all of them unless named.")] = None,
+) -> None:
+    """Show the help of a verb, or of the program."""
+    above = context.parent
+    assert above is not None
+    if verb is None:
+        print_lines([above.get_help()])
+        return
+    group: Any = above.command
+    name, command, _ = group.resolve_command(above, [verb])  # an unknown one is told as everywhere else
+    with context.__class__(command, info_name=name, parent=above) as inner:
+        print_lines([command.get_help(inner)])
 
 
 def init(
@@ -63,7 +98,7 @@ def listing(kind: str) -> Callable[..., None]:
 def doctor(file: OptionalStudyFile = None, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     """Check that this machine is ready for studies.
 
-    With a study file: also that the MLflow it names answers. Ends with 1 where there is a problem."""
+    With a study file: also that the MLflow it names answers. Exits with 1 where there is a problem."""
     from tuner.cli.doctor import PROBLEM, Place, address_in, examine
 
     findings = []

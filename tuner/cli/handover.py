@@ -27,9 +27,9 @@ def submit(
     overrides: Overrides = None,
     accept_code: AcceptCode = False,
 ) -> None:
-    """Hand a study over to a Ray cluster.
+    """Submit a study to a Ray cluster.
 
-    Its driver runs there, whatever becomes of this machine; handed over again it goes on where it was interrupted."""
+    It runs on without this machine; submitted again it resumes."""
     from tuner.cli.jobs import Cluster as Jobs
     from tuner.spec import StudySpec
 

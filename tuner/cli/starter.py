@@ -93,7 +93,7 @@ def _demand(wish: Wish) -> None:
         missing += ["--target COLUMN"] if wish.data else ["--target COLUMN (of a table)"]
     if missing:
         told = f"; its columns are {', '.join(columns)}" if columns else ""
-        raise InputError(f"expected {' and '.join(missing)}, because nobody can be asked here{told}")
+        raise InputError(f"not a terminal: pass {' and '.join(missing)}{told}")
 
 
 def _refuse(file: Path, force: bool) -> None:
