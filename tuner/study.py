@@ -120,6 +120,7 @@ def launch(
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             winner.mend(spec, dataset, ledger, history, progress)
+            crew.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
             with Writer(folder, home, spec.store, standby=standby) as writer:
                 # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)

@@ -131,7 +131,9 @@ def ending(
     if history.tracking != "off":
         lines.append(f"dashboard:   {program} ui {name}{where}")
     if tracked is not None and (tracked.get("waiting") or tracked.get("error")):
-        lines.append(f"MLflow:      {tracked.get('waiting', 0):,} points waiting; {program} sync {name}{where}")
+        points = tracked.get("waiting")
+        why = f"{points:,} points waiting" if points else tracked["error"]
+        lines.append(f"MLflow:      {why}; {program} sync {name}{where}")
     elif tracked is not None:
         lines.append("MLflow:      up to date")
     return lines

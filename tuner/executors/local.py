@@ -96,6 +96,10 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill those that are not taken, and let go of what they have open as copies of this process."""
         while taken := self.take():
             process, line = taken
             process.kill()
