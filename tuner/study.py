@@ -12,14 +12,12 @@ import os
 import platform
 import signal
 import socket
-import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,6 +33,7 @@ from tuner.history import History, TrialHistory
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
+from tuner.signals import Signals
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
@@ -128,7 +127,7 @@ def launch(
         resumed = [counts(history, folder).resuming()] if history.trials else []
         progress.start([*plan.lines(), *resumed])
         with (
-            _Signals(ledger.asked_to_stop) as signals,
+            Signals(ledger.asked_to_stop) as signals,
             winner.preparing(),
             Writer(folder, home, spec.store, standby=standby) as writer,
         ):
@@ -279,7 +278,7 @@ def _drive(
     ledger: Ledger,
     history: History,
     progress: Progress,
-    signals: _Signals,
+    signals: Signals,
     writer: Writer,
     crew: Crew,
     workers: int | None,
@@ -334,7 +333,7 @@ def _tuned() -> Callable[..., bool]:
     return drive
 
 
-def _interrupted(ledger: Ledger, history: History, signals: _Signals) -> int:
+def _interrupted(ledger: Ledger, history: History, signals: Signals) -> int:
     """Say in the ledger which signal it was."""
     number = signals.first or signal.SIGTERM
     for event in ledger.append([Event(Kind.INTERRUPTED, {"message": signal.Signals(number).name})]):
@@ -372,34 +371,3 @@ def _search(spec: StudySpec, history: History) -> Search:
         for number in since:
             tell(history.trials[number])
     return search
-
-
-# --- signals --------------------------------------------------------------------------------------
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM, counted instead of raised; a second one ends the process at once.
-
-    Word from another machine (`asked`) is taken for a SIGTERM."""
-
-    def __init__(self, asked: Callable[[], bool]) -> None:
-        self.first: int | None = None
-        self._asked = asked
-        self._before: dict[int, Any] = {}
-
-    def pending(self) -> bool:
-        return self.first is not None or self._asked()
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.first is not None:
-            os._exit(128 + number)  # workers die with their driver; the ledger holds what was acknowledged
-        self.first = number
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
