@@ -477,7 +477,7 @@ def test_trouble_of_the_machine_is_one_line_and_not_a_traceback(
         raise PermissionError(13, "Permission denied", "/somewhere")
 
     study(home)
-    monkeypatch.setattr(Ledger, "history", refuse)
+    monkeypatch.setattr(Ledger, "examine", refuse)
     answer = tuner("results", "one")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err == "tuner: [Errno 13] Permission denied: '/somewhere'\n"
@@ -485,7 +485,7 @@ def test_trouble_of_the_machine_is_one_line_and_not_a_traceback(
 
 def test_a_mistake_of_ours_is_shown_as_one(tuner: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study(home)
-    monkeypatch.setattr(Ledger, "history", lambda _: 1 / 0)
+    monkeypatch.setattr(Ledger, "examine", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tuner("results", "one")
 
@@ -495,7 +495,7 @@ def test_ctrl_c_while_reading_exits_130(tuner: Run, home: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     study(home)
-    monkeypatch.setattr(Ledger, "history", interrupt)
+    monkeypatch.setattr(Ledger, "examine", interrupt)
     assert tuner("results", "one").code == 130
 
 
