@@ -20,10 +20,10 @@ help: ## show this list
 	@sed -n 's|^\([a-z-]*\):.*## \(.*\)|make \1\t\2|p' Makefile | expand -t 16
 
 test: lint ## install the test extras, then lint, types and the quick tests
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 8
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 8 --dist loadgroup
 
 test-all: test ## the same and the slow tests
-	$(BIN)/pytest -m slow -n auto --maxprocesses 8
+	$(BIN)/pytest -m slow -n auto --maxprocesses 8 --dist loadgroup
 
 test-compose: .venv/.ready-to-test ## start docker-compose.yml for real, break it, and look; CONTAINER_PREPARE=script runs first
 	$(BIN)/python tests/compose/run
@@ -39,9 +39,11 @@ secrets: .env ## random secrets for docker-compose.yml, in .env, which git ignor
 # The quick ones of benchmarks/README.md, in this order, each with its arguments.
 BENCHMARKS := \
 	'study.py' \
+	'study.py --trials 4 --epochs 2 --repeats 1 --peers optuna-fused optuna-journal optuna-memory ray' \
 	'steps.py --quick' \
-	'overhead.py --repeats 1 --who tuner-random tuner-tpe optuna-random optuna-tpe rustuna-tpe ray-actors' \
-	'memory.py --repeats 1'
+	'overhead.py --repeats 1 --who tuner-random tuner-tpe optuna-random optuna-tpe optuna-sqlite rustuna-tpe ray-actors ray-tune' \
+	'memory.py --repeats 1' \
+	'startup.py --repeats 1'
 
 bench: .venv/.ready ## time Tuner beside its peers, a table for each comparison; wants a quiet machine
 	@failed=0; for script in $(BENCHMARKS); do \

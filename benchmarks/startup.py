@@ -2,7 +2,7 @@
 
 The work of `study.py`, small: whole processes, imports and all, Tuner and each peer in turns. Moments are noted where
 they happen: Tuner's stand in its ledger, the peers append theirs to a file. Beside them, in the same rounds, what no
-launch can do without (`import torch`) and what everybody types first (`tuner --help`).
+launch can do without (`import torch`), what everybody types first (`tuner --help`), and an answer to a TAB.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from harness import RunFailed, Spread
 from tuner.ledger import Ledger, study_folder
 from tuner.trial import Kind
 
-TORCH, HELP = "torch", "help"
+TORCH, HELP, TAB = "torch", "help", "tab"
+PROGRAM = str(Path(sys.executable).parent / "tuner")
+PRESSED = ("tuner", "launch", "s.yaml", "--set", "train.lea")
 PLAIN = {
     TORCH: [sys.executable, "-c", "import torch"],
-    HELP: [str(Path(sys.executable).parent / "tuner"), "--help"],
+    HELP: [PROGRAM, "--help"],
+    TAB: ["env", "_TUNER_COMPLETE=complete_bash", "COMP_WORDS=" + "\n".join(PRESSED), "COMP_CWORD=4", PROGRAM],
 }
-LABELS = {TORCH: "import torch", HELP: "tuner --help"}
+LABELS = {TORCH: "import torch", HELP: "tuner --help", TAB: "tuner, TAB"}
 MOMENTS = ("step", "report", "trial")
 PARTS = ("first step", "first report", "last trial to exit", "whole process")
 HEAD = ("who", *(f"{part}, s" for part in PARTS))
 
-# Seconds: what `--help` may take, and the first step beyond torch's import.
-HELP_MUST, STEP_MUST, STEP_AIM = 0.3, 1.5, 0.5
+# What `--help` or a TAB may take, as a share of torch's import in the same rounds.
+ANSWER_MUST = 0.2
+# Seconds: the first step beyond torch's import.
+STEP_MUST, STEP_AIM = 1.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,11 @@ def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tupl
         harness.table(HEAD, rows),
         "",
         f"First step: {beyond:+.2f} s beside torch's import alone (must {STEP_MUST:+.1f}, aim {STEP_AIM:+.1f}).",
-        f"Help: {summary[HELP]['whole'].median:.2f} s (must {HELP_MUST:g}).",
     ]
+    for name in (HELP, TAB):
+        share = summary[name]["whole"].median / summary[TORCH]["whole"].median
+        short = "" if share <= ANSWER_MUST else ", falls short"
+        text.append(f"{LABELS[name]}: {share:.2f} times torch's import (must {ANSWER_MUST:g}){short}.")
     if warning := harness.warning([one["busy"] for one in records]):
         text.append(warning)
     work = {"trials": given.trials, "epochs": given.epochs, "rounds": given.repeats, "workers": given.workers}

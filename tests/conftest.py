@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import tuner  # noqa: F401 # before numpy: its BLAS is told of the processor when it is loaded
 
 if TYPE_CHECKING:
+    from tests.forks import Forks, Run
     from tests.postgres import Server
 
 
@@ -26,6 +28,49 @@ def postgres() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A small Ray, on loopback, with a folder and a token of its own. A module that shares it is one xdist_group."""
+    from tests.crews import small_ray
+
+    with small_ray() as ray:
+        yield ray
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """A process that is copied for what tests launch: one for each process of tests."""
+    from tests.forks import Forks
+
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture
+def run(forks: Forks) -> Run:
+    """`tuner launch` by a copy, to its end."""
+    from tests.forks import running
+
+    return running(forks)
+
+
+@pytest.fixture
+def copied_workers(forks: Forks) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Workers of studies that this process launches begin as copies, and import nothing."""
+    from tests.forks import copying, spawning
+
+    with copying(forks):
+        yield spawning
+
+
+@pytest.fixture
+def spawned_workers(copied_workers: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Where all others of a module are copies: workers as the program starts them, each a new interpreter."""
+    with copied_workers():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

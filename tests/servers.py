@@ -1,14 +1,37 @@
-"""Servers that tests start, and how they end."""
+"""Servers that tests start, how they end, and how long anything is waited for."""
 
 from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Protocol
 
 import psutil
+
+PATIENCE = 600.0
+"""Seconds until what a test waits for is taken for hung: a guard alone, at least ten times what anything takes."""
+
+
+class Process(Protocol):
+    """What is asked of a process here: subprocess.Popen has it."""
+
+    def poll(self) -> int | None: ...
+
+    def communicate(self) -> tuple[str, str]: ...
+
+
+def until(condition: Callable[[], object], process: Process | None = None) -> None:
+    """Wait for it, however slow the machine; a `process` that ends meanwhile cannot bring it about."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if process is not None and process.poll() is not None and not condition():
+            raise AssertionError(f"the process ended before it happened: {process.communicate()}")
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -25,10 +48,10 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         httpd.server_close()
 
 
-def ended(process: subprocess.Popen, patience: float = 30) -> None:
+def ended(process: subprocess.Popen) -> None:
     """`process` is asked to end; what it started and left behind is ended too."""
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    process.communicate(timeout=patience)
-    for child in psutil.wait_procs(children, timeout=10)[1]:
+    process.communicate(timeout=PATIENCE)
+    for child in psutil.wait_procs(children, timeout=10)[1]:  # not a wait for an end: what is left then is ended
         child.kill()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.servers import PATIENCE
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
 
@@ -68,10 +67,10 @@ def start(path: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(path: Path, home: Path, *arguments: str, expect: int = 0, seconds: float = 240) -> str:
+def run(path: Path, home: Path, *arguments: str, expect: int = 0) -> str:
     """`tuner launch` to its end; what it printed."""
     process = start(path, home, *arguments)
-    out, err = process.communicate(timeout=seconds)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
     return out + err
 
@@ -86,14 +85,3 @@ def facts(told: History) -> dict[int, Any]:
     return {
         number: (dict(t.params), t.seed, t.state, t.reports, t.message, t.tested) for number, t in told.trials.items()
     }
-
-
-def least_seconds(call: Callable[[], object]) -> float:
-    """What the processes that `call` runs take of a processor, the least of five: a busy machine hardly adds to it."""
-    found = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        call()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(found)

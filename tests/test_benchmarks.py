@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.servers import PATIENCE
 from tuner import data
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -154,7 +155,7 @@ def test_a_run_that_fails_gives_no_time_but_its_last_words(harness: Any, tmp_pat
 
 
 def test_a_run_that_takes_too_long_is_ended(harness: Any, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
     with pytest.raises(harness.RunFailed, match="more than 1 s"):
         harness.seconds(command, tmp_path, harness.environment(), 1)
 
@@ -225,7 +226,7 @@ def test_rounds_are_added_while_chance_keeps_the_work_apart_whatever_the_times(s
 
 def launch(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(FOLDER / "study.py"), "--epochs", "2", "--repeats", "1", "--out", str(out)]
-    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def check(said: subprocess.CompletedProcess[str], out: Path, peers: int, trials: int) -> None:
@@ -254,13 +255,6 @@ def check(said: subprocess.CompletedProcess[str], out: Path, peers: int, trials:
 def test_the_smallest_study_beside_optuna_gives_the_table(tmp_path: Path) -> None:
     out = tmp_path / "study.json"
     check(launch(out, "--trials", "4"), out, 1, 4)
-
-
-@pytest.mark.slow
-def test_every_other_peer_does_the_work_too(tmp_path: Path) -> None:
-    peers = ["optuna-fused", "optuna-journal", "optuna-memory", "ray"]
-    out = tmp_path / "study.json"
-    check(launch(out, "--trials", "2", "--peers", *peers), out, len(peers), 2)
 
 
 def test_points_are_compared_by_their_medians_and_a_greedy_writer_is_named(tracking: Any) -> None:
@@ -294,32 +288,32 @@ def test_points_that_cannot_be_read_back_are_no_result(tracking: Any, lost: str)
 
 
 @pytest.mark.slow
-def test_every_way_writes_points_that_are_read_back_and_the_writer_is_watched(tmp_path: Path) -> None:
+def test_points_that_were_written_are_read_back_and_the_writer_is_watched(tmp_path: Path) -> None:
     out = tmp_path / "tracking.json"
     small = ["--points", "8", "--runs", "2", "--limit", "60", "--repeats", "1", "--trials", "2", "--epochs", "2"]
+    small += ["--peers", "batch-run"]
     command = [sys.executable, str(FOLDER / "tracking.py"), *small, "--out", str(out)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert said.returncode == 0, said.stderr
     saved = json.loads(out.read_text())
     rates = [run for run in saved["runs"] if "rate" in run]
-    assert {run["who"] for run in rates} == {"tuner", "log_metric", "batch-epoch", "batch-run", "async", "ray"}
+    assert {run["who"] for run in rates} == {"tuner", "batch-run"}
     assert all((run["points"], run["runs"]) == (16, 2) and run["rate"] > 0 for run in rates)
     costs = {run["who"]: run for run in saved["runs"] if "share" in run}
     assert costs["off"]["writer"] == 0.0
     assert 0.0 < costs["embedded"]["share"] < 1.0
-    assert all(label in said.stdout for label in ("Tuner's writer", "log_metric", "tracked by MLflow", "not tracked"))
+    assert all(label in said.stdout for label in ("Tuner's writer", "log_batch", "tracked by MLflow", "not tracked"))
     assert str(FOLDER.parent) not in out.read_text() + said.stdout
 
 
 @pytest.mark.slow
-def test_peers_stop_trials_early_too_and_train_as_many_epochs(tmp_path: Path) -> None:
-    peers = ["optuna", "optuna-memory", "ray"]
+def test_a_peer_stops_trials_early_too_and_trains_as_many_epochs(tmp_path: Path) -> None:
     out = tmp_path / "study.json"
-    said = launch(out, "--asha", "--trials", "4", "--epochs", "5", "--peers", *peers)
+    said = launch(out, "--asha", "--trials", "4", "--epochs", "5", "--peers", "optuna")
     assert said.returncode == 0, said.stderr
     epochs = {run["who"]: run["epochs"] for run in json.loads(out.read_text())["runs"]}
     assert 4 * 2 <= epochs["tuner"] < 4 * 5, "nothing was stopped early"
-    assert all(epochs["tuner"] <= epochs[peer] <= epochs["tuner"] + 2 for peer in peers)
+    assert epochs["tuner"] <= epochs["optuna"] <= epochs["tuner"] + 2
 
 
 def test_a_launch_is_timed_from_its_command_to_its_earliest_moments_and_from_its_last(startup: Any) -> None:
@@ -330,21 +324,22 @@ def test_a_launch_is_timed_from_its_command_to_its_earliest_moments_and_from_its
 
 
 @pytest.mark.slow
-def test_the_shortest_launch_beside_all_peers_gives_the_table(tmp_path: Path) -> None:
+def test_the_shortest_launch_beside_a_peer_gives_the_table(tmp_path: Path) -> None:
     out = tmp_path / "startup.json"
-    words = ["--repeats", "1", "--trials", "2", "--epochs", "1", "--out", str(out)]
+    words = ["--repeats", "1", "--trials", "2", "--epochs", "1", "--peers", "optuna", "--out", str(out)]
     command = [sys.executable, str(FOLDER / "startup.py"), *words]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert said.returncode == 0, said.stderr
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.stdout.splitlines() if "|" in line]
     head, _, *body = lines
-    assert [row[0] for row in body[:2]] == ["import torch", "tuner --help"]
+    assert [row[0] for row in body[:3]] == ["import torch", "tuner --help", "tuner, TAB"]
     assert [len(row) for row in body] == [len(head)] * 5
-    for row in body[2:]:
+    for row in body[3:]:
         step, report, end, whole = map(float, row[1:])
         assert 0 < step <= report < whole
         assert 0 < end < whole
     assert len(json.loads(out.read_text())["runs"]) == 5
+    assert "times torch's import" in said.stdout
 
 
 def test_a_part_is_charged_with_what_is_spent_in_it_and_in_no_part_inside_it(
@@ -381,10 +376,10 @@ def test_a_part_is_charged_with_what_is_spent_in_it_and_in_no_part_inside_it(
 def test_a_small_study_is_taken_apart_to_the_last_process(tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "parts.py"), "--trials", "8", "--epochs", "2", "--repeats", "1"]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "parts.json")], capture_output=True, text=True, check=True, timeout=300
+        [*command, "--out", str(tmp_path / "parts.json")], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     (run,) = json.loads((tmp_path / "parts.json").read_text())["runs"]
-    assert {name for name, parts in run["parts"].items() if sum(parts.values()) > 0.1} == {
+    assert {name for name, parts in run["parts"].items() if sum(parts.values()) > 0} == {
         "driver",
         "workers",
         "writer",

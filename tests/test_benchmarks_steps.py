@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.servers import PATIENCE
 from tests.test_networks import twin
 from tuner import models
 from tuner.models.interface import CLASSIFICATION, Signature
@@ -208,13 +209,14 @@ def test_what_falls_short_is_said(bench: Any, monkeypatch: pytest.MonkeyPatch) -
 def run(script: str, out: Path, *words: str) -> tuple[list[list[str]], dict[str, Any], str]:
     """The table's body, the JSON, everything that was said."""
     command = [sys.executable, str(FOLDER / script), "--out", str(out), *words]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert said.returncode == 0, said.stderr
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.stdout.splitlines() if "|" in line]
     assert str(FOLDER.parent) not in out.read_text() + said.stdout
     return lines[2:], json.loads(out.read_text()), said.stdout
 
 
+@pytest.mark.slow
 def test_the_smallest_race_of_steps_gives_the_table(tmp_path: Path) -> None:
     words = ["--shapes", "mlp-32x1", "--rows", "2", "--rounds", "1", "--seconds", "0.01", "--cores", "2"]
     body, saved, _ = run("steps.py", tmp_path / "steps.json", *words)
@@ -224,6 +226,7 @@ def test_the_smallest_race_of_steps_gives_the_table(tmp_path: Path) -> None:
     assert all(one["rate"] > 0 for one in saved["runs"])
 
 
+@pytest.mark.slow
 def test_the_gpu_s_script_runs_to_its_table_on_a_cpu(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--shapes", "mlp-32x1", "--rows", "2", "--rounds", "1", "--seconds", "0.01"]
     study = ["--processes", "2", "--trials", "4", "--epochs", "1", "--every", "2"]

@@ -17,6 +17,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.servers import PATIENCE
 from tuner import models
 from tuner.data import Dataset, Preprocess, batches, load
 from tuner.data.splits import split
@@ -96,7 +97,7 @@ from tuner import data
 heavy = {"pandas", "pyarrow", "sklearn", "mlxtend", "pydantic", "optuna", "mlflow", "ray"} & sys.modules.keys()
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
 
 
 def test_a_table_is_the_same_data_set_as_csv_and_as_parquet(tmp_path: Path) -> None:

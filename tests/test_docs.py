@@ -68,6 +68,7 @@ def test_every_family_has_a_page_whose_example_is_valid_and_whose_own_choices_ar
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("copied_workers")
 @pytest.mark.parametrize(
     ("family", "source"), [("mlp", "wine"), ("cnn", "syllables"), ("rnn", "digits-rows"), ("transformer", "digits")]
 )

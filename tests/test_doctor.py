@@ -97,11 +97,10 @@ def test_an_address_of_the_environment_is_told_without_its_password(
     assert "s3cret" not in told.line() and "127.0.0.1:9" in told.line()
 
 
-def test_a_server_that_answers_is_well_and_one_that_does_not_is_a_problem_soon(server: str, here: Path) -> None:
+def test_a_server_that_answers_is_well_and_one_that_does_not_is_a_problem(server: str, here: Path) -> None:
     assert states(found("mlflow", here, server)) == [OK]
-    begun = time.monotonic()
     (away,) = found("mlflow", here, "http://127.0.0.1:9")
-    assert (away.state, time.monotonic() - begun < 5) == (PROBLEM, True)
+    assert away.state == PROBLEM
     assert "does not answer" in away.found and away.remedy
     assert states(found("mlflow", here, f"{server}/elsewhere")) == [PROBLEM]
     (wrong,) = found("mlflow", here, "http://me:s3cret@host:port")

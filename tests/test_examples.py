@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def best_of(example: str, home: Path, *overrides: str) -> dict[str, Any]:
     """The metrics of an example's best trial, launched as it stands but for its tracking and `overrides`."""
     settings = [word for override in ("tracking.mlflow=off", *overrides) for word in ("--set", override)]
-    said = studies.run(EXAMPLES / f"{example}.yaml", home, *settings, seconds=800)
+    said = studies.run(EXAMPLES / f"{example}.yaml", home, *settings)
     assert "every trial: " in said and "dashboard: " in said
     command = [sys.executable, "-P", "-c", "from tuner.cli import main; main()", "best", example]
     told = subprocess.run(
@@ -39,7 +39,6 @@ def data_of(example: str) -> Dataset:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("example", "at_least", "overrides"),
     [
@@ -62,7 +61,6 @@ def test_an_example_reaches_its_score(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("overrides", [(), ("model={family: transformer, width: 64}",)], ids=["lstm", "transformer"])
 def test_networks_continue_text_better_than_a_trigram_model_of_the_same_windows(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,7 +73,6 @@ def test_networks_continue_text_better_than_a_trigram_model_of_the_same_windows(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_regression_is_a_quarter_closer_than_the_training_mean(tmp_path: Path) -> None:
     dataset = data_of("diabetes")
     off = dataset.validation.targets - dataset.train.targets.mean()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from tests import studies
+from tests.forks import Copy, Forks, Run, ran
+from tests.points import ANSWER, ASKING, DEATHS
 from tests.postgres import PASSWORD, Server
+from tests.servers import until
 from tests.stores import Store
-from tests.test_faults import TPE_ASHA, check_ledger, kill_everything
+from tests.test_faults import TPE_ASHA, check_ledger
 from tuner.ledger import Ledger, study_folder
 
 
@@ -22,29 +28,23 @@ def address(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return address
 
 
-def unbroken(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, object]:
+def unbroken(run: Run, path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, object]:
     """What the study comes to with a ledger in a file, and nothing dying."""
     with monkeypatch.context() as plain:
         plain.delenv("TUNER_LEDGER")
-        studies.run(path, home)
+        run(path, home)
         return studies.facts(studies.history(home))
-
-
-def newest(home: Path) -> int:
-    try:
-        with Ledger.open(study_folder(home, "small"), read_only=True) as ledger:
-            return ledger.last()
-    except (LookupError, OSError):
-        return 0
 
 
 def secrets_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
 
 
-def test_a_study_is_on_the_dashboard_as_ever_and_leaves_the_secret_nowhere(address: str, tmp_path: Path) -> None:
+def test_a_study_is_on_the_dashboard_as_ever_and_leaves_the_secret_nowhere(
+    address: str, run: Run, tmp_path: Path
+) -> None:
     path = studies.write(tmp_path, studies.study(search={"trials": 4}, tracking={"mlflow": "embedded"}))
-    said = studies.run(path, tmp_path / "home")
+    said = run(path, tmp_path / "home")
     check_ledger(tmp_path / "home", 4)
     Store(tmp_path / "home").assert_equals("small", studies.history(tmp_path / "home"))
     assert secrets_in(tmp_path) == []
@@ -52,48 +52,62 @@ def test_a_study_is_on_the_dashboard_as_ever_and_leaves_the_secret_nowhere(addre
 
 
 def test_a_killed_driver_is_followed_at_once_and_loses_nothing(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = studies.write(tmp_path, studies.study(search={"trials": 8}, train={"epochs": 40}))
-    whole = unbroken(path, tmp_path / "whole", monkeypatch)
-    process = studies.start(path, tmp_path / "home")
-    while newest(tmp_path / "home") < 30:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    kill_everything(process)
-    assert "resuming: " in studies.run(path, tmp_path / "home")
-    check_ledger(tmp_path / "home", 8)
+    path = studies.write(tmp_path, studies.study(search={"trials": 4}))
+    whole = unbroken(run, path, tmp_path / "whole", monkeypatch)
+    for at, death in zip((8, 16, 24), DEATHS, strict=True):
+        run(path, tmp_path / "home", f"{at}:{death}", code=-signal.SIGKILL)
+    assert "resuming: " in run(path, tmp_path / "home")
+    check_ledger(tmp_path / "home", 4)
     assert studies.facts(studies.history(tmp_path / "home")) == whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "away"), [(1, 0.0), (2, 1.0), (3, 35.0)])
+@pytest.mark.parametrize(("away", "restarts"), [("no time", 12), ("until it is told", 3), ("longer than a lease", 2)])
 def test_a_study_under_a_database_that_restarts_again_and_again_ends_as_an_unbroken_one(
-    seed: int, away: float, address: str, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    away: str,
+    restarts: int,
+    address: str,
+    postgres: Server,
+    forks: Forks,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`away` seconds each time: 35 are longer than a lease."""
-    content = studies.study(search={**TPE_ASHA, "trials": 64}, train={"epochs": 100}, tracking={"mlflow": "embedded"})
-    path = studies.write(tmp_path, content)
-    whole = unbroken(path, tmp_path / "whole", monkeypatch)
-    draw = random.Random(seed)
-    process = studies.start(path, tmp_path / "home")
-    restarts = 0
-    while process.poll() is None and restarts < (2 if away > 10 else 12):
-        time.sleep(draw.uniform(0.5, 2.5))
-        if process.poll() is None and newest(tmp_path / "home"):
-            postgres.restart(away)
-            restarts += 1
-            time.sleep(away)
-            postgres.await_answer()
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, f"seed {seed}\n{out}\n{err}"
-    assert restarts >= 2, "the study was over before anything happened"
-    postgres.await_answer()
-    check_ledger(tmp_path / "home", 64)
-    history = studies.history(tmp_path / "home")
+    """At events that are drawn, between two transactions and inside of one."""
+    content = studies.study(search={**TPE_ASHA, "trials": 24}, train={"epochs": 8}, tracking={"mlflow": "embedded"})
+    path, home = studies.write(tmp_path, content), tmp_path / "home"
+    whole = unbroken(run, path, tmp_path / "whole", monkeypatch)
+    with Ledger.open(study_folder(tmp_path / "whole", "small"), read_only=True) as ledger:
+        drawn = sorted(random.Random(away).sample(range(3, ledger.last() - 5), restarts))
+    answer = tmp_path / "answer"
+    os.mkfifo(answer)
+    monkeypatch.setenv(ANSWER, str(answer))
+    points = [f"{at}:{deed}" for at, deed in zip(drawn, cycle(["ask", "ask inside"]), strict=False)]
+    if away == "longer than a lease":
+        points.insert(0, "0:short lease")
+    process = forks.launch(str(path), "--home", str(home), points=points)
+    for number in range(1, restarts + 1):
+        until(lambda number=number: process.said.count(ASKING) == number, process)
+        postgres.stop()
+        if away == "no time":
+            postgres.start()
+        answer.write_text("go on")
+        if away != "no time":
+            until(lambda number=number: told(process).count("does not answer") == number, process)
+            time.sleep(2.0 if away == "longer than a lease" else 0.0)  # twice as long as it lasts, or longer
+            postgres.start()
+    said = ran(process)
+    check_ledger(home, 24)
+    history = studies.history(home)
     assert studies.facts(history) == whole
-    Store(tmp_path / "home").assert_equals("small", history)
-    told = [line for line in (out + err).splitlines() if "does not answer" in line]
-    assert len(told) <= restarts, "\n".join(told)
-    assert (len(told) >= 1) or away < 1
-    assert PASSWORD not in out + err
+    Store(home).assert_equals("small", history)
+    assert said.count("does not answer") <= restarts
+    assert PASSWORD not in said
+
+
+def told(process: Copy) -> str:
+    """What a driver has told a person so far."""
+    assert process.err is not None
+    return process.err.read_text() + process.said

@@ -62,7 +62,10 @@ def sixteen(name: str) -> Told:
     return trained(case, [zoo.row(case, number) for number in range(16)])
 
 
-@pytest.fixture(params=zoo.CASES, ids=lambda case: case.name)
+# All tests of a case in one process, which trains its sixteen once.
+@pytest.fixture(
+    params=[pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(case.name)) for case in zoo.CASES]
+)
 def case(request: pytest.FixtureRequest) -> zoo.Case:
     return request.param
 

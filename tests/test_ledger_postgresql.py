@@ -16,6 +16,7 @@ import pytest
 
 from tests.events import asked, fork, in_a_process, reported
 from tests.postgres import PASSWORD, Server
+from tests.servers import PATIENCE, until
 from tuner.cli import doctor
 from tuner.errors import InputError, LedgerError, StudyLocked
 from tuner.ledger import FORMAT, Ledger, lease, postgresql, server, studies, study_folder
@@ -197,12 +198,26 @@ def test_a_restart_inside_a_transaction_is_invisible_in_what_it_stores(
     assert [(e.seq, e.kind) for e in ledger.read()] == [(1, Kind.ASKED), (2, Kind.ASKED), (3, Kind.REPORTED)]
 
 
+def through(outage: Server, ledger: Ledger, said: list[str], seconds: float = 0.0) -> list[Event]:
+    """What is appended while the database is away, until a person was told of it, and for so many seconds more."""
+    stored: list[Event] = []
+    writing = threading.Thread(target=lambda: stored.extend(ledger.append([asked(1)])))
+    outage.stop()
+    try:
+        writing.start()
+        until(lambda: said)
+        time.sleep(seconds)
+    finally:
+        outage.start()
+    writing.join(PATIENCE)
+    return stored
+
+
 def test_an_outage_is_told_once_and_waited_for(ledger: Ledger, postgres: Server, said: list[str]) -> None:
-    postgres.restart(away=1.0)
-    assert len(ledger.append([asked(0)])) == 1
+    assert len(through(postgres, ledger, said)) == 1
     assert len(said) == 1
     assert "does not answer" in said[0] and "127.0.0.1" in said[0] and PASSWORD not in said[0]
-    ledger.append([asked(1)])
+    ledger.append([asked(0)])
     assert len(said) == 1
 
 
@@ -227,12 +242,16 @@ def test_a_server_that_is_stopped_and_keeps_its_connections_is_an_outage_like_an
     with ledger.lock():
         ledger.append([asked(0)])
         postgres.freeze(True)
-        back = threading.Timer(2.0, postgres.freeze, [False])
-        back.start()
-        assert [event.seq for event in ledger.append([asked(1)])] == [2]
-        back.join()
+        stored: list[Event] = []
+        writing = threading.Thread(target=lambda: stored.extend(ledger.append([asked(1)])))
+        writing.start()
+        until(lambda: said)
+        monkeypatch.setattr(postgresql, "ANSWER_SECONDS", PATIENCE)
+        postgres.freeze(False)
+        writing.join(PATIENCE)
+        assert [event.seq for event in stored] == [2]
     assert [event.trial for event in ledger.read()] == [0, 1]
-    assert len(said) <= 1
+    assert len(said) == 1
 
 
 class Cutter:
@@ -241,6 +260,7 @@ class Cutter:
     def __init__(self, server: int, word: bytes, *, arrives: bool) -> None:
         self.cuts = 0
         self._server, self._word, self._arrives = server, word, arrives
+        self._answered = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -262,7 +282,7 @@ class Cutter:
                     deaf.set()
                     if self._arrives:
                         theirs.sendall(data)
-                        time.sleep(0.3)  # done by now; the answer stays here
+                        assert self._answered.wait(PATIENCE)  # it is done; the answer stays here
                     for end in (ours, theirs):  # both learn of it: another thread listens to one of them
                         end.shutdown(socket.SHUT_RDWR)
                     return
@@ -272,6 +292,7 @@ class Cutter:
         with suppress(OSError):
             while (data := theirs.recv(65_536)) and not deaf.is_set():
                 ours.sendall(data)
+            self._answered.set()
 
     def close(self) -> None:
         self._listener.close()
@@ -322,10 +343,24 @@ def test_what_somebody_else_wrote_in_an_outage_is_no_place_for_what_was_promised
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A lease of two seconds, so that it can run out."""
-    monkeypatch.setattr(lease, "SECONDS", 2.0)
-    return 2.0
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that is renewed every tenth of a second, and outlives that on any machine."""
+    monkeypatch.setattr(lease, "SECONDS", PATIENCE)
+    monkeypatch.setattr(lease, "_RENEWALS", int(PATIENCE * 10))
+
+
+def left(server: Server, address: str) -> float:
+    """Seconds that the lease has left, by the database's clock."""
+    ((seconds,),) = server.ask(
+        address, "SELECT extract(epoch FROM expires - clock_timestamp())::float8 FROM tuner_leases"
+    )
+    assert isinstance(seconds, float)
+    return seconds
+
+
+def run_out(server: Server, address: str) -> None:
+    """As when it was not renewed for longer than it lasts."""
+    server.ask(address, "UPDATE tuner_leases SET expires = clock_timestamp() - interval '1 second'")
 
 
 @pytest.fixture
@@ -341,17 +376,21 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ledger], None]:
     return move
 
 
-def test_a_driver_holds_the_study_longer_than_a_lease_lasts(ledger: Ledger, folder: Path, short: float) -> None:
+@pytest.mark.usefixtures("often")
+def test_a_driver_that_renews_its_lease_holds_the_study(
+    ledger: Ledger, folder: Path, address: str, postgres: Server
+) -> None:
     with ledger.lock(), Ledger.open(folder) as other:
-        until = time.monotonic() + 1.5 * short
-        while time.monotonic() < until:
+        for _ in range(3):
+            assert 0 < left(postgres, address) <= PATIENCE
+            run_out(postgres, address)
+            until(lambda: left(postgres, address) > 0)
             with pytest.raises(StudyLocked, match=rf"already running on {socket.gethostname()}:{os.getpid()} since 2"):
                 other.lock().__enter__()
-            time.sleep(0.1)
 
 
 def test_the_lease_of_a_machine_that_died_runs_out_and_is_then_anybodys(
-    ledger: Ledger, folder: Path, short: float, foreign: Callable[[Ledger], None]
+    ledger: Ledger, folder: Path, address: str, postgres: Server, foreign: Callable[[Ledger], None]
 ) -> None:
     def drive(pipe: Any) -> None:
         with Ledger.open(folder) as mine, mine.lock():
@@ -360,24 +399,32 @@ def test_the_lease_of_a_machine_that_died_runs_out_and_is_then_anybodys(
 
     pid = in_a_process(drive)
     foreign(ledger)
+    assert 0 < left(postgres, address) <= lease.SECONDS
     who = ledger.holder()
     assert who is not None and who["host"].startswith("far-") and who["pid"] == pid
     with pytest.raises(StudyLocked, match=f"far-.*:{pid} since"):
         ledger.lock().__enter__()
-    time.sleep(short + 0.2)
+    run_out(postgres, address)
     assert ledger.holder() is None
     with ledger.lock():
         assert ledger.append([asked(0)])
 
 
+@pytest.mark.usefixtures("often")
 def test_a_driver_that_was_cut_off_and_replaced_writes_nothing_more_and_says_why(
-    ledger: Ledger, folder: Path, short: float, monkeypatch: pytest.MonkeyPatch, foreign: Callable[[Ledger], None]
+    ledger: Ledger,
+    folder: Path,
+    address: str,
+    postgres: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    foreign: Callable[[Ledger], None],
 ) -> None:
     with ledger.lock():
         ledger.append([asked(0)])
         with monkeypatch.context() as cut:
             cut.setattr(ledger._place._lease, "_renew_once", lambda *_: False)  # type: ignore[attr-defined]
-            time.sleep(1.2 * short)
+            until(lambda: ledger._place._lease._lost)  # type: ignore[attr-defined]
+            run_out(postgres, address)
             with Ledger.open(folder) as other:
                 foreign(other)
                 with other.lock():
@@ -388,25 +435,25 @@ def test_a_driver_that_was_cut_off_and_replaced_writes_nothing_more_and_says_why
                 assert (other.last(), other.holder()) == (2, None)  # and letting go frees nobody else's lease
 
 
+@pytest.mark.usefixtures("often")
 def test_a_driver_without_news_learns_from_its_renewals_that_it_was_replaced(
-    ledger: Ledger, folder: Path, short: float, address: str, postgres: Server
+    ledger: Ledger, address: str, postgres: Server
 ) -> None:
     with ledger.lock():
         postgres.ask(address, "UPDATE tuner_leases SET token = token + 1")
-        time.sleep(short)
+        until(lambda: ledger._place._lease._lost)  # type: ignore[attr-defined]
         with pytest.raises(LedgerError, match="taken over"), ledger.together():
             pass
 
 
 def test_an_outage_longer_than_the_lease_costs_a_driver_nothing_while_nobody_took_its_place(
-    ledger: Ledger, folder: Path, short: float, postgres: Server, said: list[str]
+    ledger: Ledger, postgres: Server, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lease, "SECONDS", 1.0)
     with ledger.lock():
         ledger.append([asked(0)])
-        postgres.restart(away=1.2 * short)
-        assert [event.seq for event in ledger.append([asked(1)])] == [2]
-        time.sleep(short)
-        assert (ledger.holder() or {})["pid"] == os.getpid()
+        assert [event.seq for event in through(postgres, ledger, said, seconds=1.1)] == [2]
+        until(lambda: (ledger.holder() or {}).get("pid") == os.getpid())
     assert len(said) == 1
 
 
@@ -416,11 +463,11 @@ def test_of_many_that_want_a_free_study_one_gets_it(ledger: Ledger, folder: Path
 
     def launch(pipe: Any) -> None:
         with Ledger.open(folder) as mine:
-            gate.wait(20)
+            gate.wait(PATIENCE)
             try:
                 with mine.lock():
                     pipe.send(True)
-                    over.wait(20)
+                    over.wait(PATIENCE)
             except StudyLocked:
                 pipe.send(False)
 
@@ -429,11 +476,11 @@ def test_of_many_that_want_a_free_study_one_gets_it(ledger: Ledger, folder: Path
         process = fork.Process(target=launch, args=(theirs,))
         process.start()
         pipes.append((ours, process))
-    assert all(ours.poll(20) for ours, _ in pipes)
+    assert all(ours.poll(PATIENCE) for ours, _ in pipes)
     assert sum(ours.recv() for ours, _ in pipes) == 1
     over.set()
     for _, process in pipes:
-        process.join(20)
+        process.join(PATIENCE)
     assert ledger.holder() is None
 
 
@@ -451,11 +498,10 @@ def test_a_writer_that_cannot_read_the_ledger_leaves_it_to_the_driver_to_say_so_
     postgres.stop()
     try:
         following.start()
-        while not said:
-            time.sleep(0.01)
+        until(lambda: said)
         assert (said[-1].error, tracker.blind) == (None, True)
         ended.set()
-        following.join(20)
+        following.join(PATIENCE)
         assert "does not answer" in (said[-1].error or "")
     finally:
         postgres.start()

@@ -11,7 +11,6 @@ import signal
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.events import asked, fork, in_a_process, reported
+from tests.servers import PATIENCE
 from tuner import lock
 from tuner.errors import InputError, LedgerError
 from tuner.ledger import FORMAT, Ledger, sqlite, studies, study_folder
@@ -180,7 +180,7 @@ def test_sigkill_inside_a_transaction_leaves_all_of_it_or_nothing(folder: Path) 
         process = fork.Process(target=_die_at_instruction, args=(folder, fatal, theirs))
         process.start()
         theirs.close()
-        process.join(20)
+        process.join(PATIENCE)
         if process.exitcode == 0:
             return int(ours.recv())
         assert process.exitcode == -signal.SIGKILL
@@ -199,13 +199,23 @@ def test_sigkill_inside_a_transaction_leaves_all_of_it_or_nothing(folder: Path) 
             ledger.append([Event(Kind.REPORTED, {}, trial=t, epoch=1000 + point) for t in range(8)])  # it goes on
 
 
-def test_a_driver_that_has_not_signed_yet_is_not_taken_for_the_dead_one_before_it(ledger: Ledger, folder: Path) -> None:
+def test_a_driver_that_has_not_signed_yet_is_not_taken_for_the_dead_one_before_it(
+    ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dead = fork.Process(target=lambda: None)
     dead.start()
     dead.join()
     host = os.uname().nodename
     (folder / "lock").write_text(json.dumps({"pid": dead.pid, "host": host, "since": "2026-01-01T00:00:00+00:00"}))
-    signed = threading.Event()
+    signed, asking, seen = threading.Event(), threading.Event(), threading.Event()
+    looks = lock._signature
+
+    def looked(handle: int) -> Any:
+        asking.set()
+        return looks(handle)
+
+    monkeypatch.setattr(lock, "_signature", looked)
+    monkeypatch.setattr(lock, "_PROBE_SECONDS", PATIENCE)
 
     def sign_late() -> None:
         with lock.hold(folder):
@@ -213,21 +223,25 @@ def test_a_driver_that_has_not_signed_yet_is_not_taken_for_the_dead_one_before_i
             text = os.pread(handle, 4096, 0)
             os.pwrite(handle, json.dumps({"pid": dead.pid, "host": host, "since": "2026"}).encode().ljust(len(text)), 0)
             signed.set()
-            time.sleep(0.05)
+            assert asking.wait(PATIENCE)  # it has been taken for the dead one's, once at least
             os.pwrite(handle, text, 0)
             os.close(handle)
-            time.sleep(0.5)
+            assert seen.wait(PATIENCE)
 
     thread = threading.Thread(target=sign_late)
     thread.start()
-    assert signed.wait(10)
+    assert signed.wait(PATIENCE)
     found = ledger.holder()
+    seen.set()
     thread.join()
     assert found is not None
     assert found["pid"] == os.getpid()
 
 
-def test_looking_for_the_holder_never_keeps_a_driver_out(ledger: Ledger, folder: Path) -> None:
+def test_looking_for_the_holder_never_keeps_a_driver_out(
+    ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_PROBE_SECONDS", PATIENCE)
     looking = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(looking, fcntl.LOCK_SH)  # as `holder` does, only for longer
     over = threading.Timer(0.1, os.close, [looking])

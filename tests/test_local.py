@@ -6,59 +6,51 @@ import contextlib
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import tuner
 from tests import studies
-from tuner.executors.local import NAME, LocalExecutor, forks
+from tests.forks import Forks, ran
+from tests.servers import PATIENCE
+from tuner.executors import local
+from tuner.executors.local import LocalExecutor
 from tuner.executors.protocol import Setup
 from tuner.progress import PlainProgress
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies of the driver on Linux alone")
 
-# A process that would be copied if it asked for it: its libraries start no threads.
-ALONE = {**studies.environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+NOTED = """
+import os, sys
+from tuner.executors import local
 
-
-def workers_of(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
-    names = {NAME.format(number) for number in range(count)}
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        found = [child for child in psutil.Process(process.pid).children() if child.name() in names]
-        if len(found) == count:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(process.communicate())
+name = lambda pid: open(f"/proc/{pid}/cmdline").read()
+fork = local.Crew._fork
+def note(self, *arguments):
+    process, line = fork(self, *arguments)
+    print("copied" if name(process.pid) == name(os.getpid()) else name(process.pid), file=sys.stderr)
+    return process, line
+local.Crew._fork = note
+from tuner.cli import main
+main()
+"""
 
 
 @linux
 def test_a_launch_from_the_command_line_copies_itself_and_gives_the_numbers_of_workers_that_begin_from_nothing(
     tmp_path: Path,
 ) -> None:
-    path = studies.write(tmp_path, studies.study(run={"workers": 2}))
-    process = studies.start(path, tmp_path / "copied")
-    for worker in workers_of(process, 2):
-        assert worker.cmdline() == psutil.Process(process.pid).cmdline()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    path = studies.write(tmp_path, studies.study(run={"workers": 2}, search={"trials": 6}, train={"epochs": 3}))
+    command = [sys.executable, "-P", "-c", NOTED, "launch", str(path), "--home", str(tmp_path / "copied")]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=studies.environment(), check=False, timeout=PATIENCE
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines()[:2] == ["copied", "copied"]
     spawned = tuner.launch(path, home=tmp_path / "spawned", progress=PlainProgress())
     assert studies.facts(studies.history(tmp_path / "copied")) == studies.facts(spawned.history)
-
-
-@linux
-def test_a_copy_that_dies_is_followed_by_a_worker_that_begins_from_nothing(tmp_path: Path) -> None:
-    path = studies.write(tmp_path, studies.study(train={"epochs": 100}, search={"trials": 4}))
-    process = studies.start(path, tmp_path)
-    (worker,) = workers_of(process, 1)
-    worker.kill()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert studies.history(tmp_path).completed == "complete"
 
 
 REFUSED = """
@@ -81,13 +73,10 @@ finally:
 
 
 @linux
-def test_a_launch_that_is_refused_leaves_no_worker(tmp_path: Path) -> None:
+def test_a_launch_that_is_refused_leaves_no_worker(forks: Forks, tmp_path: Path) -> None:
     def refused(content: dict[str, Any], code: int) -> str:
         path = studies.write(tmp_path, content)
-        command = [sys.executable, "-P", "-c", REFUSED, "launch", str(path), "--home", str(tmp_path / "home")]
-        ran = subprocess.run(command, capture_output=True, text=True, env=ALONE, check=False)
-        assert ran.returncode == code, ran.stderr
-        return ran.stderr
+        return ran(forks.run(REFUSED, "launch", str(path), "--home", str(tmp_path / "home")), code)
 
     content = studies.study(run={"workers": 2}, search={"trials": 2}, train={"epochs": 1})
     wrong = studies.study(run={"workers": 2}, train={"batch_size": 100_000})
@@ -103,24 +92,23 @@ def test_no_copy_is_made_of_a_process_with_threads_nor_for_a_gpu() -> None:
     thread = threading.Thread(target=ended.wait)
     thread.start()
     try:
-        assert not forks("cpu")
-        assert not forks("cuda")
+        assert not local.forks("cpu")
+        assert not local.forks("cuda")
     finally:
         ended.set()
         thread.join()
 
 
-def test_a_script_that_launches_is_never_copied_unasked(tmp_path: Path) -> None:
+def test_a_script_that_launches_is_never_copied_unasked(forks: Forks, tmp_path: Path) -> None:
     code = (
         "import os, sys, tuner\n"
-        "os.fork = lambda: sys.exit('a copy was made')\n"
+        "os.fork = lambda: sys.exit('a copy was made')\n"  # it could be: this process has a single thread
+        "assert len(os.listdir('/proc/self/task')) == 1\n"
         "study = tuner.launch(sys.argv[1], home=sys.argv[2])\n"
         "assert study.state == 'complete'\n"
     )
     path = studies.write(tmp_path, studies.study(search={"trials": 2}, train={"epochs": 1}))
-    command = [sys.executable, "-P", "-c", code, str(path), str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, env=ALONE, check=False)
-    assert ran.returncode == 0, ran.stderr
+    ran(forks.run(code, str(path), str(tmp_path)))
 
 
 def test_spare_cores_are_told_of_once_workers_are_ready_and_have_nothing_to_train(tmp_path: Path) -> None:
@@ -133,6 +121,7 @@ def test_spare_cores_are_told_of_once_workers_are_ready_and_have_nothing_to_trai
         assert spare == [True]
 
 
+@pytest.mark.slow
 def test_what_crowning_imports_is_there_when_it_was_prepared() -> None:
     """Else the end of a study waits for torch.export and what comes with it."""
     code = (

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from tests.servers import PATIENCE
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 def run(script: str, out: Path, *words: str) -> tuple[str, dict[str, Any]]:
     """A benchmark to its end: what it printed, and its JSON."""
     command = [sys.executable, str(FOLDER / script), "--repeats", "1", "--out", str(out), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert str(FOLDER.parent) not in done.stdout + out.read_text()
     return done.stdout, json.loads(out.read_text())
@@ -26,15 +28,15 @@ def cells(said: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line[:1] == "|"]
 
 
+@pytest.mark.slow
 def test_idle_trials_are_asked_reported_and_ended_by_the_study_loop_itself(tmp_path: Path) -> None:
-    who = ["tuner-tpe", "tuner-asha", "optuna-tpe", "rustuna-tpe"]
+    who = ["tuner-tpe", "tuner-asha", "optuna-tpe"]
     said, saved = run("overhead.py", tmp_path / "o.json", "--trials", "16", "--epochs", "3", "--who", *who)
     head, _, *body = cells(said)
     assert head[:4] == ["who", "trials", "ms a trial", "µs a report"]
     runs = {one["who"]: one for one in saved["runs"]}
-    assert {"tuner-tpe", "tuner-asha", "optuna-tpe"} <= runs.keys()
+    assert runs.keys() == set(who)
     assert len(body) == len(runs)
-    assert "rustuna is not installed" in said or "rustuna-tpe" in runs
     assert (runs["tuner-tpe"]["trials"], runs["tuner-tpe"]["reports"]) == (16, 48)
     assert runs["tuner-asha"]["reports"] < 48, "nobody was stopped"
     for name in ("tuner-tpe", "tuner-asha"):
@@ -43,18 +45,12 @@ def test_idle_trials_are_asked_reported_and_ended_by_the_study_loop_itself(tmp_p
         assert seconds["ask"] > 0 and seconds["ledger"] > 0 and seconds["commit"] > 0
 
 
+@pytest.mark.slow
 def test_what_memory_grows_with_is_measured_for_drivers_and_workers(tmp_path: Path) -> None:
-    words = ["--trials", "64", "--epochs", "3", "--samplers", "random", "--cohorts", "1", "2"]
+    words = ["--trials", "64", "--epochs", "3", "--samplers", "random", "--cohorts", "2"]
     said, saved = run("memory.py", tmp_path / "m.json", *words)
     _, _, *body = cells(said)
-    assert [row[0] for row in body] == ["driver, random, 64 trials", "worker, K = 1", "worker, K = 2"]
-    driver, *workers = saved["runs"]
+    assert [row[0] for row in body] == ["driver, random, 64 trials", "worker, K = 2"]
+    driver, worker = saved["runs"]
     assert driver["memory"][-1][0] == 64
-    assert all(one["peak"] > 50 * 2**20 for one in workers)
-
-
-@pytest.mark.slow
-def test_the_other_peers_do_nothing_too(tmp_path: Path) -> None:
-    who = ["optuna-random", "optuna-sqlite", "ray-actors", "ray-tune"]
-    _, saved = run("overhead.py", tmp_path / "o.json", "--trials", "3", "--epochs", "2", "--who", *who)
-    assert [(one["who"], one["trials"], one["reports"]) for one in saved["runs"]] == [(name, 3, 6) for name in who]
+    assert worker["peak"] > 50 * 2**20

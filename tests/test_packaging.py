@@ -133,6 +133,7 @@ def test_clean_leaves_the_studies_alone() -> None:
     assert not any("tuner-home" in line for line in dry("clean"))
 
 
+@pytest.mark.slow
 def test_the_console_script_and_the_three_packages_are_what_is_installed() -> None:
     (script,) = importlib.metadata.distribution("cohort-tuner").entry_points.select(name="tuner")
     assert script.value == "tuner.cli:main"

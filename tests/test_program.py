@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tuner.models.recurrent import Recurrent
+from tuner.training import products
 from tuner.training.products import Multiplied
 from tuner.training.program import CannotRecord, Program, Programs
 
@@ -173,5 +174,8 @@ def calls(cell: str, steps: int) -> int:
 
 
 @pytest.mark.parametrize(("cell", "most"), [("rnn", 8), ("lstm", 18), ("gru", 26)])
-def test_another_step_of_a_recurrence_is_few_kernel_calls(cell: str, most: int) -> None:
+def test_another_step_of_a_recurrence_is_few_kernel_calls(
+    cell: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "numpys", lambda: "")  # torch multiplies in one call, on whatever processor
     assert 0 < calls(cell, 5) - calls(cell, 4) <= most

@@ -1,7 +1,4 @@
-"""A study in Ray Tune's hands: its space and trials in Tune's words, and whole studies that Tune drives.
-
-Ray is begun once for all, on loopback, with a folder and a token of its own.
-"""
+"""A study in Ray Tune's hands: its space and trials in Tune's words, and whole studies that Tune drives."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +16,6 @@ import pytest
 
 import tuner
 from tests import studies
-from tests.crews import small_ray
 from tests.test_study import Silent
 from tuner.errors import LedgerError, SpecError
 from tuner.executors.shelf import weights_path
@@ -55,10 +50,7 @@ class Net(nn.Module):
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[Any]:
-    with small_ray() as ray:
-        yield ray
+pytestmark = [pytest.mark.xdist_group("ray-tune"), pytest.mark.usefixtures("ray")]
 
 
 def tuned(scheduler: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -239,6 +231,7 @@ def test_the_bridge_tells_stopped_trials_with_their_epoch_and_failed_ones_as_fai
 # --- studies that Tune drives -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("copied_workers")
 def test_a_study_under_fifo_has_the_numbers_of_the_local_executor_to_the_bit(tmp_path: Path) -> None:
     first = {"learning_rate": 1000.0, "optimizer": "sgd"}
     search = {"trials": 4, "space": {**studies.SMALL["search"]["space"], **DIVERGING}, "start_with": [first]}
@@ -258,9 +251,8 @@ SEARCH = {"trials": 8, "space": {**studies.SMALL["search"]["space"], "learning_r
 SCHEDULERS = ["asha", "hyperband", "median"]
 
 
-@pytest.mark.parametrize(
-    "scheduler", [SCHEDULERS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULERS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_ends_a_study_with_its_trials_and_what_it_stops_is_pruned(
     scheduler: str, tmp_path: Path
 ) -> None:
@@ -417,6 +409,7 @@ def test_an_actor_that_dies_is_replaced_and_its_trial_has_the_same_numbers(
 # --- a person's own Tune experiment -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_documentations_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/ray-tune.md, with fewer and shorter trials."""
     page = (Path(__file__).parents[1] / "docs" / "ray-tune.md").read_text()

@@ -49,6 +49,7 @@ def test_nobody_stands_by_for_a_study_that_is_not_tracked(
         assert standby._process is not None
 
 
+@pytest.mark.usefixtures("copied_workers")
 @pytest.mark.parametrize("killed", [False, True], ids=["ready", "killed"])
 def test_who_stood_by_writes_the_study_and_a_new_process_where_that_has_died(killed: bool, tmp_path: Path) -> None:
     content = studies.study(search={"trials": 3}, train={"epochs": 2}, tracking={"mlflow": "embedded"})

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import studies
+from tests.forks import Forks, Run
 from tests.postgres import Server
-from tuner.cli.stopping import stop
+from tests.servers import PATIENCE, until
+from tuner.cli import stopping
 from tuner.ledger import Ledger, study_folder
 
-FAR = "import socket; socket.gethostname = lambda: 'far-away'; from tuner.cli import main; main()"
+BEGAN = 20  # events; some trials have come some way then, and others have not begun
 
 
 @pytest.mark.parametrize("where", ["sqlite", "postgresql"])
 def test_a_driver_on_another_machine_saves_and_leaves_and_the_study_goes_on_here(
-    where: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    where: str, forks: Forks, run: Run, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if where == "postgresql":
         server: Server = request.getfixturevalue("postgres")
         monkeypatch.setenv("TUNER_LEDGER", server.fresh())
+    monkeypatch.setattr(stopping, "FAR_SECONDS", PATIENCE)
     home = tmp_path / "home"
-    path = studies.write(tmp_path, studies.study(search={"trials": 6}, train={"epochs": 300}))
-    driver = subprocess.Popen(
-        [sys.executable, "-P", "-c", FAR, "launch", str(path), "--home", str(home)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=studies.environment(),
-    )
+    path = studies.write(tmp_path, studies.study(search={"trials": 6}))
+    driver = forks.launch(str(path), "--home", str(home), points=["0:far", f"{BEGAN}:hold"])
     try:
-        deadline = time.monotonic() + 60
-        while not began(home):
-            assert driver.poll() is None and time.monotonic() < deadline, driver.communicate()
-            time.sleep(0.1)
+        until(lambda: events_in(home) >= BEGAN, driver)
         told: list[str] = []
-        stop(study_folder(home, "small"), told.append)
-        _, err = driver.communicate(timeout=10)
+        stopping.stop(study_folder(home, "small"), told.append)
+        _, err = driver.communicate()
     finally:
         driver.kill()
     assert driver.returncode == 143 and "stopping, saving" in err, err
@@ -47,14 +39,13 @@ def test_a_driver_on_another_machine_saves_and_leaves_and_the_study_goes_on_here
     assert told[1].startswith("stopped; ")
     assert not studies.history(home).completed
     assert not (study_folder(home, "small") / "stop").exists()
-    assert "resuming: " in studies.run(path, home)
+    assert "resuming: " in run(path, home)
     assert studies.history(home).completed == "complete"
 
 
-def began(home: Path) -> bool:
-    """Whether a trial has come some way."""
+def events_in(home: Path) -> int:
     try:
         with Ledger.open(study_folder(home, "small"), read_only=True) as ledger:
-            return any(trial.epochs > 3 for trial in ledger.history().trials.values())
+            return ledger.last()
     except (LookupError, OSError):
-        return False
+        return 0

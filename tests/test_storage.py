@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests import studies
 from tests.crews import begun, rows, work
+from tests.servers import until
 from tests.test_worker import Line, made
 from tuner.errors import SpecError, TunerError
 from tuner.executors import actor
@@ -233,10 +233,7 @@ def test_a_cohorts_checkpoints_go_when_it_is_done_and_all_at_the_end(kept: Stora
     keep(kept, 1, 2)
     kept.put(8, b"another's")
     kept.drop(7)
-    deadline = time.monotonic() + 10
-    while kept._files.exists(kept._folder(7)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not kept._files.exists(kept._folder(7)))
     assert [content for _, content in kept.generations(8)] == [b"another's"]
     kept.clear()
     kept.clear()

@@ -20,6 +20,8 @@ from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
 from tuner.trial import Kind, State
 
+pytestmark = pytest.mark.usefixtures("copied_workers")
+
 
 class Silent:
     """A progress that remembers what a person would have been told."""
@@ -355,6 +357,7 @@ def test_an_error_in_a_persons_network_ends_its_trials_with_its_words(tmp_path: 
     assert all("RuntimeError" in message for message in messages)
 
 
+@pytest.mark.usefixtures("spawned_workers")
 def test_out_of_memory_halves_a_cohort_and_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator's refusal is faked in the worker: any cohort of more than two rows does not fit."""
     content = studies.study(search={"trials": 8}, train={"epochs": 2})
@@ -426,6 +429,7 @@ def test_two_launches_at_once_end_with_one_driver(tmp_path: Path) -> None:
         tuner.launch(studies.write(tmp_path, studies.study()), home=tmp_path, progress=Silent())
 
 
+@pytest.mark.usefixtures("spawned_workers")
 def test_workers_that_cannot_start_end_the_launch_with_their_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,8 +55,18 @@ def run(folder: Path, command: Sequence[str]) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("package", ["package", "namespace", "file"])
+PACKAGES = ["package", "namespace", "file"]
+QUICK = list(zip(WAYS, PACKAGES, strict=True))  # every way and every kind once
+
+
+@pytest.mark.parametrize(
+    ("way", "package"),
+    [
+        pytest.param(way, package, marks=[] if (way, package) in QUICK else pytest.mark.slow)
+        for way in WAYS
+        for package in PACKAGES
+    ],
+)
 def test_a_project_keeps_its_own_models_whichever_way_it_is_run(project: Path, way: str, package: str) -> None:
     if package == "file":
         (project / "models.py").write_text("WIDTH = 8\n")

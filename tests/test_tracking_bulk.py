@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from tests.servers import PATIENCE
 from tests.stores import Store, drain
 from tests.stories import Story, instalments
 from tuner.tracking import bulk
@@ -263,7 +264,7 @@ def die(store: Store, story: Story, number: int, moment: str) -> bool:
     engine(store).dispose()
     process = os.fork()
     if not process:
-        signal.alarm(60)
+        signal.alarm(int(PATIENCE))
         with watching(engine(store), moment, lambda n: n == number and os._exit(9)):
             store.sync(story)
         os._exit(0)

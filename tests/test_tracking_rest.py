@@ -18,7 +18,7 @@ from urllib.error import URLError
 
 import pytest
 
-from tests.servers import answering, ended
+from tests.servers import PATIENCE, answering, ended
 from tests.stories import Story
 from tuner.cli.doctor import OK, PROBLEM, Finding, Place, examine
 from tuner.errors import InputError, TunerError
@@ -250,7 +250,7 @@ def with_users(tmp_path: Path) -> Iterator[str]:
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(URLError, rest.Refused):
                 rest.get(address, "experiments/search", 5)
@@ -272,7 +272,7 @@ def test_mlflows_own_users_see_their_study_and_others_are_told_why_not(
     assert health(tmp_path, with_users).found.endswith("it answers 401")
     monkeypatch.setenv(rest.USER, USER)
     monkeypatch.setenv(rest.PASSWORD, "a-long-enough-passw0rd")
-    done = subprocess.run(once, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(once, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == follow.DRAINED, done.stdout + done.stderr
     link = served(tmp_path / "home", "shown")
     assert link.startswith(f"{with_users}/#/experiments/") and "viewStateShareKey" in link
