@@ -10,45 +10,12 @@ import pytest
 import torch
 
 from tests import zoo
+from tests.zoo import Told, equal, told
 from tuner.training import checkpoint, products
 from tuner.training.loop import Training
-from tuner.training.task import Epoch, Finished, Row, Step
+from tuner.training.task import Epoch, Row, Step
 
 torch.set_num_threads(1)
-Told = dict[int, list[Any]]  # by trial: its epochs' metrics or its failure, then its weights
-
-
-def told(training: Training, into: Told | None = None, stop: dict[int, set[int]] | None = None) -> Told:
-    """Run to the end and collect what every trial was told; `stop` answers epochs."""
-    heard: Told = {} if into is None else into
-    events = training.run()
-    answer: set[int] | None = None
-    while True:
-        try:
-            event = events.send(answer)
-        except StopIteration:
-            return heard
-        answer = None
-        if isinstance(event, Epoch):
-            for number, metrics in event.metrics.items():
-                heard.setdefault(number, []).append(metrics)
-            for number, text in event.failed.items():
-                heard.setdefault(number, []).append(text)
-            answer = (stop or {}).get(event.epoch)
-        elif isinstance(event, Finished):
-            weights = {name: value for name, value in event.weights.items() if not name.endswith("key")}
-            heard[event.number].append((event.best_epoch, weights))
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Equal to the bit, tensors included."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
 
 
 def trained(case: zoo.Case, rows: list[Row], **options: Any) -> Told:

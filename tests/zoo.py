@@ -13,7 +13,8 @@ import torch
 
 from tuner.models import Signature
 from tuner.training.config import TrainConfig
-from tuner.training.task import Arrays, Row, Task
+from tuner.training.loop import Training
+from tuner.training.task import Arrays, Epoch, Finished, Row, Task
 
 NUMBERS = Signature("classification", "numbers", (13,), 5)
 SEQUENCES = Signature("classification", "sequence", (7, 3), 4)
@@ -118,8 +119,18 @@ SETTINGS: list[dict[str, Any]] = [
 NAMED = frozenset(name for settings in SETTINGS for name in settings)
 
 
-def arrays(signature: Signature, dtype: torch.dtype = torch.float32, rows: int = 71) -> Arrays:
+CPU = torch.device("cpu")
+
+
+def arrays(
+    signature: Signature, dtype: torch.dtype = torch.float32, rows: int = 71, device: torch.device = CPU
+) -> Arrays:
     """Seeded examples of that signature; 71 training rows make batches of 32, 32 and 7."""
+    inputs, targets = (part.to(device) for part in _drawn(signature, dtype, rows))
+    return Arrays(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
+
+
+def _drawn(signature: Signature, dtype: torch.dtype, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     count = rows + 40
     if signature.modality == "text":
@@ -130,7 +141,7 @@ def arrays(signature: Signature, dtype: torch.dtype = torch.float32, rows: int =
         else:
             inputs[torch.arange(signature.inputs[0]) >= lengths(count, signature.inputs[0])] = 0
             targets = (inputs == 2).sum(1).clamp(max=signature.outputs - 1)
-        return Arrays(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
+        return inputs, targets
     inputs = torch.randn(count, *signature.inputs, generator=generator, dtype=torch.float64)
     if signature.masked:
         real = torch.arange(signature.inputs[0]) < lengths(count, signature.inputs[0])
@@ -141,8 +152,7 @@ def arrays(signature: Signature, dtype: torch.dtype = torch.float32, rows: int =
         targets = summary.argmax(1)
     else:
         targets = (summary[:, : signature.outputs] * 3.0 + 40.0).to(dtype)
-    inputs = inputs.to(dtype)
-    return Arrays(inputs[:rows], targets[:rows], inputs[rows:], targets[rows:])
+    return inputs.to(dtype), targets
 
 
 def lengths(count: int, longest: int) -> torch.Tensor:
@@ -172,3 +182,39 @@ def task(case: Case, rows: list[Row], *, company: bool = True, rungs: frozenset[
         named=NAMED | frozenset(case.training) | frozenset(case.settings),
         rungs=rungs,
     )
+
+
+Told = dict[int, list[Any]]  # by trial: its epochs' metrics or its failure, then its weights
+
+
+def told(training: Training, into: Told | None = None, stop: dict[int, set[int]] | None = None) -> Told:
+    """Run to the end and collect what every trial was told; `stop` answers epochs."""
+    heard: Told = {} if into is None else into
+    events = training.run()
+    answer: set[int] | None = None
+    while True:
+        try:
+            event = events.send(answer)
+        except StopIteration:
+            return heard
+        answer = None
+        if isinstance(event, Epoch):
+            for number, metrics in event.metrics.items():
+                heard.setdefault(number, []).append(metrics)
+            for number, text in event.failed.items():
+                heard.setdefault(number, []).append(text)
+            answer = (stop or {}).get(event.epoch)
+        elif isinstance(event, Finished):
+            weights = {name: value for name, value in event.weights.items() if not name.endswith("key")}
+            heard[event.number].append((event.best_epoch, weights))
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Equal to the bit, tensors included."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
