@@ -2,6 +2,7 @@
 
 A point is `NUMBER:DEED`: the deed is done by the driver itself as soon as the event of that number, or a later one, is
 stored; at 0, before it begins. Of a driver's own death there are three, for the three moments that a transaction has.
+A worker is killed or frozen when it has reported its epoch MIDDLE and waits for a word (studies.WAITING).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tuner.executors import local
 from tuner.ledger import Ledger, lease
 
 OPEN, COMMITTED, ANSWERED = "open", "committed", "answered"
+MIDDLE = 3
 ASKING, ANSWER = "asking", "TUNER_TEST_ANSWER"  # what `ask` says, and the variable that names the FIFO
 DEATHS = (OPEN, COMMITTED, ANSWERED)  # in the transaction; on the disk; and when all have been told
 
@@ -62,7 +64,7 @@ class Points:
     def __init__(self, points: Sequence[str]) -> None:
         self.deeds = [(int(at), deed) for at, deed in (point.split(":") for point in points)]
         self.last = 0
-        self.frozen = self.held = False
+        self.frozen = self.held = self.waits = False
 
     def due(self, *kinds: str) -> str | None:
         """The next deed, where its event is stored and it is one of these."""
@@ -81,11 +83,14 @@ class Points:
         """What was stored is on the disk, and nobody has heard of it."""
         if self.due(COMMITTED):
             die()
-        if self.due("kill worker"):
+        if self.due("kill copy"):
             worker().kill()
-        if self.due("freeze worker"):
+        if self.waits and self.due("kill worker"):
+            worker().kill()
+        if self.waits and self.due("freeze worker"):
             worker().suspend()
             self.frozen = True
+        self.waits = False
         for name in ("SIGINT", "SIGTERM"):
             if self.due(name):
                 print("children:", *(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
@@ -119,6 +124,7 @@ def install(points: Sequence[str]) -> None:
         stored = append(self, events)
         if stored:
             told.last = stored[-1].seq
+            told.waits = told.waits or any(event.epoch == MIDDLE for event in stored)
             told.stored()
             if getattr(self._thread, "open", None) is None:
                 told.settled()

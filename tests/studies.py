@@ -35,6 +35,9 @@ SMALL: dict[str, Any] = {
     "tracking": {"mlflow": "off"},
 }
 
+# It stops nobody, and a worker waits after every epoch: whoever is killed then is in the middle of its work.
+WAITING = {"kind": "median", "startup": 1_000}
+
 
 def study(**changes: Any) -> dict[str, Any]:
     """SMALL with the sections' keys replaced: `study(search={"trials": 3})`."""

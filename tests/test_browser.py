@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import studies
+from tests.forks import Run
 from tests.servers import PATIENCE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 TRIALS = 8
-SECONDS = 60  # a cold page on a busy machine
 PLACE = "link => link.closest('.ag-row').getAttribute('row-index')"  # the grid draws its rows in any order
 
 
@@ -36,16 +36,16 @@ def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         window = browser.new_page(viewport={"width": 1400, "height": 1000})
-        window.set_default_timeout(SECONDS * 1000)
+        window.set_default_timeout(PATIENCE * 1000)
         yield window
         browser.close()
 
 
 @pytest.fixture
-def link(tmp_path: Path) -> Iterator[str]:
+def link(run: Run, tmp_path: Path) -> Iterator[str]:
     """What `tuner ui` prints of a study that was just launched."""
     written = studies.study(search={"trials": TRIALS}, tracking={"mlflow": "embedded"})
-    studies.run(studies.write(tmp_path, written), tmp_path / "home")
+    run(studies.write(tmp_path, written), tmp_path / "home")
     command = [sys.executable, "-P", "-c", "from tuner.cli import main; main()", "ui", "small"]
     server = subprocess.Popen([*command, "--home", str(tmp_path / "home")], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests import studies
+from tests.forks import Forks, ran
 from tuner.data import Dataset
 from tuner.plan import load
 from tuner.spec import StudySpec
 
+Best = Callable[..., dict[str, Any]]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def best_of(example: str, home: Path, *overrides: str) -> dict[str, Any]:
+@pytest.fixture
+def best_of(forks: Forks, tmp_path: Path) -> Best:
     """The metrics of an example's best trial, launched as it stands but for its tracking and `overrides`."""
-    settings = [word for override in ("tracking.mlflow=off", *overrides) for word in ("--set", override)]
-    said = studies.run(EXAMPLES / f"{example}.yaml", home, *settings)
-    assert "every trial: " in said and "dashboard: " in said
-    command = [sys.executable, "-P", "-c", "from tuner.cli import main; main()", "best", example]
-    told = subprocess.run(
-        [*command, "--output", "json", "--home", str(home)], capture_output=True, text=True, check=True
-    )
-    metrics: dict[str, Any] = json.loads(told.stdout)["metrics"]
-    return metrics
+
+    def best_of(example: str, *overrides: str) -> dict[str, Any]:
+        settings = [word for override in ("tracking.mlflow=off", *overrides) for word in ("--set", override)]
+        home = ["--home", str(tmp_path)]
+        said = ran(forks.launch(str(EXAMPLES / f"{example}.yaml"), *home, *settings))
+        assert "every trial: " in said and "dashboard: " in said
+        told, err = (best := forks.tuner("best", example, "--output", "json", *home)).communicate()
+        assert best.returncode == 0, err
+        metrics: dict[str, Any] = json.loads(told)["metrics"]
+        return metrics
+
+    return best_of
 
 
 def data_of(example: str) -> Dataset:
@@ -52,10 +56,8 @@ def data_of(example: str) -> Dataset:
         ("syllables", 0.85, ("model.family=transformer",)),
     ],
 )
-def test_an_example_reaches_its_score(
-    example: str, at_least: float, overrides: tuple[str, ...], tmp_path: Path
-) -> None:
-    best = best_of(example, tmp_path, *overrides)
+def test_an_example_reaches_its_score(example: str, at_least: float, overrides: tuple[str, ...], best_of: Best) -> None:
+    best = best_of(example, *overrides)
     assert best["val/accuracy"] >= at_least
     assert best["test/accuracy"] >= at_least - 0.03  # a fifth of the rows, seen once
 
@@ -63,20 +65,20 @@ def test_an_example_reaches_its_score(
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), ("model={family: transformer, width: 64}",)], ids=["lstm", "transformer"])
 def test_networks_continue_text_better_than_a_trigram_model_of_the_same_windows(
-    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...], best_of: Best, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLES.parent / "benchmarks")
     import trigram  # type: ignore[import-not-found]
 
-    best = best_of("docs-text", tmp_path, *overrides)
+    best = best_of("docs-text", *overrides)
     assert best["val/bits_per_character"] < trigram.bits_per_character(data_of("docs-text"))["trigram"]
 
 
 @pytest.mark.slow
-def test_a_regression_is_a_quarter_closer_than_the_training_mean(tmp_path: Path) -> None:
+def test_a_regression_is_a_quarter_closer_than_the_training_mean(best_of: Best) -> None:
     dataset = data_of("diabetes")
     off = dataset.validation.targets - dataset.train.targets.mean()
-    assert best_of("diabetes", tmp_path)["val/rmse"] <= 0.75 * float(np.sqrt(np.square(off).mean()))
+    assert best_of("diabetes")["val/rmse"] <= 0.75 * float(np.sqrt(np.square(off).mean()))
 
 
 def test_counting_groups_of_vowels_tells_fewer_syllables_than_the_networks_must() -> None:

@@ -308,10 +308,6 @@ def test_the_test_rows_are_not_sent() -> None:
     assert len(whole.open_test()) == whole.rows["test"]
 
 
-# It stops nobody, and a worker waits after every epoch: whoever is killed then is in the middle of its work.
-WAITING = {"kind": "median", "startup": 1_000}
-
-
 @pytest.mark.usefixtures("ray", "copied_workers")
 def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -319,7 +315,7 @@ def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_
     """From its file to its champion, with a worker killed in each of two places; then it is launched again, at home."""
     from tuner.executors.ray_cluster import RayExecutor
 
-    content = studies.study(search={"trials": 8, "pruner": WAITING}, train={"epochs": 6})
+    content = studies.study(search={"trials": 8, "pruner": studies.WAITING}, train={"epochs": 6})
     here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
     killed: dict[int, int] = {}
     receive = RayExecutor.receive
@@ -410,7 +406,7 @@ def test_a_study_finds_its_checkpoints_under_another_storage_or_none(
     """Begun at one, refused while that is not mounted, gone on with at another, ended at home: to the same numbers."""
     from tuner.executors.ray_cluster import RayExecutor
 
-    content = studies.study(train={"epochs": 6}, search={"trials": 1, "pruner": WAITING})
+    content = studies.study(train={"epochs": 6}, search={"trials": 1, "pruner": studies.WAITING})
     at_home = studies.write(tmp_path, content)
     here = tuner.launch(at_home, home=tmp_path / "here", progress=PlainProgress())
     home, heard = tmp_path / "there", [Stopping(2), Stopping(4), Silent()]

@@ -74,18 +74,18 @@ def test_a_study_killed_at_random_events_ends_as_an_unbroken_one(seed: int, run:
 
 def test_workers_that_are_killed_or_frozen_cost_their_cohorts_no_result(run: Run, tmp_path: Path) -> None:
     """A copy of the driver before it has heard of any work, and two that train; a frozen one says nothing more."""
-    path = studies.write(tmp_path, studies.study(train={"epochs": 10}, search={"trials": 6}))
+    path = studies.write(tmp_path, studies.study(train={"epochs": 6}, search={"trials": 8, "pruner": studies.WAITING}))
     run(path, tmp_path / "whole")
-    events = ["1:kill worker", "30:kill worker", "50:freeze worker"]
+    events = ["1:kill copy", "10:kill worker", "30:freeze worker"]
     said = run(path, tmp_path / "broken", *events)
     assert said.count("worker 0 lost (signal 9), resuming trials") == 1, said
     assert "worker 0 lost (no progress for 600 s), resuming trials" in said
-    check_ledger(tmp_path / "broken", 6)
+    check_ledger(tmp_path / "broken", 8)
     assert studies.facts(studies.history(tmp_path / "broken")) == studies.facts(studies.history(tmp_path / "whole"))
 
 
 def test_a_signal_saves_and_leaves_a_study_that_the_same_command_goes_on_with(run: Run, tmp_path: Path) -> None:
-    path = studies.write(tmp_path, studies.study(train={"epochs": 30}, search={"trials": 4}))
+    path = studies.write(tmp_path, studies.study(train={"epochs": 30}, search={"trials": 4, "pruner": studies.WAITING}))
     folder = study_folder(tmp_path, "small")
     came = [0]
     for at, name, code in ((20, "SIGINT", 130), (60, "SIGTERM", 143)):

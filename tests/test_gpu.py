@@ -18,6 +18,7 @@ from tests import zoo
 from tests.servers import PATIENCE
 from tuner.training.cohort import Stack
 
+torch.set_num_threads(1)
 SCRIPT = Path(__file__).parent / "gpu" / "run"
 BARE = """
 import runpy, sys
@@ -89,6 +90,7 @@ def test_a_cohort_is_halved_where_memory_ends(gpu: Any, monkeypatch: pytest.Monk
         room[0] = most
         yield
 
+    monkeypatch.setattr(gpu, "HALVED", "mlp-32x1")
     monkeypatch.setattr(gpu, "ROWS", 8)
     monkeypatch.setattr(gpu, "_losses", pretended)
     monkeypatch.setattr(gpu, "_peak", lambda _device: largest[0])
@@ -98,8 +100,8 @@ def test_a_cohort_is_halved_where_memory_ends(gpu: Any, monkeypatch: pytest.Monk
 
 
 def test_cohorts_of_the_size_that_the_cost_model_gives_are_trained(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "RACED", ("mlp-64x2",))
-    assert gpu.sizes(zoo.CPU) == "mlp-64x2 32"
+    monkeypatch.setattr(gpu, "RACED", ("mlp-32x1",))
+    assert gpu.sizes(zoo.CPU) == "mlp-32x1 32"
 
 
 @pytest.mark.slow

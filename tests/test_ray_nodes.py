@@ -20,7 +20,6 @@ import tuner
 from tests import studies
 from tests.crews import begin_on_ray, of, private_ray, rows, train, work
 from tests.servers import PATIENCE, ended, until
-from tests.test_executors import WAITING
 from tuner.errors import StudyMissing
 from tuner.executors.protocol import Done, Ended, Message, Notice, Ready, Report
 from tuner.progress import PlainProgress
@@ -76,7 +75,7 @@ def test_a_node_that_is_lost_costs_no_trial_and_changes_no_number(
 ) -> None:
     from tuner.executors.ray_cluster import RayExecutor
 
-    content = studies.study(search={"trials": 16, "pruner": WAITING}, train={"epochs": 6})
+    content = studies.study(search={"trials": 16, "pruner": studies.WAITING}, train={"epochs": 6})
     here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
     nodes = [cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2)]
     cluster.wait_for_nodes()
@@ -116,12 +115,12 @@ def test_64_convolutional_trials_survive_a_killed_worker_and_a_killed_node_to_th
     from tuner.executors.ray_cluster import RayExecutor
 
     content = studies.study(
-        data={"source": "mnist", "validation": 0.2, "test": 0.2},
+        data={"source": "digits", "validation": 0.2, "test": 0.2},
         model={"family": "cnn", "norm": "batch"},
         train={"epochs": 2},
         search={
             "trials": 64,
-            "pruner": WAITING,
+            "pruner": studies.WAITING,
             "space": {
                 "learning_rate": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
                 "depth": {"type": "int", "low": 1, "high": 2},
@@ -228,7 +227,7 @@ def name_of(process: psutil.Process) -> str:
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_study_goes_on_elsewhere_to_the_same_numbers(tmp_path: Path) -> None:
     """As a terminal sends it: to the driver and to all that it started. Then the same study by local workers."""
-    content = studies.study(train={"epochs": 600}, search={"trials": 4})
+    content = studies.study(train={"epochs": 200}, search={"trials": 4, "pruner": studies.WAITING})
     here = tuner.launch(studies.write(tmp_path, content), home=tmp_path / "here", progress=PlainProgress())
     content["run"] |= {"executor": "ray", "workers": 1}
     path = studies.write(tmp_path, content, "there.yaml")

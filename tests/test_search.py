@@ -571,7 +571,8 @@ def test_a_search_of_several_objectives_is_rebuilt_from_what_ended(kind: str) ->
     for trial in trials:
         again.adopt(trial)
         again.tell(trial.number, State.COMPLETE, ends(trial))
-    assert lived.ask(14, 4) == again.ask(14, 4)
+    more = 1 if kind == "gp" else 4  # its draws take half a second each
+    assert lived.ask(14, more) == again.ask(14, more)
 
 
 def optunas(search: Search, events: Sequence[tuple[Any, ...]], sampler: optuna.samplers.BaseSampler) -> optuna.Study:

@@ -25,7 +25,7 @@ def test_a_driver_on_another_machine_saves_and_leaves_and_the_study_goes_on_here
         monkeypatch.setenv("TUNER_LEDGER", server.fresh())
     monkeypatch.setattr(stopping, "FAR_SECONDS", PATIENCE)
     home = tmp_path / "home"
-    path = studies.write(tmp_path, studies.study(search={"trials": 6}))
+    path = studies.write(tmp_path, studies.study(search={"trials": 6, "pruner": studies.WAITING}))
     driver = forks.launch(str(path), "--home", str(home), points=["0:far", f"{BEGAN}:hold"])
     try:
         until(lambda: events_in(home) >= BEGAN, driver)
