@@ -178,6 +178,18 @@ def test_rows_without_a_target_are_left_out_and_predicted_like_any_other(tmp_pat
     np.testing.assert_array_equal(everything[dataset.train.rows], dataset.train.inputs)
 
 
+def test_splits_of_a_few_rows_and_rare_classes_are_told_with_their_rows_in_the_file(tmp_path: Path) -> None:
+    kind = ["", "rare", *(("a", "b")[i % 2] for i in range(12))]
+    path = table(tmp_path / "t.csv", {"size": SIZE[:14], "kind": kind})
+    found = complaint(path, target="kind")
+    assert "got 'rare' in row 2; add rows or remove the class, or set data.test: 0, which asks for two" in found
+    few = table(tmp_path / "f.csv", {"size": SIZE[:12], "kind": kind[2:]})
+    assert load(few, target="kind").notes == tuple(
+        f"data.{name}: expected 5 rows or more to score on, got 2; add rows, or name a larger share"
+        for name in ("validation", "test")
+    )
+
+
 def test_rows_whose_target_is_no_number_are_left_out_and_told(tmp_path: Path) -> None:
     delay = ["nil" if i in {3, 9} else "?" if i == 5 else SIZE[i] for i in range(ROWS)]
     dataset = load(table(tmp_path / "t.csv", {"size": SIZE, "delay": delay}), target="delay")

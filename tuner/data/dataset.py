@@ -126,6 +126,7 @@ def load(
         seed=seed,
         source=source,
         groups=raw.groups,
+        numbers=raw.numbers,
     )
     return _dataset(raw, rows, length, streams.room(memory))
 
@@ -165,7 +166,7 @@ def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
         rows={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         preprocess=preprocess,
         classes=classes,
-        notes=raw.notes,
+        notes=raw.notes + splits.thin(parts),
         _sealed=sealed,
     )
 

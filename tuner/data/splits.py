@@ -13,6 +13,8 @@ import numpy as np
 from tuner.errors import DataError
 from tuner.trial import derive
 
+_FEW = 5
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -41,13 +43,15 @@ def split(
     seed: int,
     source: str,
     groups: np.ndarray | None = None,
+    numbers: np.ndarray | None = None,
 ) -> Rows:
     """Share `count` rows out by the shares `validation` and `test`; training gets the rest.
 
     With `labels` (int [count], numbers into `classes`) every class is shared out by itself. A split's
     part is its share, rounded, but no split stays empty. The test rows depend on the seed and the
     test share, not on the validation share. Rows of one number in `groups` (int [count]) stay together:
-    whole groups are shared out, each by the class of its first row.
+    whole groups are shared out, each by the class of its first row. `numbers` (int [count]) are the rows'
+    own in the source, for messages.
 
     Raises DataError for shares that leave no training rows, and for a class, or a source, with fewer
     rows than there are splits.
@@ -64,12 +68,16 @@ def split(
     parts = 2 if test == 0 else 3
     if classes is None and count < parts:
         raise DataError(f"{source}: expected {parts} rows or more, one for every split, got {count}; add rows")
-    rare = [f"'{classes[c]}' in {_rows(group)}" for c, group in enumerate(strata) if classes and len(group) < parts]
+    named = np.arange(count) if numbers is None else numbers
+    rare = [
+        f"'{classes[c]}' in {_rows(named[group])}" for c, group in enumerate(strata) if classes and len(group) < parts
+    ]
     if rare:
         more = f" and {len(rare) - 5} more classes" if len(rare) > 5 else ""
         raise DataError(
             f"{source}: expected {parts} rows or more of every class, one for every split, "
             f"got {', '.join(rare[:5])}{more}; add rows or remove the class"
+            + (", or set data.test: 0, which asks for two" if parts == 3 else "")
         )
     words = np.random.PCG64(derive(seed, "split")).random_raw(count)  # numpy promises never to change these
     train, held, tested = [], [], []
@@ -82,6 +90,15 @@ def split(
         held.append(shuffled[out : out + kept])
         train.append(shuffled[out + kept :])
     return Rows(*(np.sort(np.concatenate(part)).astype(np.int64) for part in (train, held, tested)))
+
+
+def thin(rows: Rows) -> tuple[str, ...]:
+    """For a person: splits of so few rows that a score on them says little."""
+    return tuple(
+        f"data.{name}: expected {_FEW} rows or more to score on, got {len(part)}; add rows, or name a larger share"
+        for name, part in (("validation", rows.validation), ("test", rows.test))
+        if 0 < len(part) < _FEW
+    )
 
 
 def _share_problems(validation: float, test: float) -> list[str]:
