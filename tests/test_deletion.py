@@ -59,13 +59,13 @@ def run(home: Path, *words: str, expect: int) -> str:
 def test_all_that_is_kept_of_a_study_goes_and_nothing_of_another(
     stories: list[Story], store: Store, tmp_path: Path
 ) -> None:
-    stranger = store.client.create_run(store.client.get_experiment_by_name("two").experiment_id)
     said = run(tmp_path, "delete", "one", "--yes", expect=0)
     assert "removed from MLflow: 1 version of the registered model one, 5 runs, the experiment one\n" in said
     assert listed(tmp_path) == ["two"] and not list((tmp_path / "studies").glob("*one*"))
     assert store.client.get_experiment_by_name("one") is None
     assert {model.name for model in store.client.search_registered_models()} == {"two"}
     store.assert_mirrors(stories[1])
+    stranger = store.client.create_run(store.client.get_experiment_by_name("two").experiment_id)
     heard: list[str] = []
     deletion.delete(tmp_path, "two", heard.append)
     assert heard[0] == "removed from MLflow: 1 version of the registered model two, 5 runs"
