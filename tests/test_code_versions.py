@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +60,7 @@ def test_a_corrected_network_goes_on_when_it_is_told_to_and_its_trials_are_told_
     write(tmp_path)
     refused = command("launch", path, "--home", home, "--trials", 6, expect=2)
     assert "the file of the network net.py:Net changed" in refused and "(--accept-code)" in refused
-    assert "with --trials as well" in command("launch", path, "--home", home, "--accept-code", expect=2)
+    assert "but its 3 trials have ended" in command("launch", path, "--home", home, "--accept-code", expect=2)
     assert len(studies.history(home).codes) == 1
     command("launch", path, "--home", home, "--trials", 6, "--accept-code")
     told = studies.history(home)
@@ -84,7 +83,7 @@ def test_a_column_of_versions_is_there_only_where_there_are_several(tmp_path: Pa
 @pytest.mark.parametrize(
     ("layer", "told"),
     [
-        ("nn.ReLU(), nn.Identity()", ""),
+        ("nn.Sequential(nn.ReLU(), nn.Identity())", ""),
         ("nn.Tanh()", "the one of now answers otherwise with its weights"),
         ("nn.ReLU(), nn.Linear(width, width)", "the one of now has other parameters"),
     ],
@@ -95,11 +94,9 @@ def test_a_winner_of_an_earlier_version_is_exported_where_the_present_one_is_the
     from tuner import winner
 
     launch(tmp_path, write(tmp_path))
-    shutil.rmtree(tmp_path / "home" / "studies" / "small" / "champion")
     content = write(tmp_path, layer=layer)
     monkeypatch.setattr(winner, "leader", lambda history: history.trials[0])
     content["search"]["trials"] = 3
-    (tmp_path / "again").mkdir()
     study, lines = launch(tmp_path, content, trials=4, accept_code=True)
     assert study.state == "complete" and study.history.trials[0].code == 0 and study.history.code == 1
     if told:
