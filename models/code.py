@@ -13,6 +13,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -82,7 +84,7 @@ def data(path: Path) -> list[Path]:
     """Files of weights or settings that the sources name in their texts and that lie beside them."""
     found: set[Path] = set()
     for file in sources(path):
-        for text in _texts(file):
+        for text in _content(file).texts:
             try:
                 named = file.parent / text
                 if named.suffix.lower() in _DATA and named.is_file():
@@ -164,34 +166,58 @@ def _candidates(base: Path, name: str) -> Iterator[Path]:
     yield path.with_name(f"{path.name}.py")
 
 
-def _tree(path: Path) -> ast.Module:
-    """Of a file that does not parse, nothing: its import says so."""
+@dataclass(frozen=True)
+class _Content:
+    """What a Python file says: (level, module, names) of each import, and its texts."""
+
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
+    texts: frozenset[str] = frozenset()
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, _version: tuple[int, int]) -> _Content:
     try:
-        return ast.parse(path.read_bytes())
+        tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
-        return ast.Module(body=[], type_ignores=[])
+        return _Content()  # its import says why
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    texts = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
+    return _Content(tuple(imports), frozenset(texts))
+
+
+def _content(path: Path) -> _Content:
+    return _read(path, _version(path))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes with a file's content, and costs no reading."""
+    told = path.stat()
+    return told.st_mtime_ns, told.st_size
 
 
 def _imports(path: Path, base: Path) -> Iterator[str]:
     """The dotted names that the file imports anywhere, as they would be found from `base`."""
     package = path.parent.relative_to(base).parts
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            whole = ".".join([*above, *([node.module] if node.module else [])])
-            if whole:
-                yield whole
-            yield from (f"{whole}.{alias.name}" if whole else alias.name for alias in node.names)
+    for level, module, names in _content(path).imports:
+        above = package[: len(package) - level + 1] if level else ()
+        whole = ".".join([*above, *([module] if module else [])])
+        if whole:
+            yield whole
+        yield from (f"{whole}.{name}" if whole else name for name in names)
 
 
-def _texts(path: Path) -> Iterator[str]:
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
+@lru_cache(maxsize=1024)
+def _hashed(path: Path, _version: tuple[int, int]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashed(path, _version(path))

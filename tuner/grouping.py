@@ -154,11 +154,12 @@ class Grouping:
         cohorts: list[Cohort] = []
         fair = max(2, -(-len(trials) // self._workers))
         for members in groups.values():
-            network = spec.network(members[0].params)
             company = self._company(members[0].params)
             size = 1
             if company:
-                auto = cost.largest(self._family, self._size(network), self._device, self._signature.inputs)
+                runs = next(end for end in self._ends(members[0].params) if self._runs(end))
+                parameters = self._size(spec.network(runs))
+                auto = cost.largest(self._family, parameters, self._device, self._signature.inputs)
                 most = auto if spec.run.cohort == "auto" else spec.run.cohort
                 pieces = -(-len(members) // min(most, fair))
                 size = -(-len(members) // pieces)

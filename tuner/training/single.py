@@ -27,6 +27,8 @@ class Single:
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
         self.base = network.to(device) if dtype is None else network.to(device, dtype)
         self.device = device
+        self._parameters = list(self.base.parameters())
+        self._one_K = torch.ones(1, device=device)
         self._training: bool | None = None  # as it was told last; None: by nobody yet
 
     def __len__(self) -> int:
@@ -47,8 +49,9 @@ class Single:
 
     def backward(self, loss_K: Tensor) -> None:
         """The gradient of the loss, where autograd leaves it; a parameter that took no part has none."""
-        self.base.zero_grad(set_to_none=True)
-        loss_K.sum().backward()  # type: ignore[no-untyped-call]
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss_K.backward(self._one_K.to(loss_K))  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers as they are, each [1, …]."""
@@ -113,6 +116,7 @@ class SingleOptimizer:
         self._config = config
         self._parameters = list(network.parameters())
         self._optimizer = _OPTIMIZERS[config.optimizer](self._parameters, config)
+        (self._group,) = self._optimizer.param_groups
         self._first = self._steps = 0
 
     def begin_epoch(self, epoch: int, steps: int) -> None:
@@ -129,8 +133,7 @@ class SingleOptimizer:
                         parameter.grad.add_(parameter.sign(), alpha=config.l1)
             if config.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(config, self._first + at, self._steps)
+        self._group["lr"] = learning_rate(config, self._first + at, self._steps)
         self._optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
@@ -146,6 +149,7 @@ class SingleOptimizer:
             held.setdefault(int(index), {})[name] = value
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": held, "param_groups": groups})
+        (self._group,) = self._optimizer.param_groups
 
 
 def _sgd(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
