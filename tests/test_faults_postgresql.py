@@ -28,12 +28,13 @@ def address(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return address
 
 
-def unbroken(run: Run, path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, object]:
-    """What the study comes to with a ledger in a file, and nothing dying."""
+def unbroken(run: Run, path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, object], int]:
+    """What the study comes to with a ledger in a file, and nothing dying; and in how many events."""
     with monkeypatch.context() as plain:
         plain.delenv("TUNER_LEDGER")
         run(path, home)
-        return studies.facts(studies.history(home))
+        with Ledger.open(study_folder(home, "small"), read_only=True) as ledger:
+            return studies.facts(ledger.history()), ledger.last()
 
 
 def secrets_in(folder: Path) -> list[Path]:
@@ -55,7 +56,7 @@ def test_a_killed_driver_is_followed_at_once_and_loses_nothing(
     address: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = studies.write(tmp_path, studies.study(search={"trials": 4}))
-    whole = unbroken(run, path, tmp_path / "whole", monkeypatch)
+    whole, _ = unbroken(run, path, tmp_path / "whole", monkeypatch)
     for at, death in zip((8, 16, 24), DEATHS, strict=True):
         run(path, tmp_path / "home", f"{at}:{death}", code=-signal.SIGKILL)
     assert "resuming: " in run(path, tmp_path / "home")
@@ -78,9 +79,8 @@ def test_a_study_under_a_database_that_restarts_again_and_again_ends_as_an_unbro
     """At events that are drawn, between two transactions and inside of one."""
     content = studies.study(search={**TPE_ASHA, "trials": 24}, train={"epochs": 8}, tracking={"mlflow": "embedded"})
     path, home = studies.write(tmp_path, content), tmp_path / "home"
-    whole = unbroken(run, path, tmp_path / "whole", monkeypatch)
-    with Ledger.open(study_folder(tmp_path / "whole", "small"), read_only=True) as ledger:
-        drawn = sorted(random.Random(away).sample(range(3, ledger.last() - 5), restarts))
+    whole, events = unbroken(run, path, tmp_path / "whole", monkeypatch)
+    drawn = sorted(random.Random(away).sample(range(3, events - 5), restarts))
     answer = tmp_path / "answer"
     os.mkfifo(answer)
     monkeypatch.setenv(ANSWER, str(answer))
