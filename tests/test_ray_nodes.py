@@ -45,6 +45,17 @@ def cluster() -> Iterator[Any]:
             cluster.shutdown()
 
 
+def waiting(executor: Any, messages: list[Message]) -> list[Any]:
+    """The places of workers that have just reported and wait for a verdict: they are in the middle of their work."""
+    cohorts = {one.cohort for one in messages if isinstance(one, Report) and one.waits}
+    return [slot for slot in executor._slots if slot.work and slot.work.task.cohort in cohorts]
+
+
+def processes_of(node: Any) -> list[psutil.Process]:
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return [raylet, *raylet.children(recursive=True)]
+
+
 @pytest.mark.slow
 def test_workers_without_a_place_begin_when_the_cluster_grows(cluster: Any, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
@@ -86,16 +97,12 @@ def test_a_node_that_is_lost_costs_no_trial_and_changes_no_number(
         messages = receive(self, timeout)
         if lost:
             return messages
-        raylet = psutil.Process(nodes[0].all_processes["raylet"][0].process.pid)
-        there = [raylet, *raylet.children(recursive=True)]
-        working = {slot.process for slot in self._slots if slot.work} & {process.pid for process in there}
-        reported = {one.cohort for one in messages if isinstance(one, Report)}
-        if any(slot.process in working and slot.work.task.cohort in reported for slot in self._slots if slot.work):
+        there = processes_of(nodes[0])
+        if {slot.process for slot in waiting(self, messages)} & {process.pid for process in there}:
             lost.append(nodes[0])
-            if frozen:
-                for process in there:
-                    process.suspend()
-            else:
+            for process in there:
+                process.suspend()  # also before it dies, or it might be done by then
+            if not frozen:
                 threading.Thread(target=cluster.remove_node, args=(nodes[0], False)).start()
         return messages
 
@@ -140,11 +147,14 @@ def test_64_convolutional_trials_survive_a_killed_worker_and_a_killed_node_to_th
         nonlocal ended
         messages = receive(self, timeout)
         ended += sum(isinstance(one, Ended) for one in messages)
-        if ended >= 8 and not lost:
+        held = {slot.process for slot in waiting(self, messages)}
+        if ended >= 8 and not lost and held:
             lost.append("worker")
-            os.kill(self.processes[0], signal.SIGKILL)
-        if ended >= 24 and lost == ["worker"]:
+            os.kill(held.pop(), signal.SIGKILL)
+        elif ended >= 24 and lost == ["worker"] and held & {one.pid for one in processes_of(nodes[0])}:
             lost.append("node")
+            for process in processes_of(nodes[0]):
+                process.suspend()  # or it might be done before it dies
             threading.Thread(target=cluster.remove_node, args=(nodes[0], False)).start()
         return messages
 
