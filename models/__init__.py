@@ -99,15 +99,15 @@ def digest(name: str, folder: Path | None = None, *, whole: bool = True) -> str 
 
     Not of the `whole`: of the Python files alone, which travel to other machines.
     """
-    path = code.locate(name.rpartition(":")[0], folder or Path.cwd())
-    return None if path is None or name in FAMILIES else code.digest(path, whole=whole)
+    path = None if name in FAMILIES else code.locate(name.rpartition(":")[0], folder or Path.cwd())
+    return None if path is None else code.digest(path, whole=whole)
 
 
 def changed(recorded: str | None, name: str, folder: Path | None = None) -> bool:
     """Whether the network comes from other files than those that `digest` was `recorded` of, in any version of it."""
-    place = (folder or Path.cwd()) / name.rpartition(":")[0]
     if recorded == digest(name, folder):
         return False
+    place = (folder or Path.cwd()) / name.rpartition(":")[0]
     # Tuner once recorded the file alone, whatever it imports.
     return not (place.suffix == ".py" and recorded == hashlib.sha256(place.read_bytes()).hexdigest())
 

@@ -265,11 +265,12 @@ def copying(forks: Forks) -> Iterator[None]:
 
     def spawn(self: LocalExecutor, number: int, setup: Setup) -> Any:
         ours, theirs = socket.socketpair()
-        with theirs, local._log(setup, number).open("wb") as log:
+        began = local._size(setup, number)
+        with theirs, local._log(setup, number).open("ab") as log:
             process = forks.worker(number, theirs.fileno(), log.fileno())
         line = Connection(ours.detach())
         line.send(setup)
-        return local._Slot(number=number, setup=setup, process=process, line=line)
+        return local._Slot(number=number, setup=setup, process=process, line=line, began=began)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalExecutor, "_spawn", spawn)

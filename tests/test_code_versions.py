@@ -59,7 +59,10 @@ def test_a_corrected_network_goes_on_when_it_is_told_to_and_its_trials_are_told_
     studies.run(path, home, expect=1)
     write(tmp_path)
     refused = command("launch", path, "--home", home, "--trials", 6, expect=2)
-    assert "the file of the network net.py:Net changed" in refused and "(--accept-code)" in refused
+    assert (
+        "the file of the network net.py:Net, or one that it imports or reads, changed" in refused
+        and "(--accept-code)" in refused
+    )
     assert "but its 3 trials have ended" in command("launch", path, "--home", home, "--accept-code", expect=2)
     assert len(studies.history(home).codes) == 1
     command("launch", path, "--home", home, "--trials", 6, "--accept-code")

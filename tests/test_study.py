@@ -336,7 +336,9 @@ def test_an_edited_network_under_an_old_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(OWN.format(extra="", output="self.body(x)"))
     launch(tmp_path, content)
     (tmp_path / "mynet.py").write_text(OWN.format(extra="nn.Tanh(),", output="self.body(x)"))
-    with pytest.raises(StudyChanged, match=r"the file of the network mynet.py:Net changed"):
+    with pytest.raises(
+        StudyChanged, match=r"the file of the network mynet.py:Net, or one that it imports or reads, changed"
+    ):
         launch(tmp_path, content)
 
 

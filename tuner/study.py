@@ -95,13 +95,7 @@ def launch(
     made, StudyChanged where a study of that name was launched with another spec, StudyLocked where one runs,
     LedgerDamaged where events of it are lost: with `accept_loss` it goes on from the rest.
     """
-    if isinstance(spec, str | Path):
-        spec = StudySpec.read(spec, trials=trials)
-    elif not isinstance(spec, StudySpec):
-        raise TypeError(f"launch() takes a study file's path or a StudySpec, got {type(spec).__name__}")
-    elif trials is not None:
-        spec = spec.extended(trials)
-    progress = progress or PlainProgress()
+    spec, progress = _read(spec, trials), progress or PlainProgress()
     home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
     folder = study_folder(home, spec.study)
     dataset = planning.load(spec)
@@ -124,8 +118,7 @@ def launch(
                 # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
-        resumed = [counts(history, folder).resuming()] if history.trials else []
-        progress.start([*plan.lines(), *resumed])
+        progress.start([*plan.lines(), *([counts(history, folder).resuming()] if history.trials else [])])
         with (
             Signals(ledger.asked_to_stop) as signals,
             winner.preparing(),
@@ -166,6 +159,14 @@ def foreseen(spec: StudySpec, home: Path) -> tuple[StudySpec, list[str]]:
     if history.trials and not history.completed:
         said.append(counts(history, folder).resuming())
     return spec, said
+
+
+def _read(spec: StudySpec | str | Path, trials: int | None) -> StudySpec:
+    if isinstance(spec, str | Path):
+        return StudySpec.read(spec, trials=trials)
+    if not isinstance(spec, StudySpec):
+        raise TypeError(f"launch() takes a study file's path or a StudySpec, got {type(spec).__name__}")
+    return spec if trials is None else spec.extended(trials)
 
 
 # --- opening --------------------------------------------------------------------------------------
