@@ -169,7 +169,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [0, 100, -1])
 def test_a_flipped_bit_in_the_network_is_noticed(tmp_path: Path, place: int) -> None:
     dataset = data.load("breast_cancer")
-    path = champion.export(tmp_path, network(dataset), dataset, TRIAL) / "network.pt2"
+    path = champion.export(tmp_path, network(dataset), dataset, TRIAL) / "network.safetensors"
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)

@@ -274,7 +274,7 @@ def test_tied_weights_and_passing_buffers_come_through_and_frozen_ones_stay(coho
     assert "does not fuse" not in text
     kept = checkpoint.load(weights_path(study.folder, 0))["weights"]
     assert (kept["first.weight"] == 0.25).all()
-    assert (study.folder / "champion" / "network.pt2").exists()
+    assert (study.folder / "champion" / "network.safetensors").exists()
 
 
 def test_a_number_read_as_a_plain_attribute_does_not_fuse(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from tuner import plan as planning
 from tuner.champion import Predictor, endings
 from tuner.data.dataset import Dataset
 from tuner.data.preprocess import Preprocess
-from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyChanged, StudyMissing, TunerError, told
+from tuner.errors import (
+    CheckpointCorrupt,
+    DataError,
+    InputError,
+    StudyChanged,
+    StudyMissing,
+    TunerError,
+    first_line,
+    told,
+)
 from tuner.executors.shelf import weights_path
 from tuner.history import History
 from tuner.ledger import Ledger
@@ -112,16 +121,24 @@ class Look:
 
 @dataclass(frozen=True)
 class Best:
-    """A complete study's best trial: its plain network with the weights of its best epoch, in evaluation."""
+    """A complete study's best trial: its plain network with the weights of its best epoch, in evaluation.
+
+    `spec` is None where the network is a person's own and its code is not to be run: then `network` is the champion's
+    program, which needs none, and answers in the targets' own unit.
+    """
 
     number: int
-    spec: StudySpec
+    spec: StudySpec | None
     history: History
     network: nn.Module
+    own_code: bool
 
     @classmethod
-    def of(cls, folder: Path) -> Best:
-        """Raises StudyMissing for a study without one yet, StudyChanged where a person's own network's file changed."""
+    def of(cls, folder: Path, *, own_code: bool = False) -> Best:
+        """The best trial of the study in `folder`, which runs Python files that the study names with `own_code` alone.
+
+        Raises StudyMissing for a study without one yet, StudyChanged where a person's own network's file changed.
+        """
         with Ledger.open(folder, read_only=True) as ledger:
             history = ledger.history()
         best = leader(history)
@@ -129,21 +146,23 @@ class Best:
             state = "failed" if history.completed == "failed" else "is not complete yet"
             remedy = "`tuner results` tells why" if history.completed == "failed" else "launch it again and let it end"
             raise StudyMissing(f"study {folder.name} {state}, so there is no best trial to look at; {remedy}")
+        if history.spec["model"]["family"] not in models.FAMILIES and not own_code:
+            predictor = Predictor.load(folder)
+            if predictor.card["trial"]["number"] != best.number:
+                raise StudyMissing(f"the champion of {folder.name} is not trial {best.number}; launch it again")
+            return cls(best.number, None, history, predictor.network, own_code)
         spec = StudySpec.from_json(history.spec, Path(history.folder), history.text)
         family = spec.model["family"]
         if history.network is not None and models.changed(history.network, family, spec.folder):
             raise StudyChanged(f"the file of the network {family} changed since study {folder.name} ran; restore it")
-        path = weights_path(folder, best.number)
-        try:
-            weights = checkpoint.load(path)["weights"]
-        except (FileNotFoundError, CheckpointCorrupt) as error:
-            raise StudyMissing(f"the weights of trial {best.number} of {folder.name} are lost ({error})") from error
         signature = Signature.from_dict(history.data["signature"])
         network = models.build(family, signature, spec.network(best.params), spec.folder)
-        with torch.no_grad():
-            for name, place in (*network.named_parameters(), *network.named_buffers()):
-                place.copy_(weights[name])
-        return cls(best.number, spec, history, network.eval())
+        try:
+            checkpoint.fill(network, checkpoint.load(weights_path(folder, best.number))["weights"])
+        except (FileNotFoundError, CheckpointCorrupt, KeyError) as error:
+            lost = f"the weights of trial {best.number} of {folder.name} are lost ({first_line(error)})"
+            raise StudyMissing(f"{lost}; launch it again with another --name") from error
+        return cls(best.number, spec, history, network.eval(), own_code)
 
     def file(self, folder: Path, path: Path, most: int | None = None) -> Look:
         """The examples in a new file, as `tuner predict` reads it; the first `most`. Raises DataError."""
@@ -162,6 +181,11 @@ class Best:
 
         Raises InputError for a row that there is not, and StudyChanged for data that are not the study's any more.
         """
+        if self.spec is None or (".py:" in self.spec.data.source and not self.own_code):
+            raise InputError(
+                f"the rows of {self.history.spec['study']} come with code of the study's own, a network or a data "
+                "function; add --own-code to run it, or name a file of examples"
+            )
         dataset = planning.load(self.spec)
         if (dataset.digest, dataset.split_digest) != (self.history.data["digest"], self.history.data["split"]):
             raise StudyChanged(f"the data of study {self.spec.study} changed since it ran; restore them")

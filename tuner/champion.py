@@ -1,9 +1,11 @@
 """The champion: the winner's network with all that is needed to use it on new data, in one folder.
 
-`export` writes `<study's folder>/champion`, `Predictor` reads it. The folder needs torch, numpy and pandas, neither
-the study nor the class of the network: `network.pt2` is a torch.export program with a dynamic batch, `card.json` says
-how raw inputs become its inputs and what its outputs mean, `example.json` (and `example.npy`) hold a few raw inputs
-with their predictions. Knows data's preprocessing. Must never know trackers, ledgers or search.
+`export` writes `<study's folder>/champion`, `Predictor` reads it. The folder needs torch, safetensors, numpy and
+pandas, neither the study nor the class of the network: `network.safetensors` holds the weights and what is computed
+with them (see `tuner.exported`), `card.json` says how raw inputs become its inputs and what its outputs mean,
+`example.json` (and `example.npy`) hold a few raw inputs with their predictions. People hand such folders to one
+another: nothing in one is ever run, imported or unpickled. Knows data's preprocessing. Must never know trackers,
+ledgers or search.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +26,7 @@ import numpy as np
 
 from tuner import __version__
 from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyMissing, TunerError, first_line
+from tuner.output import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +36,10 @@ if TYPE_CHECKING:
     from tuner.data.preprocess import Preprocess
     from tuner.models.interface import Signature
 
-FORMAT = 1  # of the folder; raised when an older Tuner could no longer read what is written
+FORMAT = 2  # of the folder; raised when an older Tuner could no longer read what is written
 FOLDER = "champion"
 
-_NETWORK, CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.pt2", "card.json", "example.json", "example.npy"
+_NETWORK, CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.safetensors", "card.json", "example.json", "example.npy"
 _WHY = "refused.txt"  # instead of all these, where the winner's network cannot be exported
 _ROWS = 1_024  # predicted at once, so that memory does not grow with the file
 _EXAMPLES = 2
@@ -44,6 +47,16 @@ _EXAMPLES = 2
 
 class ExportError(TunerError, RuntimeError):
     """The winner's network cannot be written as a program of its own."""
+
+
+class ChampionInvalid(CheckpointCorrupt):
+    """A champion's folder is damaged, or holds what `export` never writes."""
+
+    exit_code = 2
+
+
+class ChampionOutdated(InputError):
+    """A champion's folder is of a format that is opened no more: up to format 1 a network's file could hold code."""
 
 
 def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[str, Any]) -> Path:
@@ -66,8 +79,22 @@ def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[st
     if final.exists():
         final.rename(old)
     draft.rename(final)
+    _sync(folder)
     shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether the study in `folder` has no champion that can be opened, and `export` may write it anew."""
+    if (folder / FOLDER / _WHY).is_file():
+        return False
+    try:
+        Predictor(folder / FOLDER)
+    except (FileNotFoundError, ChampionInvalid, ChampionOutdated):
+        return True
+    except TunerError:  # a newer Tuner's
+        return False
+    return False
 
 
 def looks(folder: Path, trial: int) -> Path:
@@ -79,18 +106,20 @@ def refuse(folder: Path, reason: str) -> None:
     """Remember why the study in `folder` has no champion; an older winner's is the champion no more."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir()
-    (folder / FOLDER / _WHY).write_text(reason)
+    _put(folder / FOLDER / _WHY, reason.encode())
 
 
 def _write(draft: Path, network: nn.Module, dataset: Dataset, about: Mapping[str, Any]) -> None:
     import torch
 
+    from tuner import exported
+
     program = _program(network, dataset.signature)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, content)
-    (draft / _NETWORK).write_bytes(content.getbuffer())
+    try:
+        content = exported.pack(program)
+    except ValueError as error:
+        raise ExportError(f"{type(network).__name__} cannot be written: {first_line(error)}") from error
+    _put(draft / _NETWORK, content)
     card = {
         "format": FORMAT,
         **about,
@@ -98,16 +127,13 @@ def _write(draft: Path, network: nn.Module, dataset: Dataset, about: Mapping[str
         "classes": None if dataset.classes is None else list(dataset.classes),
         "preprocess": dataset.preprocess.to_dict(),
         "data": {"name": dataset.name, "digest": dataset.digest, "split": dataset.split_digest},
-        "sha256": _digest(draft / _NETWORK),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "versions": {"tuner": __version__, "torch": torch.__version__},
     }
-    (draft / CARD).write_text(json.dumps(card, indent=2, allow_nan=False))
+    _put(draft / CARD, json.dumps(card, indent=2, allow_nan=False).encode())
     try:
         _write_example(draft, dataset)
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except (RuntimeError, ValueError, TunerError) as error:
         # say, a network of float64, or one that answers otherwise in evaluation
         raise ExportError(f"its exported program does not answer as it should: {first_line(error)}") from error
 
@@ -119,7 +145,7 @@ def example(champion: Path) -> tuple[pd.DataFrame | np.ndarray, pd.DataFrame]:
     stored = json.loads((champion / _EXAMPLE).read_text())
     outputs = pd.DataFrame(**stored["outputs"])
     if stored["inputs"] is None:
-        return np.load(champion / _EXAMPLE_ARRAY), outputs
+        return np.load(champion / _EXAMPLE_ARRAY, allow_pickle=False), outputs
     return pd.DataFrame(**stored["inputs"]), outputs
 
 
@@ -129,50 +155,64 @@ class Predictor:
     def __init__(self, champion: Path) -> None:
         """Load the folder that `export` returned; `Predictor.load` takes the study's folder instead.
 
-        Raises CheckpointCorrupt where the network's file is not the one that the card describes, and TunerError for
-        a folder that a newer Tuner wrote.
+        Raises ChampionInvalid where it is damaged or holds what `export` never writes, ChampionOutdated where an
+        older Tuner wrote it, and TunerError where a newer one did.
         """
-        from tuner.data.preprocess import Preprocess
-        from tuner.models.interface import Signature
-
+        self._folder = champion
         try:
-            self.card: dict[str, Any] = json.loads((champion / CARD).read_text())
-            parts = (self.card["signature"], self.card["preprocess"], self.card["sha256"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointCorrupt(
-                f"{champion / CARD} is damaged ({first_line(error)}); remove {champion} and launch the study again, "
-                "which writes it anew"
-            ) from error
-        if self.card["format"] > FORMAT:
-            raise TunerError(
-                f"{champion}: written in format {self.card['format']}, this Tuner reads up to {FORMAT}; "
-                "install a newer Tuner"
-            )
+            self.card: dict[str, Any] = json.loads((champion / CARD).read_text(encoding="utf-8"))
+            written = self.card["format"]
+            if type(written) is int and written < FORMAT:
+                raise ChampionOutdated(
+                    f"{champion} was made by an older Tuner; `tuner launch` of its study restores it"
+                )
+            if type(written) is int and written > FORMAT:
+                raise TunerError(
+                    f"{champion}: written in format {written}, this Tuner reads up to {FORMAT}; install a newer Tuner"
+                )
+            self.signature, self.preprocess = _described(self.card)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, TunerError):
+                raise
+            raise self._invalid(CARD, f"is damaged ({first_line(error)})") from error
         self._content = (champion / _NETWORK).read_bytes()
-        if (found := hashlib.sha256(self._content).hexdigest()) != parts[2]:
-            raise CheckpointCorrupt(
-                f"{champion / _NETWORK}: expected sha256 {parts[2][:12]}…, got {found[:12]}…; the file is "
-                f"damaged: remove {champion} and launch the study again, which writes it anew"
-            )
-        self.signature = Signature.from_dict(parts[0])
-        self.preprocess = Preprocess.from_dict(parts[1])
+        if (found := hashlib.sha256(self._content).hexdigest()) != self.card["sha256"]:
+            raise self._invalid(_NETWORK, f"is damaged: expected sha256 {self.card['sha256'][:12]}…, got {found[:12]}…")
 
     @cached_property
-    def _network(self) -> Callable[[Tensor], Tensor]:
-        """Made when it is first needed: a recurrent network, unrolled over its steps, takes seconds."""
-        import torch
+    def network(self) -> nn.Module:
+        """Inputs [N, *signature.inputs] → outputs; made when it is first needed, for torch's import takes its time."""
+        from tuner import exported
 
-        return torch.export.load(io.BytesIO(self._content)).module()
+        try:
+            return exported.unpack(self._content)
+        except ValueError as error:
+            raise self._invalid(_NETWORK, f"is no network of a champion: {first_line(error)}") from error
 
-    def use(self, network: Callable[[Tensor], Tensor]) -> None:
-        """Answer with the champion's own network as a plain module, which is ready at once."""
-        self._network = network
+    def _answer(self, inputs: Tensor) -> Tensor:
+        """What the network answers, of the shape that the card promises."""
+        expected = self.signature.output_shape(len(inputs))
+        network = self.network
+        try:
+            answer: Tensor = network(inputs)
+        except Exception as error:  # torch raises what it likes on a program that does not fit its weights
+            raise self._invalid(_NETWORK, f"cannot be computed: {first_line(error)}") from error
+        if tuple(answer.shape) != expected:
+            raise self._invalid(_NETWORK, f"answers {list(answer.shape)} where {list(expected)} was expected")
+        return answer
+
+    def _invalid(self, name: str, why: str) -> ChampionInvalid:
+        return ChampionInvalid(f"{self._folder / name} {why}; `tuner launch` of its study restores it")
+
+    def use(self, network: nn.Module) -> None:
+        """Answer with the champion's own network as a plain module."""
+        self.network = network
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The champion of the study in `folder`. Raises StudyMissing where it has none yet."""
         if (folder / FOLDER / _WHY).is_file():
-            why = (folder / FOLDER / _WHY).read_text()
+            why = printable((folder / FOLDER / _WHY).read_text(encoding="utf-8", errors="replace"))
             raise StudyMissing(f"study {folder.name} has a winner, but no champion to predict with: {why}")
         if not (folder / FOLDER / CARD).is_file():
             raise StudyMissing(
@@ -224,7 +264,7 @@ class Predictor:
                 f"study {self.card['study']}: expected one that continues text (its data a .txt file, or docs-text), "
                 f"got one of {self.signature.modality} for {self.signature.task}; `tuner predict` uses its champion"
             )
-        return continued(self._network, self.preprocess, prompt, length, temperature, seed)
+        return continued(self._answer, self.preprocess, prompt, length, temperature, seed)
 
     def _next(self, raw: pd.DataFrame | np.ndarray | Sequence[str]) -> dict[str, Any]:
         """The likeliest character behind each text, of which the end is read where it is long; never an unknown one."""
@@ -246,7 +286,7 @@ class Predictor:
         with torch.inference_mode():
             for start in range(0, len(inputs), _ROWS):
                 part = slice(start, start + _ROWS)
-                outputs[part] = self._network(torch.from_numpy(inputs[part])).double().numpy()
+                outputs[part] = self._answer(torch.from_numpy(inputs[part])).double().numpy()
         return outputs
 
 
@@ -258,9 +298,53 @@ def endings(preprocess: Preprocess, raw: pd.DataFrame | np.ndarray | Sequence[st
     return tokens
 
 
+def _described(card: Mapping[str, Any]) -> tuple[Signature, Preprocess]:
+    """What the card says of inputs and outputs. Raises ValueError, KeyError or TypeError where it cannot be so."""
+    from tuner.data.preprocess import Preprocess
+    from tuner.models.interface import CLASSIFICATION, MODALITIES, TASKS, Signature
+
+    signature, preprocess = Signature.from_dict(card["signature"]), Preprocess.from_dict(card["preprocess"])
+
+    def of(values: Any, *kinds: type) -> bool:
+        return isinstance(values, tuple) and all(type(one) in kinds for one in values)
+
+    sizes = (*signature.inputs, signature.outputs, *(() if signature.vocabulary is None else (signature.vocabulary,)))
+    facts = {
+        "format": type(card["format"]) is int,
+        "study": type(card["study"]) is str,
+        "sha256": type(card["sha256"]) is str,
+        "signature": signature.task in TASKS and signature.modality in MODALITIES and of(sizes, int) and min(sizes) > 0,
+        "classes": signature.task != CLASSIFICATION
+        or (of(tuple(card["classes"]), str) and len(card["classes"]) == signature.outputs),
+        "preprocess": preprocess.modality == signature.modality
+        and all(of(getattr(preprocess, name), str) for name in ("columns", "empty", "targets"))
+        and all(of(getattr(preprocess, name), int, float) for name in ("mean", "scale"))
+        and all(of(values, str) for values in preprocess.categories.values())
+        and of(preprocess.shape, int)
+        and type(preprocess.characters) is str
+        and preprocess.inputs == signature.inputs,
+    }
+    if wrong := [name for name, right in facts.items() if not right]:
+        raise ValueError(f"its {wrong[0]} cannot be so")
+    return signature, preprocess
+
+
 def _load_pyfunc(data_path: str) -> Predictor:
     """What mlflow.pyfunc calls to load a logged champion: the name and the argument are MLflow's."""
     return Predictor(Path(data_path))
+
+
+def _put(path: Path, content: bytes) -> None:
+    """On the disk before the ledger says that the champion is there."""
+    from tuner.training import checkpoint
+
+    checkpoint.write(path, content)
+
+
+def _sync(folder: Path) -> None:
+    from tuner.training import checkpoint
+
+    checkpoint.sync_folder(folder)
 
 
 def _program(network: nn.Module, signature: Signature) -> Any:
@@ -290,14 +374,11 @@ def _write_example(champion: Path, dataset: Dataset) -> None:
     raw = dataset.preprocess.raw(dataset.train.inputs[:_EXAMPLES])
     predicted = Predictor(champion).predict(raw).to_dict("split", index=False)
     if isinstance(raw, np.ndarray):
-        np.save(champion / _EXAMPLE_ARRAY, raw)
+        array = io.BytesIO()
+        np.save(array, raw, allow_pickle=False)
+        _put(champion / _EXAMPLE_ARRAY, array.getvalue())
         stored = {"inputs": None, "outputs": predicted}
     else:
         cells = raw.astype(object).where(raw.notna(), None)  # JSON has no NaN
         stored = {"inputs": cells.to_dict("split", index=False), "outputs": predicted}
-    (champion / _EXAMPLE).write_text(json.dumps(stored, allow_nan=False))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    _put(champion / _EXAMPLE, json.dumps(stored, allow_nan=False).encode())

@@ -91,10 +91,10 @@ def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, p
 
 
 def mend(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
-    """Write a complete study's champion again where its folder was lost; what was tested stays as it was."""
-    best = history.best(spec.metric, spec.maximize)
-    if best is not None and best.tested is not None and not (ledger.folder / champion.FOLDER).exists():
-        progress.message(f"the champion's folder is lost, exporting trial {best.number} again")
+    """Write a complete study's champion again where it cannot be opened; what was tested stays as it was."""
+    best = leader(history)
+    if best is not None and best.tested is not None and champion.is_lost(ledger.folder):
+        progress.message(f"the champion is lost, damaged or an older Tuner's: exporting trial {best.number} again")
         _finish(spec, dataset, ledger.folder, history, best, progress)
 
 

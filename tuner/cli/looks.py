@@ -56,17 +56,10 @@ def generate(
     """Continue a text with a study's champion.
 
     Prints what follows the prompt, and nothing else, on stdout. Equal arguments give equal text."""
-    from tuner.attention import Best
     from tuner.champion import Predictor
-    from tuner.errors import StudyMissing
     from tuner.generation import strangers
 
-    folder = _folder(study, home)
-    predictor = Predictor.load(folder)
-    with contextlib.suppress(StudyMissing), contextlib.redirect_stdout(sys.stderr):
-        best = Best.of(folder)
-        if best.number == predictor.card["trial"]["number"]:
-            predictor.use(best.network)
+    predictor = Predictor.load(_folder(study, home))
     text = predictor.generate(prompt, length, temperature, seed)
     if unknown := strangers(predictor.preprocess, prompt):
         said = " ".join(repr(character) for character in unknown)
@@ -95,6 +88,12 @@ def attend(
             help="A .png or .html file or a folder to write to, or what stdout gets.",
         ),
     ] = None,
+    own_code: Annotated[
+        bool,
+        typer.Option(
+            "--own-code", help="Run the study's own Python files, too: a network that has no champion, a data function."
+        ),
+    ] = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Show which parts of an input mattered to the best trial.
@@ -105,7 +104,7 @@ def attend(
     with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
         from tuner.attention import Best
 
-        best = Best.of(folder)
+        best = Best.of(folder, own_code=own_code)
         if re.fullmatch(r"-?\d+", example):
             look, where = best.row(int(example))
         else:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 
-_NEEDS = ("torch", "numpy", "pandas")
+_NEEDS = ("torch", "safetensors", "numpy", "pandas")
 _ABOUT = (
     "The best network of the study **{name}**, a version for each time that it changed. To load the last one:\n\n"
     '```python\nmlflow.pyfunc.load_model("models:/{name}@{alias}").predict(data)\n```'

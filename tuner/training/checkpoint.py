@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from tuner.errors import CheckpointCorrupt
 
@@ -53,7 +54,12 @@ def write(path: Path, content: bytes, *, previous: Path | None = None) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have what was renamed in a folder outlive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -107,6 +113,18 @@ def newest(contents: Iterable[tuple[str, bytes]]) -> tuple[dict[str, Any] | None
 def latest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole generation (None where there is none), and a message for each one that is not whole."""
     return newest(generations(path))
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a network its weights. Raises CheckpointCorrupt where they are not its own."""
+    try:
+        with torch.no_grad():
+            for name, place in (*network.named_parameters(), *network.named_buffers()):
+                if weights[name].shape != place.shape:
+                    raise CheckpointCorrupt(f"{name}: expected {list(place.shape)}, got {list(weights[name].shape)}")
+                place.copy_(weights[name])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointCorrupt(f"no weights of this network ({error})") from error
 
 
 def _previous(path: Path) -> Path:
