@@ -158,8 +158,8 @@ class Best:
         signature = Signature.from_dict(history.data["signature"])
         network = models.build(family, signature, spec.network(best.params), spec.folder)
         try:
-            checkpoint.fill(network, checkpoint.load(weights_path(folder, best.number))["weights"])
-        except (FileNotFoundError, CheckpointCorrupt, KeyError) as error:
+            checkpoint.fill(network, checkpoint.load_weights(weights_path(folder, best.number)))
+        except (FileNotFoundError, CheckpointCorrupt) as error:
             lost = f"the weights of trial {best.number} of {folder.name} are lost ({first_line(error)})"
             raise StudyMissing(f"{lost}; launch it again with another --name") from error
         return cls(best.number, spec, history, network.eval(), own_code)

@@ -315,7 +315,11 @@ def _described(card: Mapping[str, Any]) -> tuple[Signature, Preprocess]:
         "sha256": type(card["sha256"]) is str,
         "signature": signature.task in TASKS and signature.modality in MODALITIES and of(sizes, int) and min(sizes) > 0,
         "classes": signature.task != CLASSIFICATION
-        or (of(tuple(card["classes"]), str) and len(card["classes"]) == signature.outputs),
+        or (
+            type(card["classes"]) is list
+            and of(tuple(card["classes"]), str)
+            and len(card["classes"]) == signature.outputs
+        ),
         "preprocess": preprocess.modality == signature.modality
         and all(of(getattr(preprocess, name), str) for name in ("columns", "empty", "targets"))
         and all(of(getattr(preprocess, name), int, float) for name in ("mean", "scale"))

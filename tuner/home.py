@@ -7,6 +7,9 @@ time: completion asks it at every TAB.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuner.errors import InputError
@@ -17,6 +20,7 @@ ELSEWHERE = "ledger.elsewhere"  # or this one, which says in which database the 
 HEAD = "ledger.head"  # how far they had come: where it stands alone, the ledger itself is lost
 ADDRESS = "TUNER_LEDGER"  # in the environment: that database's address, never written to any file
 EMBEDDED = "embedded"  # the MLflow that a study file need not name
+UMASK = "TUNER_UMASK"  # in the environment: which permissions a home's files do not have, 077 unless given
 MLFLOW = "TUNER_MLFLOW"  # in the environment: the MLflow server of a service
 
 
@@ -33,6 +37,21 @@ def studies(home: Path) -> list[str]:
     """The names of the studies that have a folder in a home, sorted; none where the home does not exist."""
     folders = {path.parent.name for mark in (LEDGER, ELSEWHERE, HEAD) for path in (home / "studies").glob(f"*/{mark}")}
     return sorted(name for name in folders if STUDY_NAME.fullmatch(name))
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """What this process and its children make meanwhile is for its owner alone, or for whom TUNER_UMASK leaves it.
+
+    Raises InputError for a TUNER_UMASK that is none."""
+    given = os.environ.get(UMASK) or "077"
+    if not re.fullmatch(r"0?[0-7]{1,3}", given):
+        raise InputError(f"{UMASK}: expected an octal number such as 027, got {given[:80]!r}")
+    before = os.umask(int(given, 8))
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def embedded() -> str:

@@ -30,6 +30,7 @@ from tuner.errors import StudyChanged, StudyMissing
 from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
+from tuner.home import private
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
@@ -75,6 +76,7 @@ class Study:
         return results.best_json(self.history)
 
 
+@private()
 def launch(
     spec: StudySpec | str | Path,
     *,

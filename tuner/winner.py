@@ -119,12 +119,14 @@ def _finish(
         champion.refuse(folder, f"{before}; its weights are in {kept_at}")
         progress.message(f"the winner is neither tested nor exported: {before}; its weights are in {kept_at}")
         return {}
+    training = Training(task, data)
     try:
-        weights = checkpoint.load(weights_path(folder, best.number))["weights"]
+        weights = checkpoint.load_weights(weights_path(folder, best.number))
+        network = training.finished(weights)
     except (CheckpointCorrupt, FileNotFoundError) as error:
         progress.message(f"the winner's weights are lost ({error}), training trial {best.number} again")
         weights = next(event for event in Training(task, data).run() if isinstance(event, Finished)).weights
-    training = Training(task, data)
+        network = training.finished(weights)
     metrics = dict(best.tested or {})
     if dataset.rows["test"] and best.tested is None:
         test = dataset.open_test()
@@ -137,7 +139,6 @@ def _finish(
     epoch = best.best_epoch(spec.metric, spec.maximize)
     kept = {} if epoch is None else best.reports[epoch]
     facts: dict[str, Any] = {"number": best.number, "params": dict(best.params), "seed": best.seed}
-    network = training.finished(weights)
     prepare().join()
     try:
         champion.export(folder, network, dataset, {**facts, "metrics": {**kept, **metrics}})

@@ -11,12 +11,15 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner.cli.arguments import DEFAULT_HOME, Format, Home, StudyName
 from tuner.output import Output, print_lines, print_rows, printable
+
+if TYPE_CHECKING:
+    from tuner.champion import Predictor
 
 MOST = 20  # examples of a file that are shown to a person; programs and folders get all
 
@@ -33,9 +36,7 @@ def predict(
     output: Format = Output.CSV,
 ) -> None:
     """Predict new rows with a study's champion."""
-    from tuner.champion import Predictor
-
-    predictor = Predictor.load(_folder(study, home))
+    predictor = _predictor(study, home)
     raw = predictor.read(file)
     for line in predictor.preprocess.strangers(raw):
         typer.echo(f"{file}: {line}", err=True)
@@ -56,10 +57,9 @@ def generate(
     """Continue a text with a study's champion.
 
     Prints what follows the prompt, and nothing else, on stdout. Equal arguments give equal text."""
-    from tuner.champion import Predictor
     from tuner.generation import strangers
 
-    predictor = Predictor.load(_folder(study, home))
+    predictor = _predictor(study, home)
     text = predictor.generate(prompt, length, temperature, seed)
     if unknown := strangers(predictor.preprocess, prompt):
         said = " ".join(repr(character) for character in unknown)
@@ -132,6 +132,24 @@ def _show(look: Any, study: str, title: str, about: dict[str, Any], output: str 
         if form in (None, Output.TABLE):
             print_lines(f"row {one.row}: {printable(one.verdict)}" for one in look.examples)
         print_rows(look.rows(), form or Output.TABLE, about | look.to_dict())
+
+
+def _predictor(study: str, home: Path) -> Predictor:
+    """The study's champion. Raises StudyMissing where it has none, with what to do about it."""
+    from tuner.champion import Predictor
+    from tuner.errors import StudyMissing
+    from tuner.ledger import Ledger
+
+    folder = _folder(study, home)
+    try:
+        return Predictor.load(folder)
+    except StudyMissing:
+        with Ledger.open(folder, read_only=True) as ledger:
+            failed = ledger.history().completed == "failed"
+        if not failed:
+            raise
+    none = f"none of the trials of study {study} completed, so it has no champion"
+    raise StudyMissing(f"{none}; `tuner results {study}` tells why they failed")
 
 
 def _folder(study: str, home: Path) -> Path:

@@ -18,6 +18,7 @@ from tuner.history import History
 from tuner.output import cell
 from tuner.progress import score
 from tuner.results import leader, objectives
+from tuner.tracking.dashboard import OFF
 from tuner.trial import State
 
 _UNITS = (("min", 1, 60), ("h", 60, 48 * 60), ("days", 24 * 60, math.inf))  # each, its minutes, and up to how many
@@ -128,7 +129,7 @@ def ending(
         ]
     lines += failures.told(history, f"{program} logs {name}{where} --trial")
     lines.append(f"every trial: {program} results {name}{where}")
-    if history.tracking != "off":
+    if history.tracking != OFF:
         lines.append(f"dashboard:   {program} ui {name}{where}")
     if tracked is not None and (tracked.get("waiting") or tracked.get("error")):
         points = tracked.get("waiting")

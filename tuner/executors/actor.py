@@ -103,13 +103,13 @@ class Line:
     def waiting(self) -> bool:
         return not self.words.empty()
 
-    def latest(self, work: Work, pause: Pause) -> tuple[State | None, list[str]]:
+    def latest(self, work: Work, pause: Pause, restore: Callable[[State], None]) -> tuple[State | None, list[str]]:
         from tuner.training import checkpoint
 
         if self.storage is not None:
-            return self.storage.latest(work, pause)
+            return self.storage.latest(work, pause, restore)
         kept, self._kept = self._kept, ()
-        return checkpoint.newest(kept)
+        return checkpoint.newest(kept, restore)
 
     def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
         from tuner.training import checkpoint

@@ -35,10 +35,10 @@ def weights_path(folder: Path, trial: int) -> Path:
 class Shelf(Protocol):
     """What a worker sees of it."""
 
-    def latest(self, work: Work, pause: Pause) -> tuple[State | None, list[str]]:
+    def latest(self, work: Work, pause: Pause, restore: checkpoint.Restore) -> tuple[State | None, list[str]]:
         """The newest whole state of that cohort (None where there is none), and a message for each that is not.
 
-        Raises as `keep`."""
+        Whole is what `restore` has taken; see `checkpoint.newest`. Raises as `keep`."""
 
     def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
         """Keep a state of that cohort or, of a `trial`, its end. Raises MachineError, and whatever `pause` raises."""
@@ -66,8 +66,8 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def latest(self, work: Work, _pause: Pause) -> tuple[State | None, list[str]]:
-        return checkpoint.latest(checkpoint_path(self._folder, work.task.cohort))
+    def latest(self, work: Work, _pause: Pause, restore: checkpoint.Restore) -> tuple[State | None, list[str]]:
+        return checkpoint.latest(checkpoint_path(self._folder, work.task.cohort), restore)
 
     def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
         return checkpoint.generations(checkpoint_path(self._folder, cohort))

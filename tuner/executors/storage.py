@@ -102,9 +102,11 @@ class Storage:
 
     # --- a worker's side: it waits for as long as it takes ---------------------------------------
 
-    def latest(self, work: Work, pause: Pause) -> tuple[State | None, list[str]]:
+    def latest(
+        self, work: Work, pause: Pause, restore: checkpoint.Restore = lambda _: None
+    ) -> tuple[State | None, list[str]]:
         what = f"checkpoints of cohort {work.task.cohort} cannot be read from {self.url}"
-        return self._patiently(lambda: checkpoint.newest(self._contents(work.task.cohort)), what, pause)
+        return self._patiently(lambda: checkpoint.newest(self._contents(work.task.cohort), restore), what, pause)
 
     def keep(self, work: Work, state: State, pause: Pause) -> None:
         """Raises MachineError where no waiting helps, and whatever `pause` raises."""

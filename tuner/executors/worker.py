@@ -173,16 +173,9 @@ class Worker:
                 flushed = False  # the ledger may not have this end yet
 
     def _resume(self, work: Work) -> tuple[Training, list[str]]:
-        def fresh() -> Training:
-            return Training(work.task, self.arrays, pulse=lambda: self._pulse(work))
-
-        training = fresh()
-        state, notes = self.shelf.latest(work, partial(self._pause, work))
+        training = Training(work.task, self.arrays, pulse=lambda: self._pulse(work))
+        state, notes = self.shelf.latest(work, partial(self._pause, work), training.restore)
         if state is not None:
-            try:
-                training.restore(state)
-            except ValueError as error:
-                return fresh(), [*notes, f"{error}; starting over"]
             return training, [f"{note}, using the one before" for note in notes]
         return training, [f"{note}, starting over" for note in notes[-1:]]
 

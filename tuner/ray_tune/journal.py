@@ -85,7 +85,7 @@ class Journal(tune.Callback):
         path = checkpoint_path(self._ledger.folder, trial.cohort if trial.cohort is not None else -1)
         for name, content in checkpoint.generations(path):
             state, _ = checkpoint.newest([(name, content)])
-            if state is not None and state["rows"] == [trial.number]:
+            if state is not None and state.get("rows") == [trial.number]:
                 self.kept[trial.number], self.epochs[trial.number] = content, state["epoch"]
                 self._changed[trial.number] = state.get("params", {})
                 return

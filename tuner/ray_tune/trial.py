@@ -107,9 +107,7 @@ class StudyTrainable(tune.Trainable):
             self._training = Training(self._grouping.task(0, [trial], company=False), self._arrays)
             self._events = self._training.run()
             if self._luggage is not None and self._number in self._luggage.kept:
-                state, _ = checkpoint.newest([(_FILE, self._luggage.kept[self._number])])
-                if state is not None:
-                    self._go_on(state)
+                checkpoint.newest([(_FILE, self._luggage.kept[self._number])], self._go_on)
         except Exception as error:
             if self._luggage is None:
                 raise

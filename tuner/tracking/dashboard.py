@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote
-from urllib.request import urlopen
+from urllib.request import Request
 
 from tuner import processes
 from tuner.errors import InputError, StudyMissing, TunerError
-from tuner.home import EMBEDDED, embedded
+from tuner.home import EMBEDDED, embedded, private
 from tuner.ledger import Ledger, study_folder
 from tuner.tracking import in_the_way, rest
 from tuner.tracking.page import TRIALS, VIEW, VIEW_TAG
@@ -104,6 +104,7 @@ def _locked(file: TextIO) -> bool:
     return True
 
 
+@private()
 def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) -> None:
     """Run MLflow's server for the store of `study` (the home's own unless told) until interrupted; prints the link.
 
@@ -181,7 +182,8 @@ def _server_command(uri: str, artifacts: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-P", "-m", "mlflow", "server"),
         *("--host", _HOST, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", uri, "--artifacts-destination", Path(artifacts).as_uri()),
+        *("--backend-store-uri", uri, "--registry-store-uri", uri),  # not what MLFLOW_REGISTRY_STORE_URI says
+        *("--artifacts-destination", Path(artifacts).as_uri()),
     ]
 
 
@@ -200,7 +202,7 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     while time.monotonic() < give_up:
         if process.poll() is not None:
             break
-        with suppress(OSError), urlopen(f"http://{_HOST}:{port}/health", timeout=5) as answer:
+        with suppress(OSError), rest.ask(Request(f"http://{_HOST}:{port}/health"), 5) as answer:
             if answer.status == 200:
                 return
         time.sleep(0.1)

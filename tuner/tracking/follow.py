@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from tuner.errors import LedgerError, TunerError
+from tuner.home import private
+from tuner.tracking.rest import spare_loopback
 from tuner.tracking.store import close, load
 from tuner.tracking.tracker import Progress, Tracker
 
@@ -43,6 +45,7 @@ SETTINGS = {
 }
 
 
+@private()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Follow a study until stdin ends (with --once: no longer than to its last event), then drain.
 
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--patience", type=float, default=60)
     os.environ.update(SETTINGS)
+    spare_loopback(os.environ)
     parent = os.getppid()  # now: once it is dead we have another
     gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 ALIAS = "champion"
+
+_MAP = "_MODULES_TO_PACKAGES"  # MLflow's own, None until it is made
 
 _NEEDS = ("torch", "safetensors", "numpy", "pandas")
 _ABOUT = (
@@ -108,11 +111,13 @@ def _upload(client: MlflowClient, model: LoggedModel, place: Path) -> LoggedMode
 
 def _requirements() -> list[str]:
     """What a model needs, as it is installed; MLflow's own version is added by MLflow."""
-    from mlflow.utils import requirements_utils as memory
-
     # MLflow compares these with what is installed, by a map of all that is installed, which takes a quarter of a second
     # to make; without an entry there it asks for each by its name. Where it has no such map any more, this is nothing.
-    memory._MODULES_TO_PACKAGES = memory._MODULES_TO_PACKAGES or {}  # type: ignore[assignment]
+    with suppress(ImportError):
+        from mlflow.utils import requirements_utils as memory
+
+        if getattr(memory, _MAP, 0) is None:
+            setattr(memory, _MAP, {})
     return [f"{name}=={version(name)}" for name in _NEEDS]
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import base64
 import configparser
+import ipaddress
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.parse import urlencode, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
 from tuner.errors import TunerError
 
 USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST = 10_000  # bytes of a refusal that are read
 
 
@@ -44,7 +46,7 @@ def get(base: str, path: str, seconds: float, **query: Any) -> dict[str, Any]:
     if (who := _identity()) is not None:
         request.add_unredirected_header("Authorization", who[1])  # for this server alone
     try:
-        with urlopen(request, timeout=seconds) as answer:  # noqa: S310
+        with ask(request, seconds) as answer:
             found = json.load(answer)
     except HTTPError as error:
         words = error.read(_LONGEST).decode(errors="replace")
@@ -54,6 +56,28 @@ def get(base: str, path: str, seconds: float, **query: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"expected an object, got {type(found).__name__}")  # noqa: TRY004 # said by a server
     return found
+
+
+def ask(request: Request, seconds: float) -> Any:
+    """The answer to a request, through the environment's proxy unless it is to this machine. Raises as `urlopen`."""
+    proxies = ProxyHandler({}) if is_loopback(urlsplit(request.full_url).hostname or "") else ProxyHandler()
+    return build_opener(proxies).open(request, timeout=seconds)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, which no proxy can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def spare_loopback(environment: MutableMapping[str, str]) -> None:
+    """Have other libraries' clients in a process of this environment ask this machine without a proxy, too."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [host for host in environment.get(name, environment.get(name.swapcase(), "")).split(",") if host]
+        if "*" not in hosts:
+            environment[name] = ",".join(dict.fromkeys((*hosts, *_LOOPBACK)))
 
 
 def remedy_for(code: int, words: str) -> str | None:

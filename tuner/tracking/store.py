@@ -28,7 +28,7 @@ _opened: list[sqlite3.Connection] = []
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client for `uri`. An embedded store is made whole or not at all, by one process at a time."""
+    """A client for `uri`, models included. An embedded store is made whole or not at all, by one process at a time."""
     from mlflow import MlflowClient
 
     with first_use(uri):
@@ -37,7 +37,7 @@ def connect(uri: str) -> MlflowClient:
             _make(path)
             if _mode(path) == "wal":  # a person's own store may have another, and keeps it
                 _SETTINGS[os.path.realpath(path)] = _LOGGED
-        client = MlflowClient(uri)
+        client = MlflowClient(uri, registry_uri=uri)  # whatever MLFLOW_REGISTRY_URI says
         client.search_experiments(max_results=1)
     return client
 
@@ -65,7 +65,7 @@ def _make(path: Path) -> None:
     for leftover in path.parent.glob(f"{draft.name}*"):
         leftover.unlink()
     _SETTINGS[os.path.realpath(draft)] = _DRAFT
-    MlflowClient(sqlite_uri(draft)).search_experiments(max_results=1)
+    MlflowClient(sqlite_uri(draft), registry_uri=sqlite_uri(draft)).search_experiments(max_results=1)
     _mode(draft, "=WAL")  # kept in the file, and all that was written before is on the disk with it
     draft.rename(path)
 

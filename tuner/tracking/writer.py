@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from tuner.home import private
 from tuner.progress import Progress, Tracking
 from tuner.tracking.dashboard import OFF, command, uri_of
 from tuner.tracking.standby import FOLLOW, Standby
@@ -83,7 +84,7 @@ class Writer:
 
     def _spawn(self) -> None:
         self._lives -= 1
-        with self.log.open("a" if self.log.exists() and self._lives < _LIVES - 1 else "w") as file:
+        with private(), self.log.open("a" if self.log.exists() and self._lives < _LIVES - 1 else "w") as file:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL if self._once or self._told else subprocess.PIPE,

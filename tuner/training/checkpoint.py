@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tuner.errors import CheckpointCorrupt
+from tuner.errors import CheckpointCorrupt, first_line
 
 FORMAT = 1  # of what lies in a file; raised when an older Tuner could no longer go on from it
 _DIGEST = 32  # bytes of a SHA-256
+
+Restore = Callable[[dict[str, Any]], None]
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -82,12 +85,29 @@ def load(path: Path) -> dict[str, Any]:
     return _unpack(str(path), path.read_bytes())
 
 
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights that a trial left. Raises as `load`."""
+    weights = load(path).get("weights")
+    if not isinstance(weights, dict):
+        raise CheckpointCorrupt(f"{path} holds no weights")
+    return weights
+
+
 def _unpack(name: str, content: bytes) -> dict[str, Any]:
     body = content[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
         raise CheckpointCorrupt(f"{name} is corrupt (sha256)")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    if (found := state.pop("format", 1)) > FORMAT:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's of the pickles in other files
+            state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        found = state.pop("format", 1)
+        newer = found > FORMAT
+    except (
+        Exception
+    ) as error:  # another torch's file, or one that holds more than plain values: torch raises what it likes
+        raise CheckpointCorrupt(f"{name} cannot be read ({type(error).__name__}: {first_line(error)})") from error
+    if newer:
         raise CheckpointCorrupt(f"{name} was written in format {found}, this Tuner reads up to {FORMAT}")
     return state
 
@@ -99,20 +119,59 @@ def generations(path: Path) -> Iterator[tuple[str, bytes]]:
             yield str(candidate), candidate.read_bytes()
 
 
-def newest(contents: Iterable[tuple[str, bytes]]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The first whole one of `generations` (None where there is none), and a message for each one that is not whole."""
+def newest(
+    contents: Iterable[tuple[str, bytes]], restore: Restore = lambda _: None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The first whole one of `generations` (None where there is none), and a message for each one that is not.
+
+    Whole is also what `restore` takes; it raises CheckpointCorrupt for what it does not.
+    """
     messages: list[str] = []
     for name, content in contents:
         try:
-            return _unpack(name, content), messages
+            state = _unpack(name, content)
         except CheckpointCorrupt as error:
             messages.append(str(error))
+            continue
+        try:
+            restore(state)
+        except CheckpointCorrupt as error:
+            messages.append(f"{name} cannot be used ({error})")
+            continue
+        return state, messages
     return None, messages
 
 
-def latest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole generation (None where there is none), and a message for each one that is not whole."""
-    return newest(generations(path))
+def latest(path: Path, restore: Restore = lambda _: None) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest whole generation (None where there is none), and a message for each one that is not; see `newest`."""
+    return newest(generations(path), restore)
+
+
+Parts = dict[str, dict[str, Any]]
+
+
+def fitting(
+    state: Mapping[str, Any], numbers: Collection[int], own: Parts, *, ghost: bool, open_ended: bool
+) -> tuple[list[int], Parts]:
+    """Where these trials are in a training's `state`, and the parts of it that are theirs, by the names of `own`.
+
+    A row alone stands there twice where it has a `ghost`. `open_ended`: the one network and its optimizer may have made
+    more of their parts while they trained. Raises ValueError, or what comes of it, where it is another training's.
+    """
+    keep = [index for index, number in enumerate(state["rows"]) if number in numbers]
+    if {state["rows"][index] for index in keep} != set(numbers) or len(keep) != len(numbers):
+        raise ValueError(f"expected trials {sorted(numbers)}, got {state['rows']}")
+    rows = torch.tensor(keep * 2 if ghost and len(keep) == 1 else keep, dtype=torch.int64)
+    found: Parts = {}
+    for part, mine in own.items():
+        given = state if part == "rows" else state[part]
+        whole = open_ended and part != "rows"
+        found[part] = dict(given) if whole else {name: given[name][rows] for name in mine}
+        for name, value in mine.items():
+            got = found[part][name]
+            if (got.shape[1:], got.dtype) != (value.shape[1:], value.dtype):
+                raise ValueError(f"expected {name} {list(value.shape[1:])}, got {list(got.shape[1:])}")
+    return keep, found
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

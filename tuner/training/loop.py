@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from tuner import models
 from tuner.data import augmentation, batches
-from tuner.errors import out_of_memory, told
+from tuner.errors import CheckpointCorrupt, first_line, out_of_memory, told
 from tuner.models import layers, stateless
 from tuner.models.interface import LANGUAGE
-from tuner.training import attributes, losses
+from tuner.training import attributes, checkpoint, losses
 from tuner.training.cohort import Stack
 from tuner.training.fusing import singular
 from tuner.training.losses import loss_of, of_one
@@ -40,6 +40,7 @@ from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
 from tuner.trial import derive
 
 EVALUATION_BATCH = 512  # examples; a constant, because another size would round sums differently
+_PER_ROW = ("best_value", "best_epoch", "loss_sum", "diverged_at")  # what a state has of every row beside its network
 _EVALUATION_TOKENS = 4_096  # the same where every position of a text is answered
 
 
@@ -119,11 +120,12 @@ class Training:
         return Optimizer([row.config for row in self._physical()], self.stack.flat_KP, self.task.named)
 
     def finished(self, weights: dict[str, Tensor]) -> nn.Module:
-        """The first row's plain network with these weights, in evaluation, answering in the targets' own unit."""
+        """The first row's plain network with these weights, in evaluation, answering in the targets' own unit.
+
+        Raises CheckpointCorrupt where the weights are another network's.
+        """
         network = self._network(self.rows[0])
-        with torch.no_grad():
-            for name, place in (*network.named_parameters(), *network.named_buffers()):
-                place.copy_(weights[name])
+        checkpoint.fill(network, weights)
         return self._standard.wrap(network.cpu()).eval()
 
     def score(self, weights: dict[str, Tensor], inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, float]:
@@ -358,29 +360,31 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken, with those of its rows that the task still names."""
+        """Go on where `state` was taken, with those of its rows that the task still names.
+
+        Raises CheckpointCorrupt for the state of another cohort or network, and is then what it was before.
+        """
         wanted = {row.number: row for row in self.task.rows if row.number not in self._unbuilt}
-        keep = [index for index, number in enumerate(state["rows"]) if number in wanted]
-        numbers = [state["rows"][index] for index in keep]
-        if set(numbers) != set(wanted):
-            raise ValueError(f"checkpoint holds trials {state['rows']}, wanted are {sorted(wanted)}")
-        self.rows = [wanted[number] for number in numbers]
-        alone = self._ghost and len(keep) == 1
-        rows = torch.tensor(keep * 2 if alone else keep, dtype=torch.int64)
-
-        def pick(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return dict(part) if self._single else {name: value[rows] for name, value in part.items()}
-
-        self.stack.restore(pick(state["stack"]))
+        own = {"stack": self.stack.state(), "best": self.best, "optimizer": self.optimizer.state()}
+        own["rows"] = {name: getattr(self, name) for name in _PER_ROW}
+        try:
+            keep, parts = checkpoint.fitting(state, wanted.keys(), own, ghost=self._ghost, open_ended=self._single)
+            epoch, step = int(state["epoch"]), int(state["step"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise CheckpointCorrupt(f"it does not fit its trials: {why}") from error
+        self.rows = [wanted[state["rows"][index]] for index in keep]
+        self.stack.restore(parts["stack"])
         self.optimizer = self._new_optimizer()
-        self.optimizer.restore(pick(state["optimizer"]))
+        self.optimizer.restore(parts["optimizer"])
         if "attributes" in state:
             attributes.restore(self.stack.base, state["attributes"], self.device)
-            if state["step"]:  # in the middle of an epoch, in the modes that it had come to
+            if step:  # in the middle of an epoch, in the modes that it had come to
                 self.stack.told(training=True)
-        self.best = {name: value.to(self.device) for name, value in pick(state["best"]).items()}
-        self.best_value, self.best_epoch = state["best_value"][rows], state["best_epoch"][rows]
-        self.loss_sum = state["loss_sum"][rows].to(self.device)
-        self.diverged_at = state["diverged_at"][rows].to(self.device)
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.best = {name: value.to(self.device) for name, value in parts["best"].items()}
+        rows = parts["rows"]
+        self.best_value, self.best_epoch = rows["best_value"], rows["best_epoch"]
+        self.loss_sum = rows["loss_sum"].to(self.device)
+        self.diverged_at = rows["diverged_at"].to(self.device)
+        self.epoch, self.step = epoch, step
         self._settle()

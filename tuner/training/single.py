@@ -71,11 +71,8 @@ class Single:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. Raises ValueError where it is another network's."""
-        parameters = dict(self.base.named_parameters())
-        if parameters.keys() != {n.removeprefix(_PARAMETER) for n in state if n.startswith(_PARAMETER)}:
-            raise ValueError("checkpoint holds another network's parameters")
-        for name, parameter in parameters.items():
+        """The inverse of `state`."""
+        for name, parameter in self.base.named_parameters():
             parameter.copy_(state[f"{_PARAMETER}{name}"][0])
         for name, value in state.items():
             if name.startswith(_BUFFER):
