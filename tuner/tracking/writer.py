@@ -127,14 +127,18 @@ class Writer:
         where nothing is tracked.
         """
         deadline = time.monotonic() + ((PATIENT if patient else IMPATIENT) if seconds is None else seconds)
-        said = self.wait(0.0)
-        while said is not None and self._reader.is_alive() and time.monotonic() < deadline and not hurried():
-            said = self.wait(0.1)
-        if said is None:
+        if self.wait(0.0) is None:
             return None
+        while self._reader.is_alive() and time.monotonic() < deadline and not hurried():
+            self.wait(0.1)
+        said = self.wait(0.0)  # once more: it may have ended since
+        assert said is not None
         if why := said.get("error"):
             points = f"{said['waiting']:,} points" if "waiting" in said else "points"
-            progress.message(f"MLflow: {points} waiting ({why}); `tuner sync` writes them")
+            if said.get("waiting", 1):
+                progress.message(f"MLflow: {points} waiting ({why}); `tuner sync` writes them")
+            else:
+                progress.message(f"MLflow: not finished ({why}); `tuner sync` makes sure")
         else:
             progress.message(f"MLflow is up to date ({said.get('written', 0):,} points)")
         return said
