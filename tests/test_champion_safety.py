@@ -366,6 +366,7 @@ def test_what_is_no_file_of_ours_is_told(folder: Path, run: Run, content: bytes)
         {"signature": []},
         {"signature": {"task": "classification", "modality": "numbers", "inputs": [30], "outputs": "2"}},
         {"signature": {"task": "classification", "modality": "numbers", "inputs": [-1], "outputs": 2}},
+        {"signature": {"task": "regression", "modality": "numbers", "inputs": [30], "outputs": 10**15}},
         {"signature": {"task": "x", "modality": "numbers", "inputs": [30], "outputs": 2}},
         {"preprocess": {"modality": "numbers", "shape": [30], "categories": {}, "mean": ["0"] * 30}},
         {"preprocess": {"modality": "text", "shape": [30], "categories": {}}},
@@ -450,7 +451,7 @@ def test_a_network_of_ones_own_computes_as_torchs_own_reader_of_its_export() -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp-silu-batch", "cnn-masked", "lstm-masked-attention", "gru-language", "transformer"]
+    "name", ["mlp-silu-batch", "cnn-steps-masked-batch", "lstm-masked-attention", "gru-language", "transformer"]
 )
 def test_our_families_compute_to_the_bit_what_torchs_own_reader_of_their_export_does(name: str) -> None:
     from tests import zoo

@@ -52,7 +52,6 @@ def bent(state: dict[str, Any]) -> None:
 
 
 UNREADABLE: dict[str, Callable[[dict[str, Any]], bytes]] = {
-    "nothing": lambda _: sealed(b""),
     "text": lambda _: sealed(b"no checkpoint"),
     "half-a-file": lambda state: sealed(saved(state)[32:4_000]),
     "code": lambda state: saved({**state, "evil": Payload()}),

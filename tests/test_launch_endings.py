@@ -14,9 +14,11 @@ import tuner
 from tests import studies
 from tuner import champion, cli
 from tuner.cli.summary import ending
+from tuner.ledger import Ledger, study_folder
 from tuner.progress import Progress
 from tuner.tracking import writer as writing
 from tuner.tracking.writer import Writer
+from tuner.trial import Event, Kind
 
 SAYS = """
 import sys
@@ -102,9 +104,9 @@ def test_what_is_left_to_write_is_told_in_the_summary(place: Path) -> None:
 def test_a_study_whose_trials_all_failed_has_no_champion_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = studies.study(search={"trials": 1}, train={"epochs": 1, "optimizer": "sgd"})
-    content["search"]["space"] = {"learning_rate": {"type": "choice", "values": [1e30, 1e31]}}
-    assert tuner.launch(studies.write(tmp_path, content), home=tmp_path / "home").state == "failed"
+    body = {"spec": studies.study(), "digest": "d", "text": "", "seed": 0, "id": "i", "data": {}}
+    with Ledger.create(study_folder(tmp_path / "home", "small")) as ledger, ledger.lock():
+        ledger.append([Event(Kind.CREATED, body), Event(Kind.COMPLETED, {"state": "failed", "message": "none"})])
     for verb in (("predict", "small", "new.csv"), ("generate", "small", "--prompt", "a")):
         monkeypatch.setattr(sys, "argv", ["tuner", *verb, "--home", str(tmp_path / "home")])
         with pytest.raises(SystemExit) as ended:
@@ -115,17 +117,36 @@ def test_a_study_whose_trials_all_failed_has_no_champion_and_says_why(
         assert "launch it again" not in said
 
 
+EQUAL = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, signature, width: int = 8):
+        super().__init__()
+        self.first, self.last = nn.Linear(signature.inputs[0], width), nn.Linear(width, signature.outputs)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+"""
+
+
 def test_of_trials_that_tie_the_same_one_is_tested_and_restored(tmp_path: Path) -> None:
     """The first objective ties; the second decides at the study's end, and when the champion was lost."""
     from tuner.results import leader
 
-    objective = [{"metric": "parameters", "goal": "maximize"}, {"metric": "val/loss", "goal": "minimize"}]
-    content = studies.study(search={"objective": objective, "trials": 4}, train={"epochs": 2})
-    content["search"]["space"]["width"] = {"type": "choice", "values": [8]}
+    (tmp_path / "net.py").write_text(EQUAL)
+    objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]
+    search = {"objective": objective, "sampler": {"kind": "grid"}, "trials": 2}
+    content = studies.study(search=search, train={"epochs": 1, "learning_rate": 1e-9})
+    content["model"] = {"family": "net.py:Net"}
+    content["search"]["space"] = {"width": {"type": "choice", "values": [24, 8]}}
     path = studies.write(tmp_path, content)
     study = tuner.launch(path, home=tmp_path / "home")
     best = leader(study.history)
-    first = study.history.best("parameters", True)
+    first = study.history.best("val/accuracy", True)
     assert best is not None and first is not None and best.number != first.number
     card = study.folder / "champion" / champion.CARD
     assert json.loads(card.read_text())["trial"]["number"] == best.number

@@ -25,7 +25,8 @@ def _others_may_read() -> Iterator[None]:
 
 
 def modes(folder: Path) -> set[tuple[str, str]]:
-    found = [folder, *folder.rglob("*")]
+    """Of all but the copies of Tuner's own code in MLflow's models, which keep the mode of their source."""
+    found = [folder, *(path for path in folder.rglob("*") if path.is_dir() or "code" not in path.parts)]
     return {("folder" if path.is_dir() else "file", oct(stat.S_IMODE(path.lstat().st_mode))) for path in found}
 
 

@@ -738,7 +738,7 @@ def test_a_writer_that_may_not_wait_says_what_is_left_and_leaves(tmp_path: Path)
         said = writer.drain(PlainProgress(stream), patient=True, seconds=0.2)
     assert said is not None
     assert said["error"]
-    assert "`tuner sync` writes them" in stream.getvalue()
+    assert "MLflow: not finished (still writing); `tuner sync` makes sure" in stream.getvalue()
     assert writer._process is not None
     assert writer._process.returncode is not None
 
@@ -1014,7 +1014,7 @@ def test_neither_the_rehearsal_nor_the_champion_waits_for_a_look_at_all_that_is_
     assert looks == []
     (champion,) = store.client.search_model_versions("name = 'rehearsed'")
     needs = Path(champion.source.removeprefix("file://"), "requirements.txt").read_text().split()
-    assert [need.partition("==")[0] for need in needs] == ["mlflow", "torch", "numpy", "pandas"]
+    assert [need.partition("==")[0] for need in needs] == ["mlflow", "torch", "safetensors", "numpy", "pandas"]
     assert all(version(name) == number for name, _, number in (need.partition("==") for need in needs))
 
 

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ _NETWORK, CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.safetensors", "card.json", "
 _WHY = "refused.txt"  # instead of all these, where the winner's network cannot be exported
 _ROWS = 1_024  # predicted at once, so that memory does not grow with the file
 _EXAMPLES = 2
+_LARGEST = 2**28  # numbers in one example, or in the answer to it: a card may promise what no memory holds
 
 
 class ExportError(TunerError, RuntimeError):
@@ -89,7 +91,7 @@ def is_lost(folder: Path) -> bool:
     if (folder / FOLDER / _WHY).is_file():
         return False
     try:
-        Predictor(folder / FOLDER)
+        _ = Predictor(folder / FOLDER).network
     except (FileNotFoundError, ChampionInvalid, ChampionOutdated):
         return True
     except TunerError:  # a newer Tuner's
@@ -117,7 +119,7 @@ def _write(draft: Path, network: nn.Module, dataset: Dataset, about: Mapping[str
     program = _program(network, dataset.signature)
     try:
         content = exported.pack(program)
-    except ValueError as error:
+    except Exception as error:  # a person's network may be made of what no file of tensors holds
         raise ExportError(f"{type(network).__name__} cannot be written: {first_line(error)}") from error
     _put(draft / _NETWORK, content)
     card = {
@@ -143,10 +145,13 @@ def example(champion: Path) -> tuple[pd.DataFrame | np.ndarray, pd.DataFrame]:
     import pandas as pd
 
     stored = json.loads((champion / _EXAMPLE).read_text())
-    outputs = pd.DataFrame(**stored["outputs"])
+
+    def frame(part: str) -> pd.DataFrame:
+        return pd.DataFrame(stored[part]["data"], columns=stored[part]["columns"])
+
     if stored["inputs"] is None:
-        return np.load(champion / _EXAMPLE_ARRAY, allow_pickle=False), outputs
-    return pd.DataFrame(**stored["inputs"]), outputs
+        return np.load(champion / _EXAMPLE_ARRAY, allow_pickle=False), frame("outputs")
+    return frame("inputs"), frame("outputs")
 
 
 class Predictor:
@@ -202,7 +207,8 @@ class Predictor:
         return answer
 
     def _invalid(self, name: str, why: str) -> ChampionInvalid:
-        return ChampionInvalid(f"{self._folder / name} {why}; `tuner launch` of its study restores it")
+        remedy = f"remove {self._folder} and launch the study again, which writes it anew"
+        return ChampionInvalid(f"{self._folder / name} {why}; {remedy}")
 
     def use(self, network: nn.Module) -> None:
         """Answer with the champion's own network as a plain module."""
@@ -313,7 +319,11 @@ def _described(card: Mapping[str, Any]) -> tuple[Signature, Preprocess]:
         "format": type(card["format"]) is int,
         "study": type(card["study"]) is str,
         "sha256": type(card["sha256"]) is str,
-        "signature": signature.task in TASKS and signature.modality in MODALITIES and of(sizes, int) and min(sizes) > 0,
+        "signature": signature.task in TASKS
+        and signature.modality in MODALITIES
+        and of(sizes, int)
+        and min(sizes) > 0
+        and max(math.prod(signature.inputs), math.prod(signature.output_shape(1))) <= _LARGEST,
         "classes": signature.task != CLASSIFICATION
         or (
             type(card["classes"]) is list
