@@ -297,6 +297,12 @@ FAILING: dict[str, Any] = {  # allowed operators with arguments that they do not
     "answers-a-number": program(node("aten.sym_size.int", {"value": 0}, 0)),
     "answers-another-shape": program(node("aten.relu.default", {"value": 0})),
     "answers-one-row-for-all": program(node("aten.zeros.default", [1, 2])),
+    "answers-nowhere": program(
+        node("aten.sym_size.int", {"value": 0}, 0), node("aten.zeros.default", [{"value": 1}, 2], device="meta")
+    ),
+    "answers-sparsely": program(
+        node("aten.linear.default", {"value": 0}, {"tensor": "w"}), node("aten.to.dtype", 0, 0)
+    ),
     "number-beyond-64-bits": program(node("aten.select.int", {"value": 0}, 0, 2**70)),
     "divides-by-nothing": program(node("floordiv", 1, 0)),
 }
@@ -524,9 +530,9 @@ def test_looking_at_a_study_runs_its_own_network_only_when_asked(
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
     champion.example(study.folder / "champion")[0].to_csv("new.csv", index=False)  # type: ignore[union-attr]
     mark.unlink()
-    from tuner import models
+    from tuner.models import code as files
 
-    models._IMPORTED.clear()  # as in another process
+    files._IMPORTED.clear()  # as in another process
     assert run("predict", "small", "new.csv")[0] == 0
     code, said = run("attend", "small", "new.csv")
     assert (code, "by gradient × input" in said) == (0, True)
