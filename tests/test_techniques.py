@@ -16,6 +16,7 @@ from tests import techniques
 from tuner import models
 from tuner.data import batches
 from tuner.models import Signature
+from tuner.training import proof
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
 from tuner.training.proof import few, fuses
@@ -161,3 +162,39 @@ def test_what_a_layer_draws_is_told_with_what_to_use_instead() -> None:
     pair, arrays = task("Dropping", (0, 1), company=True), data()
     reason = fuses(pair, few(pair, arrays.train_inputs, arrays.train_targets, arrays.inputs, arrays.targets))
     assert "nn.Dropout" in reason and "tuner.models.layers.Dropout" in reason
+
+
+def test_what_does_not_fit_twice_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, arrays = task("Plain", (0, 1), company=True), data()
+    few_rows = few(pair, arrays.train_inputs, arrays.train_targets, arrays.inputs, arrays.targets)
+    assert fuses(pair, few_rows) == ""
+    monkeypatch.setattr(proof, "_MOST_KEPT", 1_000)
+    monkeypatch.setattr(proof, "unsteady", lambda *_, **__: pytest.fail("it was tried"))
+    assert "keeps 0 MB for its backward pass" in fuses(pair, few_rows)
+
+
+def test_a_network_of_more_than_a_million_parameters_trains_alone_untried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests import studies
+    from tuner import grouping
+    from tuner import plan as planning
+    from tuner.spec import StudySpec
+    from tuner.trial import Trial
+
+    monkeypatch.setattr(grouping, "fuses", lambda *_: pytest.fail("it was tried"))
+    (tmp_path / "wide.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, signature):\n        super().__init__()\n"
+        "        self.f = nn.Sequential(nn.Linear(signature.inputs[0], 40_000), nn.Linear(40_000, signature.outputs))\n"
+        "    def forward(self, x):\n        return self.f(x)\n"
+    )
+    content = studies.study(model={"family": "wide.py:Net"}, search={"trials": 2})
+    content["model"] = {"family": "wide.py:Net"}
+    del content["search"]["space"]["dropout"], content["search"]["space"]["width"]
+    spec = StudySpec.read(studies.write(tmp_path, content))
+    said: list[str] = []
+    chosen = grouping.Grouping(spec, planning.load(spec), tmp_path, "cpu", 1, lambda _: set(), said.append)
+    params = {"learning_rate": 0.1, "batch_size": 32, "optimizer": "sgd"}
+    cohorts = chosen.group([Trial(number, params, number) for number in range(2)], 0)
+    assert [(cohort.company, len(cohort.trials)) for cohort in cohorts] == [(False, 1), (False, 1)]
+    assert said and "1,320,002 parameters gain nothing in company" in said[0]

@@ -11,8 +11,9 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from tuner.errors import CheckpointCorrupt, first_line
 
 FORMAT = 1  # of what lies in a file; raised when an older Tuner could no longer go on from it
 _DIGEST = 32  # bytes of a SHA-256
+_LARGE = 64_000_000  # bytes of tensors that are written without a copy of the file in memory
 
 Restore = Callable[[dict[str, Any]], None]
 
@@ -40,16 +42,57 @@ def save(path: Path, state: dict[str, Any] | bytes, *, generations: int = 2) -> 
 
     Raises OSError where there is no room; the file that was there stays, nothing partial is left.
     """
-    content = state if isinstance(state, bytes) else pack(state)
-    write(path, content, previous=_previous(path) if generations > 1 else None)
+    previous = _previous(path) if generations > 1 else None
+    if isinstance(state, bytes):
+        write(path, state, previous=previous)
+    elif size(state) < _LARGE:
+        write(path, pack(state), previous=previous)
+    else:
+        write(path, partial(_stream, state), previous=previous)
 
 
-def write(path: Path, content: bytes, *, previous: Path | None = None) -> None:
+class _Digesting:
+    """A file as torch.save sees it, hashed on its way; `error` is what the disk said, which torch hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, part: bytes) -> int:
+        self.sha256.update(part)
+        try:
+            return self._file.write(part)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """It is flushed when it is whole."""
+
+
+def _stream(state: dict[str, Any], file: BinaryIO) -> None:
+    """What `pack` makes, without a copy of it in memory."""
+    file.write(bytes(_DIGEST))
+    through = _Digesting(file)
+    try:
+        torch.save({"format": FORMAT, **state}, through)  # type: ignore[arg-type] # it asks for no more than this
+    except RuntimeError:
+        if through.error is not None:
+            raise through.error from None
+        raise
+    file.seek(0)
+    file.write(through.sha256.digest())
+
+
+def write(path: Path, content: bytes | Callable[[BinaryIO], None], *, previous: Path | None = None) -> None:
     """Write a file's content whole or not at all; what the file was before becomes `previous`. Raises as `save`."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -93,14 +136,28 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+class _Body(io.BytesIO):
+    """A file's content behind its digest, without a copy of it."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.seek(0)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(offset + _DIGEST if whence == os.SEEK_SET else offset, whence) - _DIGEST
+
+    def tell(self) -> int:
+        return super().tell() - _DIGEST
+
+
 def _unpack(name: str, content: bytes) -> dict[str, Any]:
-    body = content[_DIGEST:]
+    body = memoryview(content)[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
         raise CheckpointCorrupt(f"{name} is corrupt (sha256)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's of the pickles in other files
-            state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(_Body(content), map_location="cpu", weights_only=True)
         found = state.pop("format", 1)
         newer = found > FORMAT
     except (

@@ -27,6 +27,7 @@ from tuner.training.task import Arrays, Epoch, Row, Task
 from tuner.trial import derive
 
 MOST_PARAMETERS = 1_000_000  # of one network: larger ones gain nothing in company on a CPU, and two copies take memory
+_MOST_KEPT = 100_000_000  # bytes that a step of one network keeps; a pair in float64 keeps four times as much
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the largest change that training makes
 _STEPS = 2  # full batches; the epoch's last batch, where it is smaller, comes behind them
 _VALIDATED = 64  # rows
@@ -48,14 +49,28 @@ def fuses(task: Task, arrays: Arrays) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operations that are slow in company: those are found out by trying
+            if (kept := _kept(build(0), task, arrays)) > _MOST_KEPT:
+                return f"a step keeps {kept / 1e6:,.0f} MB for its backward pass, too much for several at once"
             example = torch.as_tensor(arrays.train_inputs[:EXAMPLES])
             return unsteady(build, example, shared=shared) or _proved(task, arrays)
     except _KeptTensorError as error:
         return str(error)
-    except (Exception, SystemExit) as error:
-        if out_of_memory(error):
-            raise
-        return _reason(error, build)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - functorch raises whatever an operation that it cannot run raises
+        return "two copies take more memory than there is" if out_of_memory(error) else _reason(error, build)
+
+
+def _kept(network: nn.Module, task: Task, arrays: Arrays) -> int:
+    """Bytes that a training step keeps between forward and backward."""
+    total = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        network.train()(torch.as_tensor(arrays.train_inputs[: task.rows[0].config.batch_size]))
+    return total
 
 
 def _built(task: Task, row: Row) -> nn.Module:
