@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
+_Version = tuple[int, int]  # of a file: what changes with its content, and costs no reading
+
 # Endings of what a constructor reads; others, such as .log and .txt, may as well be what a network writes.
 _DATA = frozenset(
     [
@@ -42,6 +44,7 @@ _DATA = frozenset(
 )
 _FOLDERS: list[str] = []  # that joined the path, the newest last
 _LOADED: dict[str, tuple[Path, str]] = {}  # modules beside networks: their file and its SHA-256 when it was imported
+_NEWEST: dict[Path, tuple[dict[Path, _Version], ModuleType]] = {}  # of a file: its sources as they were, its module
 _IMPORTED: dict[tuple[Path, str], ModuleType] = {}  # so that a file's classes are the same ones at every build
 
 
@@ -110,7 +113,16 @@ def load(path: Path) -> ModuleType:
     Its root joins the end of the path: what lies there can be imported, and shadows nothing but what other networks
     have beside them.
     """
-    known = (path, digest(path, whole=False))
+    newest = _NEWEST.get(path)
+    if newest is not None and all(_version(file) == version for file, version in newest[0].items()):
+        return newest[1]  # a network is built many times: a look at its files is all that this costs
+    module = _loaded(path, (path, digest(path, whole=False)))
+    _NEWEST[path] = {file: _version(file) for file in sources(path)}, module
+    return module
+
+
+def _loaded(path: Path, known: tuple[Path, str]) -> ModuleType:
+    """The module of that content, imported where it has not been."""
     if known in _IMPORTED:
         return _IMPORTED[known]
     base = root(path)
@@ -175,7 +187,7 @@ class _Content:
 
 
 @lru_cache(maxsize=1024)
-def _read(path: Path, _version: tuple[int, int]) -> _Content:
+def _read(path: Path, _version: _Version) -> _Content:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -196,9 +208,12 @@ def _content(path: Path) -> _Content:
     return _read(path, _version(path))
 
 
-def _version(path: Path) -> tuple[int, int]:
-    """What changes with a file's content, and costs no reading."""
-    told = path.stat()
+def _version(path: Path) -> _Version:
+    """Of a file that is gone, zeros."""
+    try:
+        told = path.stat()
+    except OSError:
+        return 0, 0
     return told.st_mtime_ns, told.st_size
 
 
@@ -214,7 +229,7 @@ def _imports(path: Path, base: Path) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _hashed(path: Path, _version: tuple[int, int]) -> str:
+def _hashed(path: Path, _version: _Version) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
