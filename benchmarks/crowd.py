@@ -45,7 +45,7 @@ class Crowd(LocalExecutor):
     def _spawn(self, number: int, setup: Setup) -> _Slot:
         if not self._ends:
             raise RuntimeError("the process of the workers has ended; what it said stands above")
-        return _Slot(number=number, setup=setup, process=self._crowd, line=self._ends.popleft())
+        return _Slot(number=number, setup=setup, process=self._crowd, line=self._ends.popleft(), began=0)
 
     def gather(self) -> None:
         """Until all are ready."""

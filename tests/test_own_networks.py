@@ -122,7 +122,7 @@ def test_a_constructor_that_refuses_one_trials_value_fails_that_trial_alone(tmp_
         refused = 0.1 < trial.params["dropout"] < 0.3
         assert trial.state is (State.FAILED if refused else State.COMPLETE)
         assert trial.message == (
-            f"ValueError: no dropout of {trial.params['dropout']:.2f} (net.py:7)" if refused else ""
+            f"ValueError: no dropout of {trial.params['dropout']:.2f} (net.py:8)" if refused else ""
         )
 
 
