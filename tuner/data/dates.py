@@ -16,6 +16,7 @@ _DAYS = ("%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y",
 _WORDS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y", "%a %b %d %Y", "%Y %b %d")
 _TIMES = (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", " %H:%M:%S.%f")
 _LOOKS = re.compile(r".*\d{1,4}[-/.]\d{1,2}.*|.*\d.*[A-Za-z]{3}.*\d{2}.*|.*[A-Za-z]{3}.*\d.*\d{4}.*")
+_LONGEST = 100  # characters of a date; the search for its look takes the cube of them
 _SAMPLE = 500  # cells that each format is tried on
 _DAY = 86_400.0
 PERIODS = {
@@ -31,7 +32,7 @@ def format_of(texts: Sequence[str]) -> str | None:
     Where day and month may be either, it is the order in which the dates ascend, else the month first.
     """
     sample = [text.strip() for text in texts[:_SAMPLE]]
-    if not sample or 2 * sum(bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample):
+    if not sample or 2 * sum(len(text) <= _LONGEST and bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample):
         return None
     timed = sum(":" in text for text in sample) * 2 > len(sample)
     others = [day + time for day, time in product((*_DAYS, *_WORDS), _TIMES if timed else ("",))]

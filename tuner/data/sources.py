@@ -19,7 +19,7 @@ from tuner.data import built_in, functions, images, texts
 from tuner.data import targets as targets_of
 from tuner.data.arrays import of_arrays
 from tuner.data.built_in import BUILT_IN
-from tuner.data.cells import like_numbers
+from tuner.data.cells import like_numbers, numbers
 from tuner.data.csv_files import read_csv
 from tuner.data.npz import read_npz
 from tuner.data.parquet import read_parquet
@@ -190,7 +190,7 @@ def _table(
         problems += error.problems
     if problems or inputs is None or found is None:
         raise DataError(problems)
-    notes += found.notes + _alike_notes(str(path), "target", names[0], np.array(found.classes or (), TEXT_DTYPE))
+    notes += found.notes + _class_notes(str(path), names[0], np.array(found.classes or (), TEXT_DTYPE))
     if isinstance(inputs, Table):
         notes += inputs.notes + _empty_notes(inputs) + _category_notes(inputs)
         return Raw(path.stem, NUMBERS, inputs, found, tuple(inputs.columns), notes=notes, numbers=numbered)
@@ -262,6 +262,15 @@ def _category_notes(table: Table) -> tuple[str, ...]:
             notes += (f"{table.file}: column '{name}': {what}: taken as categories; write the numbers alone",)
         notes += _alike_notes(table.file, "column", name, different)
     return notes
+
+
+def _class_notes(file: str, name: str, classes: np.ndarray) -> tuple[str, ...]:
+    """The same of a target's classes [C]; those that are plain numbers are meant to be what they are."""
+    notes: tuple[str, ...] = ()
+    if like_numbers(classes.tolist()) and numbers(classes, notation="plain").is_text.all():
+        what = f"{len(classes):,} different texts that look like numbers, such as '{classes[-1]}'"
+        notes = (f"{file}: target '{name}': {what}: taken as classes; write the numbers alone",)
+    return notes + _alike_notes(file, "target", name, classes)
 
 
 def _alike_notes(file: str, what: str, name: str, different: np.ndarray) -> tuple[str, ...]:
