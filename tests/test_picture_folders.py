@@ -130,3 +130,16 @@ def test_a_large_picture_takes_a_bounded_part_of_memory(tmp_path: Path, name: st
     assert said in lines[0]
     assert done.stderr == ""
     assert int(grown) < 300 * 1024  # KiB; the picture alone would take 400 MB
+
+
+@pytest.mark.parametrize("splits", [("train_set", "test_set"), ("seg_train", "seg_test"), ("trainset", "holdout")])
+def test_splits_are_known_by_a_part_of_their_names(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    pictures(*(tmp_path / "pics" / split / name for split in splits for name in ("cat", "dog")))
+    pictures(tmp_path / "pics" / "more")
+    assert f"such as {tmp_path / 'pics' / splits[0]}:" in complaint(tmp_path / "pics")
+
+
+@pytest.mark.parametrize("classes", [("test positive", "test negative"), ("strain_a", "attest"), ("train ride", "bus")])
+def test_classes_whose_names_are_like_those_of_splits_are_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    pictures(*(tmp_path / "p" / name / month for name in classes for month in ("may", "june")))
+    assert load(str(tmp_path / "p")).classes == tuple(sorted(classes))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ _LARGEST = 89_478_485  # pixels that are decoded at once: a quarter of a GiB in 
 _BAND = 256  # lines of a picture of 16 bits that are turned into 8 at once
 _MACHINES = {"__MACOSX", "@eaDir"}  # folders of copies that macOS and Synology leave beside pictures
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_TRAIN = re.compile(r"(?<![a-z])train(ing)?(set)?(?![a-z])")  # in a name: train_set, seg_train
+_SCORED = re.compile(r"(?<![a-z])(val(id(ation)?)?|dev|test(ing)?|eval(uation)?|hold[-_]?out)(set)?(?![a-z])")
 
 
 def read_folder(folder: Path, size: int | None, room: float) -> Raw:
@@ -117,17 +120,21 @@ def _hidden(name: str) -> bool:
 
 def _split_problems(folder: Path, folders: dict[str, Path]) -> list[str]:
     """A complaint where the sub-folders are splits, each with the classes in it, and not classes."""
-    splits = {name: path for name, path in folders.items() if name.lower() in _SPLITS}
     inside = {
         name: {below.name for below in path.iterdir() if not _hidden(below.name) and below.is_dir()}
-        for name, path in splits.items()
+        for name, path in folders.items()
     }
+    trained = [name for name in folders if _TRAIN.search(name.lower())]
+    scored = [name for name in folders if _SCORED.search(name.lower()) and name not in trained]
+    splits = [*trained, *scored]  # by a part of their names, if they hold the same
+    if not (trained and scored and set.intersection(*(inside[name] for name in splits))):
+        splits = [name for name in folders if name.lower() in _SPLITS]
     nested = [name for name in splits if len(inside[name]) > 1]
-    alike = len(splits) > 1 and bool(set.intersection(*inside.values()))
+    alike = len(splits) > 1 and bool(set.intersection(*(inside[name] for name in splits)))
     alone = len(splits) == len(folders) and bool(nested or len(splits) > 1)
     if not (alike or alone):
         return []
-    whole = max(nested or splits, key=lambda name: (len(inside[name]), name.lower().startswith("train")))
+    whole = max(nested or splits, key=lambda name: (len(inside[name]), name in trained))
     return [
         f"{folder}: expected a sub-folder for each class, got those of a split, {', '.join(splits)}; "
         + (f"name the one to learn from, such as {folder / whole}: " if nested else "sort the pictures by class: ")
