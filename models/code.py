@@ -199,9 +199,18 @@ def _read(path: Path, _version: _Version) -> _Content:
             imports += [(0, alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Call) and (name := _imported(node)):
+            imports.append((0, name, ()))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.add(node.value)
     return _Content(tuple(imports), frozenset(texts))
+
+
+def _imported(call: ast.Call) -> str:
+    """The name in `importlib.import_module("name")` and `__import__("name")`; empty where it is no such call."""
+    called = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    name = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+    return name if called in {"import_module", "__import__"} and isinstance(name, str) else ""
 
 
 def _content(path: Path) -> _Content:

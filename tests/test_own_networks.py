@@ -303,3 +303,11 @@ def test_a_keyword_that_must_be_told_and_cannot_be_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Net\(sizes: list\) is no hyperparameter"):
         hyperparameters(Net)
+
+
+@pytest.mark.parametrize("call", ["importlib.import_module('helper').SCALE", "__import__('helper').SCALE"])
+def test_a_helper_that_is_imported_by_a_call_belongs_to_the_network(call: str, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("SCALE = 1.0\n")
+    (tmp_path / "beside.py").write_text("")
+    (tmp_path / "net.py").write_text(f"import importlib\nSCALE = {call}\nNAME = 'beside'\n")
+    assert [file.name for file in code.sources(tmp_path / "net.py")] == ["helper.py", "net.py"]
