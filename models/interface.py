@@ -11,6 +11,7 @@ number that may differ from row to row held in a buffer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import types
@@ -94,6 +95,25 @@ class Hyperparameter:
     rule: Setting
 
 
+def keywords(constructor: type) -> dict[str, tuple[type, inspect.Parameter]]:
+    """What a constructor takes, `signature` first, each with the class whose constructor names it.
+
+    What it takes as `**keywords` is for its base class's constructor.
+    """
+    found: dict[str, tuple[type, inspect.Parameter]] = {}
+    owners = [one for one in constructor.__mro__ if "__init__" in vars(one)]
+    signature = inspect.signature(constructor)
+    for owner, base in zip(owners, [*owners[1:], object], strict=True):
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        for name, parameter in signature.parameters.items():
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                found.setdefault(name, (owner, parameter))
+        if inspect.Parameter.VAR_KEYWORD not in kinds or base in (torch.nn.Module, object):
+            break
+        signature = inspect.signature(functools.partial(vars(base)["__init__"], None))
+    return found
+
+
 def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
     """What a network class (after its `signature`) or a configuration class may be told, in written order.
 
@@ -101,17 +121,17 @@ def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
     float, bool, str, a Literal of such, or one of these or None is left out where it has a default, for nobody need
     tell it; raises TypeError where it has none.
     """
-    parameters = inspect.signature(constructor).parameters
+    parameters = keywords(constructor)
     if strangers := sorted(set(getattr(constructor, "fusible", ())) - parameters.keys()):
         raise TypeError(
             f"{constructor.__name__}.fusible names {', '.join(strangers)}, which its constructor does not take; "
             f"it takes {', '.join(name for name in parameters if name != 'signature') or 'none'}"
         )
     found: dict[str, Hyperparameter] = {}
-    for name, parameter in parameters.items():
-        if name == "signature" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+    for name, (owner, parameter) in parameters.items():
+        if name == "signature":
             continue
-        hint = _hint(constructor, parameter)
+        hint = _hint(owner, parameter)
         one = _hyperparameter(name, hint, parameter.default)
         if one is None and parameter.default is parameter.empty:
             raise TypeError(
@@ -125,10 +145,11 @@ def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
 
 
 def _hint(constructor: type, parameter: inspect.Parameter) -> Any:
-    """The parameter's type as it is written, or its default's; what cannot be evaluated here stays text."""
+    """The parameter's type as it is written, or its default's where it cannot be evaluated here; else its text."""
     hint = parameter.annotation
+    implied = Any if parameter.default in (None, parameter.empty) else type(parameter.default)
     if hint is parameter.empty:
-        return Any if parameter.default in (None, parameter.empty) else type(parameter.default)
+        return implied
     if not isinstance(hint, str):
         return hint
     init = typing.cast("Any", constructor).__init__  # perhaps a base class's, written in another module
@@ -137,12 +158,13 @@ def _hint(constructor: type, parameter: inspect.Parameter) -> Any:
     try:
         return typing.get_type_hints(one, names, include_extras=True)["hint"]
     except (NameError, AttributeError, TypeError, SyntaxError):  # say, imported for type checkers alone
-        return hint
+        return hint if implied is Any else implied
 
 
 def _hyperparameter(name: str, hint: Any, default: Any) -> Hyperparameter | None:
     """What `hint` says of a hyperparameter; None where its type is none of theirs."""
     rule = Setting()
+    hint = getattr(hint, "__supertype__", hint)  # of a NewType
     if typing.get_origin(hint) is Annotated:
         hint, *extras = typing.get_args(hint)
         rule = next((extra for extra in extras if isinstance(extra, Setting)), rule)

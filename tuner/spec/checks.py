@@ -15,7 +15,7 @@ from typing import Any
 
 from tuner import models, search_spaces
 from tuner.errors import told
-from tuner.models.interface import TASKS, Hyperparameter, hyperparameters
+from tuner.models.interface import TASKS, Hyperparameter, hyperparameters, keywords
 from tuner.search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from tuner.search_spaces.document import Keys, describe, suggest
 from tuner.search_spaces.parameters import parse
@@ -123,7 +123,7 @@ def _family(found: Findings, model: Mapping[str, Any], folder: Path) -> None:
         return
     try:
         network = models.family(name, folder)
-        if next(iter(inspect.signature(network).parameters), "") != "signature":
+        if next(iter(keywords(network)), "") != "signature":
             message = f"expected a constructor that begins with signature, got {name}{inspect.signature(network)}"
             found.problems.append((path, message))
             return
