@@ -125,14 +125,7 @@ def _loaded(path: Path, known: tuple[Path, str]) -> ModuleType:
     """The module of that content, imported where it has not been."""
     if known in _IMPORTED:
         return _IMPORTED[known]
-    base = root(path)
-    _prefer(str(base))
-    for file in sources(path):
-        name = ".".join(file.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
-        now = (file, _sha256(file))
-        if _LOADED.get(name, now) != now:
-            sys.modules.pop(name, None)  # another network's, or older than the file
-        _LOADED[name] = now
+    base = beside(path)
     name = f"tuner_user_{known[1][:16]}"
     if path.parent == base:
         module = _execute(f"{name}_{path.stem}", path)
@@ -144,6 +137,19 @@ def _loaded(path: Path, known: tuple[Path, str]) -> ModuleType:
         module = importlib.import_module(".".join([name, *inner]).removesuffix(".__init__"))
     _IMPORTED[known] = module
     return module
+
+
+def beside(path: Path) -> Path:
+    """Its `root`, from which from now on can be imported what the file imports, in its present version."""
+    base = root(path)
+    _prefer(str(base))
+    for file in sources(path):
+        name = ".".join(file.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+        now = (file, _sha256(file))
+        if _LOADED.get(name, now) != now:
+            sys.modules.pop(name, None)  # another network's, or older than the file
+        _LOADED[name] = now
+    return base
 
 
 def _execute(name: str, path: Path, locations: list[str] | None = None) -> ModuleType:

@@ -21,6 +21,7 @@ import numpy as np
 from tuner.data.arrays import of_arrays
 from tuner.data.raw import Raw
 from tuner.errors import DataError
+from tuner.models import code
 
 _RETURNS = "(x, y), {'x': x, 'y': y} or a torch Dataset of such pairs"
 
@@ -29,15 +30,15 @@ def read_function(path: Path, function: str, task: str | None, modality: str | N
     """What `function` of the file `path` returns, as if its arrays came from an npz.
 
     It is called without arguments, in each worker again, and must return the same each time. Examples
-    of unequal length, in a list or a torch Dataset, are sequences. The file's content belongs to the
-    data's digest. Raises DataError, with file and line, for whatever the function raises.
+    of unequal length, in a list or a torch Dataset, are sequences. The file, and what it imports from
+    beside it, belong to the data's digest. Raises DataError, with file and line, for whatever the function raises.
     """
     where = f"{path}:{function}"
     content = path.read_bytes()
     made = _call(path, function, content)
     x, y, lengths = _parts(where, made)
     raw = of_arrays(where, function, x, y, lengths=lengths, task=task, modality=modality)
-    return replace(raw, origin=hashlib.sha256(content).hexdigest())
+    return replace(raw, origin=code.digest(path.resolve(), whole=False))
 
 
 def _call(path: Path, function: str, content: bytes) -> Any:
@@ -48,6 +49,7 @@ def _call(path: Path, function: str, content: bytes) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
+        code.beside(path.resolve())
         spec.loader.exec_module(module)
         chosen = getattr(module, function, None)
         if callable(chosen):
