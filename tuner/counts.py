@@ -41,14 +41,19 @@ class Counts:
 def counts(history: History, folder: Path, *, driven: bool = False) -> Counts:
     """The study's numbers; `driven` says that a process trains it now, so that what is not finished may be running."""
     running = history.count(State.RUNNING) if driven else 0
-    total = len(history.trials) if history.completed else max(_planned(history), len(history.trials))
+    total = planned(history)
     if driven or history.completed:
         return Counts(total, history.ended, running, 0)
     return Counts(total, history.ended, 0, _saved(history, folder))
 
 
-def _planned(history: History) -> int:
-    """How many trials there will be: a grid may have fewer points than trials are asked for."""
+def planned(history: History) -> int:
+    """How many trials the study has at its end: those that it ended with, where it has."""
+    return len(history.trials) if history.completed else max(_wanted(history), len(history.trials))
+
+
+def _wanted(history: History) -> int:
+    """How many trials are asked for: a grid may have fewer points."""
     search = history.spec.get("search", {})
     wanted = int(search.get("trials", 0))
     if search.get("sampler", {}).get("kind") != "grid":

@@ -156,6 +156,7 @@ def foreseen(spec: StudySpec, home: Path) -> tuple[StudySpec, list[str]]:
         said.append(
             f"extends study {spec.study} from {history.spec['search']['trials']} to {spec.search.trials} trials"
         )
+        history.apply(Event(Kind.EXTENDED, _as_written(spec)))  # of this reading alone, to be counted as a launch would
     elif history.completed:
         said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
     if history.trials and not history.completed:
@@ -191,7 +192,7 @@ def _open(
     spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress, *, accept_code: bool
 ) -> None:
     """Create, check or extend the study; `history` then has what was added."""
-    body = {"spec": spec.canonical(), "digest": spec.digest, "text": spec.text}
+    body = _as_written(spec)
     facts = {
         "name": dataset.name,
         "digest": dataset.digest,
@@ -206,8 +207,6 @@ def _open(
         first = Event(Kind.CREATED, {**created, "folder": str(spec.folder)})
     elif history.digest != spec.digest:
         _check_extends(spec, history)
-        if any(trial.tested for trial in history.trials.values()):
-            progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
         first = Event(Kind.EXTENDED, body)
     elif history.completed and history.unfinished:  # a ledger that has lost how they ended, which was accepted
         first = Event(Kind.EXTENDED, body)
@@ -230,10 +229,17 @@ def _open(
     where |= {"network": network} if version else {}
     opened = Event(Kind.OPENED, {**where, "machine": machine})
     if more:
+        if history.digest not in ("", spec.digest) and any(trial.tested for trial in history.trials.values()):
+            progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
         keeping.begin(ledger.folder, storage, spec.study, history, progress.message)
         ended = code_versions.left_behind(history, progress.message) if version else []
         for event in ledger.append([*([first] if first else []), opened, *ended]):
             history.apply(event)
+
+
+def _as_written(spec: StudySpec) -> dict[str, Any]:
+    """The body of the events that tell a study's spec."""
+    return {"spec": spec.canonical(), "digest": spec.digest, "text": spec.text}
 
 
 def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str, str]:

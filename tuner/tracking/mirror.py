@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuner.counts import planned
 from tuner.history import SHORT, History, TrialHistory, dominates
 from tuner.trial import TERMINAL, Event, Kind, State, Value
 
@@ -234,7 +235,7 @@ class Mirror:
         rows = ", ".join(f"{count:,} {split}" for split, count in data.get("rows", {}).items())
         goals = goals[0].upper() + goals[1:]
         lines = [
-            f"Study **{self.study}**: {state}. {ended} of {search['trials']} trials ended: {counts}.",
+            f"Study **{self.study}**: {state}. {ended} of {planned(self.history)} trials ended: {counts}.",
             *(self._praise(self.best) if self.best else ()),  # above what MLflow folds away
             "",
             f"{goals} of {_code(spec['model']['family'])} on {_code(data['name'])} (rows: {rows}).",
