@@ -163,7 +163,7 @@ def _ledgers(place: Place) -> Iterator[Finding]:
                 history, audit = ledger.examine()
                 damage = ledger.damage(audit)
         except LedgerError as error:
-            yield Finding("ledgers", PROBLEM, str(error), f"or remove {study_folder(place.home, name)}")
+            yield Finding("ledgers", PROBLEM, str(error))
             continue
         trials += len(history.trials)
         older += audit.uncovered
