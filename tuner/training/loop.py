@@ -257,29 +257,34 @@ class Training:
             x = self.arrays.train_inputs.index_select(0, rows)
         target = self.arrays.train_targets.index_select(0, rows)
         if self._dropouts:
-            keys_KL = self._keys_SKL.index_select(0, self._at)[0]
+            keys_KL, buffers = self._keys_SKL.index_select(0, self._at)[0], self.stack.buffers
             for layer, name in enumerate(self._dropouts):
-                self.stack.buffers[name].copy_(keys_KL[:, layer])
+                buffers[name].copy_(keys_KL[:, layer])
         shared = not self._strengths
         if not shared:
             x = augmentation.augment(x, self._draws, masked=self.task.signature.masked, **self._strengths)
-        output = self.stack.forward(x, training=True, shared=shared)
-        loss_K = self._mean_loss(output, self._standard.apply(target))
+        target = self._standard.apply(target)
         if isinstance(self.stack, Single) or isinstance(self.optimizer, SingleOptimizer):
-            self.stack.backward(loss_K)
-            self.optimizer.step(self.step)  # type: ignore[call-arg, arg-type]
+            loss_K = self._step_alone(x if shared else x[0], target)
         else:
+            output = self.stack.forward(x, training=True, shared=shared)
+            loss_K = self._loss(output, target, **self._terms).mean(1)
             self.optimizer.step(self.stack.flat_KP, self.stack.backward(loss_K), self._at)
         loss_K = loss_K.detach().to(self.dtype)
         self.loss_sum.add_(loss_K, alpha=len(rows))
         self._losses_KS.index_copy_(1, self._at, loss_K[:, None])
 
-    def _mean_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """The training loss of every row, [K]."""
-        if self._single and self.task.signature.task != LANGUAGE and "weight_KC" not in self._terms:
-            config = self.rows[0].config
-            return of_one(self._loss, output[0], target, config.label_smoothing, config.huber_delta)[None]
-        return self._loss(output, target, **self._terms).mean(1)
+    def _step_alone(self, x: Tensor, target: Tensor) -> Tensor:
+        """The update of one network, its loss [1]: nothing but torch's own between its answer and its gradient."""
+        assert isinstance(self.stack, Single) and isinstance(self.optimizer, SingleOptimizer)
+        output, config = self.stack.answer(x, training=True), self.rows[0].config
+        if self.task.signature.task == LANGUAGE or "weight_KC" in self._terms:  # which torch averages otherwise
+            loss = self._loss(output[None], target, **self._terms).mean()
+        else:
+            loss = of_one(self._loss, output, target, config.label_smoothing, config.huber_delta)
+        self.stack.backward(loss)
+        self.optimizer.step(self.step)
+        return loss[None]
 
     def _note_divergence(self) -> None:
         """Which rows had a loss that is no number in this epoch for the first time, and when."""

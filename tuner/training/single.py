@@ -28,7 +28,6 @@ class Single:
         self.base = network.to(device) if dtype is None else network.to(device, dtype)
         self.device = device
         self._parameters = list(self.base.parameters())
-        self._one_K = torch.ones(1, device=device)
         self._training: bool | None = None  # as it was told last; None: by nobody yet
 
     def __len__(self) -> int:
@@ -40,18 +39,22 @@ class Single:
         return {name: buffer[None] for name, buffer in self.base.named_buffers()}
 
     def forward(self, x: Tensor, *, training: bool, shared: bool) -> Tensor:
-        """Outputs [1, B, …] for x [B, …] (`shared`) or x [1, B, …]. The network is told its mode when it changes."""
+        """Outputs [1, B, …] for x [B, …] (`shared`) or x [1, B, …]."""
+        return self.answer(x if shared else x[0], training=training)[None]
+
+    def answer(self, x: Tensor, *, training: bool) -> Tensor:
+        """The network's own output for x [B, …]. It is told its mode when that changes."""
         if self._training is not training:
             self.base.train(training)
             self._training = training
-        output: Tensor = self.base(x if shared else x[0])
-        return output[None]
+        output: Tensor = self.base(x)
+        return output
 
-    def backward(self, loss_K: Tensor) -> None:
-        """The gradient of the loss, where autograd leaves it; a parameter that took no part has none."""
+    def backward(self, loss: Tensor) -> None:
+        """The gradient of a loss [], where autograd leaves it; a parameter that took no part has none."""
         for parameter in self._parameters:
             parameter.grad = None
-        loss_K.backward(self._one_K.to(loss_K))  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers as they are, each [1, …]."""
