@@ -144,6 +144,11 @@ def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:
     return found
 
 
+def unusable(constructor: type) -> frozenset[str]:
+    """Keywords of a constructor that keep their defaults, because their types are none of a hyperparameter's."""
+    return frozenset(keywords(constructor).keys() - hyperparameters(constructor).keys() - {"signature"})
+
+
 def _hint(constructor: type, parameter: inspect.Parameter) -> Any:
     """The parameter's type as it is written, or its default's where it cannot be evaluated here; else its text."""
     hint = parameter.annotation

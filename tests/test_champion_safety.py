@@ -532,6 +532,7 @@ def test_looking_at_a_study_runs_its_own_network_only_when_asked(
     mark.unlink()
     from tuner.models import code as files
 
+    files._NEWEST.clear()
     files._IMPORTED.clear()  # as in another process
     assert run("predict", "small", "new.csv")[0] == 0
     code, said = run("attend", "small", "new.csv")

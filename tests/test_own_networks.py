@@ -311,3 +311,14 @@ def test_a_helper_that_is_imported_by_a_call_belongs_to_the_network(call: str, t
     (tmp_path / "beside.py").write_text("")
     (tmp_path / "net.py").write_text(f"import importlib\nSCALE = {call}\nNAME = 'beside'\n")
     assert [file.name for file in code.sources(tmp_path / "net.py")] == ["helper.py", "net.py"]
+
+
+@pytest.mark.parametrize("place", ["model", "space"])
+def test_a_keyword_without_a_type_is_told_with_what_to_write(place: str, tmp_path: Path) -> None:
+    content = project(tmp_path, net(", dropout=None"))
+    if place == "model":
+        content["model"]["dropout"] = 0.5
+    else:
+        content["search"]["space"]["dropout"] = {"type": "float", "low": 0.0, "high": 0.5}
+    with pytest.raises(SpecError, match=r"dropout: expected a keyword whose type is int, float.* annotate it so"):
+        check(tmp_path, content)

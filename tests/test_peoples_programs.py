@@ -120,7 +120,7 @@ def test_a_terminal_that_knows_ascii_alone_gets_escapes(tmp_path: Path) -> None:
             Image.new("L", (8, 8), 9 * number).save(tmp_path / "pics" / name / f"{number}.png")
     done = tuner(tmp_path, "check", str(study(tmp_path, "source: pics")), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert r"image of 1\xd732\xd732, 2 classes" in done.stdout
+    assert r"images 1\xd732\xd732, 2 classes" in done.stdout
 
 
 def test_a_file_that_cannot_be_written_is_wrong_input(tmp_path: Path) -> None:

@@ -986,9 +986,9 @@ class Net(nn.Module):
             "model.family: expected a constructor that begins with signature, got net.py:Net(width: int = 3)",
         ),
         (
-            "self, signature, width: list = 3",
+            "self, signature, width: list",
             "",
-            "model.family: expected a network that imports, got TypeError: Net(width: <class 'list'>) is no hyperparameter",
+            "model.family: expected a network that imports, got TypeError: Net(width: list) is no hyperparameter",
         ),
         (
             "self, signature, width: int = 3, noise: float = 0.1",

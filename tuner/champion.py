@@ -195,11 +195,13 @@ class Predictor:
             raise self._invalid(_NETWORK, f"is no network of a champion: {first_line(error)}") from error
 
     def _answer(self, inputs: Tensor) -> Tensor:
-        """What the network answers, of the shape that the card promises."""
+        """What the network answers, float64, of the shape that the card promises."""
+        import torch
+
         expected = self.signature.output_shape(len(inputs))
         network = self.network
         try:
-            answer: Tensor = network(inputs)
+            answer = torch.from_numpy(network(inputs).double().numpy())
         except Exception as error:  # torch raises what it likes on a program that does not fit its weights
             raise self._invalid(_NETWORK, f"cannot be computed: {first_line(error)}") from error
         if tuple(answer.shape) != expected:
@@ -292,7 +294,7 @@ class Predictor:
         with torch.inference_mode():
             for start in range(0, len(inputs), _ROWS):
                 part = slice(start, start + _ROWS)
-                outputs[part] = self._answer(torch.from_numpy(inputs[part])).double().numpy()
+                outputs[part] = self._answer(torch.from_numpy(inputs[part])).numpy()
         return outputs
 
 

@@ -6,6 +6,8 @@ ledger records the groups; which trials share one changes no number.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -118,7 +120,9 @@ class Grouping:
         seed = self._spec.seed
         trials = [Trial(number, ends[number % len(ends)], derive(seed, "tried", number)) for number in (0, 1)]
         task, train, validation = self.task(0, trials, True), self._dataset.train, self._dataset.validation
-        return fuses(task, few(task, train.inputs, train.targets, validation.inputs, validation.targets))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            # What a network prints while it is tried belongs to no trial.
+            return fuses(task, few(task, train.inputs, train.targets, validation.inputs, validation.targets))
 
     def _build(self, network: dict[str, Any], device: str = "cpu") -> torch.nn.Module:
         with torch.device(device), seeded(self._spec.seed):

@@ -15,7 +15,7 @@ from typing import Any
 
 from tuner import models, search_spaces
 from tuner.errors import told
-from tuner.models.interface import TASKS, Hyperparameter, hyperparameters, keywords
+from tuner.models.interface import TASKS, Hyperparameter, hyperparameters, keywords, unusable
 from tuner.search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from tuner.search_spaces.document import Keys, describe, suggest
 from tuner.search_spaces.parameters import parse
@@ -60,6 +60,7 @@ class Findings:
     foreign: list[str] = field(default_factory=list)
     warnings: list[tuple[Keys, str]] = field(default_factory=list)
     network: dict[str, Hyperparameter] | None = None
+    unusable: frozenset[str] = frozenset()  # keywords of the network of types that no file can tell
     space: SearchSpace | None = None
 
 
@@ -127,7 +128,7 @@ def _family(found: Findings, model: Mapping[str, Any], folder: Path) -> None:
             message = f"expected a constructor that begins with signature, got {name}{inspect.signature(network)}"
             found.problems.append((path, message))
             return
-        found.network = hyperparameters(network)
+        found.network, found.unusable = hyperparameters(network), unusable(network)
     except LookupError as error:
         found.problems.append((path, f"expected a network, got {describe(name)}: {error}"))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's own file may raise anything
@@ -149,6 +150,8 @@ def _fixed(found: Findings, model: Mapping[str, Any], train: Mapping[str, Any]) 
         if network is None:
             if name in TRAINING:
                 found.problems.append((("model", name), f"expected a network's keyword; '{name}' belongs under train"))
+        elif name in found.unusable:
+            found.problems.append((("model", name), _untold(name)))
         elif name not in network:
             home = f"; '{name}' belongs under train" if name in TRAINING else ""
             found.problems.append((("model", name), _unknown(name, ["family", *network], home)))
@@ -160,6 +163,11 @@ def _fixed(found: Findings, model: Mapping[str, Any], train: Mapping[str, Any]) 
             found.problems.append((("train", name), _unknown(name, TRAINING, home)))
         elif (message := mistake(TRAINING[name], value)) is not None:
             found.problems.append((("train", name), message))
+
+
+def _untold(name: str) -> str:
+    types = "int, float, bool or str, a Literal of these, or one of these or None"
+    return f"expected a keyword whose type is {types}, got '{name}'; annotate it so in the constructor"
 
 
 def _unknown(name: str, known: Iterable[str], home: str) -> str:
@@ -204,7 +212,9 @@ def _searched(found: Findings, parameters: _Parameters, model: Mapping[str, Any]
         path: Keys = ("search", "space", name)
         rule = (network or {}).get(name) or TRAINING.get(name)
         if rule is None:
-            if network is not None:  # else the name may well be the network's
+            if name in found.unusable:
+                found.problems.append((path, _untold(name)))
+            elif network is not None:  # else the name may well be the network's
                 known = [*network, *TRAINING]
                 hint = suggest(name, known) or f"; they are {', '.join(known)}"
                 message = f"expected a hyperparameter of {model['family']} or of training, got '{name}'"
