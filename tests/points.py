@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def worker() -> psutil.Process:
 
 def ask() -> None:
     """Say so, and go on when the test has written its answer into a FIFO."""
-    print(ASKING, flush=True)
+    print(ASKING, flush=True, file=sys.__stdout__)  # what a launch itself prints goes to stderr
     Path(os.environ[ANSWER]).read_text()
 
 
