@@ -1,8 +1,8 @@
 """The head file of a study's folder, `ledger.head`: the number and the digest of the newest event, beside the ledger.
 
 A ledger that has lost its end (SQLite's log deleted, an old copy put back, a database restored) looks whole from
-inside; this file says how far it had come. The driver writes it in place after each commit, 33 bytes without a sync
-(3 µs): a power cut may leave an older head, never one that is ahead. Knows that file alone.
+inside; this file says how far it had come. The driver writes it in place after each commit, 33 bytes without a sync:
+a power cut may leave an older head, never one that is ahead. Knows that file alone.
 """
 
 from __future__ import annotations
