@@ -208,6 +208,26 @@ def test_who_keeps_a_ledger_locked_is_named(tmp_path: Path, monkeypatch: pytest.
         assert len(ledger.append([asked(1)])) == 1
 
 
+def test_who_uses_a_log_that_was_removed_is_named(tmp_path: Path) -> None:
+    Story(tmp_path, "logless").whole()
+    folder = study_folder(tmp_path, "logless")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tuner.ledger import Ledger\n"
+        "with Ledger.open(Path(sys.argv[1])) as ledger: next(ledger.read()); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)]) as user:
+        try:
+            until(lambda: processes.stopped(user.pid))
+            (folder / "ledger.db-wal").unlink()
+            with pytest.raises(LedgerError) as raised:
+                list(Ledger.open(folder).read())
+        finally:
+            user.kill()
+    said = str(raised.value)
+    assert "its log ledger.db-wal was removed while it was in use by process" in said
+    assert f"`kill -KILL {user.pid}` ends it" in said
+
+
 def test_who_was_stopped_while_it_made_a_ledger_is_named_and_not_waited_for(tmp_path: Path) -> None:
     folder = study_folder(tmp_path, "x")
     folder.mkdir(parents=True)

@@ -7,6 +7,7 @@ what a process does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -94,6 +95,16 @@ def opened(pid: int, name: str) -> Path | None:
         if path.name == name:
             return path
     return None
+
+
+def removed_from(path: Path) -> list[int]:
+    """The processes that still have open a file that was removed from `path`."""
+    name, found = f"{path.absolute()} (deleted)", []
+    for folder in _PROC.glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if any(str(file.readlink()) == name for file in folder.iterdir()):
+                found.append(int(folder.parent.name))
+    return sorted(found)
 
 
 def end(who: dict[str, Any]) -> bool:

@@ -183,8 +183,17 @@ def lost(folder: Path, events: int) -> str:
     )
 
 
+def _of_removed_log(path: Path) -> str:
+    """Who has open what was removed beside the ledger, and what to do; empty where nobody has."""
+    beside = [path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm")]
+    found = sorted({pid for each in beside for pid in processes.removed_from(each)} - {os.getpid()})
+    return " and ".join(f"{processes.named(pid)}; {processes.remedy(pid)}" for pid in found)
+
+
 def _explain(path: Path, error: sa.exc.DBAPIError) -> str:
     name: str = getattr(error.orig, "sqlite_errorname", "")
+    if name.startswith("SQLITE_IOERR") and (writers := _of_removed_log(path)):
+        return f"{path}: its log {path.name}-wal was removed while it was in use by {writers}; then launch again"
     reason = next((text for begin, text in _REASONS.items() if name.startswith(begin)), "{detail}")
     holders = processes.holders(path, path.with_name(f"{path.name}-shm")) if name.startswith("SQLITE_BUSY") else []
     who = {"holder": "another process", "end": "end it"}
