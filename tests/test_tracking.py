@@ -387,8 +387,13 @@ def test_an_older_copy_of_the_ledger_is_written_from_its_beginning(store: Store,
     older = Story(tmp_path / "old", "restored", trials=2)
     older.ask([0, 1])
     older.start(0, [0, 1])
-    store.sync(older)
+    tracker = store.track(older)
+    warning = tracker.cycle().warning
+    drain(tracker)
+    tracker.close()
     assert store.parent("restored").data.tags["tuner.cursor"] == str(older.ledger.last())
+    assert warning is not None
+    assert f"written to MLflow, and its ledger holds {older.ledger.last()}: the others are lost" in warning
 
 
 # --- servers that fail -----------------------------------------------------------------------------

@@ -31,11 +31,12 @@ GONE = OSError  # what writing raises when the terminal or the pipe has gone awa
 
 
 class Tracking(TypedDict, total=False):
-    """How far the dashboard has followed: points written and waiting, and why they wait."""
+    """How far the dashboard has followed: points written and waiting, why they wait, what is wrong with the ledger."""
 
     written: int
     waiting: int
     error: str | None
+    warning: str | None
 
 
 class Now(TypedDict, total=False):

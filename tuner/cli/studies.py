@@ -147,6 +147,8 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
     with Writer(folder, home, address, once=True, patience=SYNC_SECONDS, log="sync.log") as writer:
         said = writer.wait()
     assert said is not None, address
+    if warning := said.get("warning"):
+        typer.echo(f"{study}: {warning}", err=True)
     if not said["error"]:
         typer.echo(f"{study}: everything is in MLflow ({said['written']:,} points written now)")
         return 0

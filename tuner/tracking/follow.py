@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With `--standby` alone, MLflow is imported while the study's arguments are awaited on stdin; without them nothing
     is done.
 
-    Prints one JSON line a cycle: {"written", "waiting", "error"}. Returns DRAINED, or BEHIND where MLflow has not
-    answered for `--patience` seconds after the end.
+    Prints one JSON line a cycle: {"written", "waiting", "error"}, and a "warning" where there is one. Returns DRAINED,
+    or BEHIND where MLflow has not answered for `--patience` seconds after the end.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tuner.tracking.follow", description="Write a study's ledger to MLflow."
@@ -174,7 +174,10 @@ def _await_end(ended: threading.Event) -> None:
 
 def _say(progress: Progress) -> None:
     try:
-        sys.stdout.write(json.dumps(asdict(progress)) + "\n")
+        told = asdict(progress)
+        if progress.warning is None:
+            del told["warning"]
+        sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # the driver is gone; what it wrote is still to be repeated
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

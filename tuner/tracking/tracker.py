@@ -47,11 +47,15 @@ _PAGE = 1_000  # runs per search
 
 @dataclass(frozen=True)
 class Progress:
-    """Points (metric values of trials) written by this process, points still waiting, and what is in the way."""
+    """Points (metric values of trials) written by this process, points still waiting, and what is in the way.
+
+    `warning` says what MLflow shows to be wrong with the ledger.
+    """
 
     written: int
     waiting: int
     error: str | None = None
+    warning: str | None = None
 
 
 class Tracker:
@@ -80,6 +84,7 @@ class Tracker:
         self._parent = Written("", "")
         self._children: dict[int, Written] = {}
         self._curve = 0  # points of the parent's curve that are written
+        self._warning: str | None = None
 
     def cycle(self, closing: bool = False) -> Progress:
         """Read what is new in the ledger, write the next slice; what goes wrong is said, never raised."""
@@ -99,7 +104,7 @@ class Tracker:
                 error = f"the store {sqlite_path(self.uri)} is locked by {who}"
             self.blind = isinstance(problem, LedgerError)
             self._attached, self._unsure = False, True
-        return Progress(self._done, self._waiting, error)
+        return Progress(self._done, self._waiting, error, self._warning)
 
     def look(self) -> bool:
         """Read what is new in the ledger; whether it is worth writing at once, because no more trials will come."""
@@ -219,6 +224,11 @@ class Tracker:
         cursor = int(text) if text.isdecimal() else 0
         strays = any(child.tags.get(_PARENT) != self._parent.id for child in kept.values())
         lost = any(event.seq <= cursor and number not in kept for number, event in self._mirror.began.items())
+        if cursor > (last := self._ledger.last()):
+            self._warning = (
+                f"{cursor:,} events of this study have been written to MLflow, and its ledger holds {last:,}: "
+                "the others are lost (an older copy of the study's folder?); MLflow now shows what the ledger holds"
+            )
         older = self._parent.tags.get(_FORM) != _NEWEST
         # Once more from the beginning, also where an older copy of the ledger was put back.
         if twins or strays or lost or older or cursor > history.seq:

@@ -133,6 +133,8 @@ class Writer:
             self.wait(0.1)
         said = self.wait(0.0)  # once more: it may have ended since
         assert said is not None
+        if warning := said.get("warning"):
+            progress.message(f"warning: {warning}")
         if why := said.get("error"):
             points = f"{said['waiting']:,} points" if "waiting" in said else "points"
             if said.get("waiting", 1):
@@ -155,9 +157,10 @@ class Writer:
             ended = signal.Signals(-code).name
             return Tracking(written=said.get("written", 0), error=f"the writer was ended by {ended}")
         why = said.get("error") or ("still writing" if code is None else f"the writer ended with exit code {code}")
-        return Tracking(
+        told = Tracking(
             written=said.get("written", 0), waiting=said.get("waiting", 0), error=None if code == 0 else why
         )
+        return {**told, "warning": said["warning"]} if "warning" in said else told
 
     def _tell(self) -> None:
         """No more events will come."""
