@@ -97,6 +97,14 @@ def data(path: Path) -> list[Path]:
     return sorted(found)
 
 
+def needed(path: Path) -> list[Path]:
+    """All that a machine without these folders needs: the file, every module that it may import, the data named."""
+    base = root(path)
+    packages = [file for package in base.glob("*/__init__.py") for file in package.parent.rglob("*.py")]
+    found = [path, *sources(path), *base.glob("*.py"), *packages, *data(path)]
+    return [file for file in dict.fromkeys(found) if base in file.parents]
+
+
 def digest(path: Path, *, whole: bool = True) -> str:
     """SHA-256 of the sources and, of the `whole`, of the data; of a file that stands alone, of its content."""
     base = root(path)

@@ -271,10 +271,12 @@ def test_a_network_of_ones_own_is_sent_with_what_it_imports(ray: Any, tmp_path: 
     (theirs / "beside.py").write_text("from inside.deep import WIDTH")
     (theirs / "inside").mkdir()
     (theirs / "inside" / "__init__.py").write_text("")
-    (theirs / "inside" / "deep.py").write_text("WIDTH = 5")
+    (theirs / "inside" / "deep.py").write_text("WIDTH = 5; LOADED = 'start.json'")
+    (theirs / "inside" / "start.json").write_text("{}")
     one = work(1, [Row(0, 0, {}, TrainConfig(epochs=2))], family="net.py:Net", folder=str(theirs))
-    digest = models.digest("net.py:Net", theirs)
+    digest = models.digest("net.py:Net", theirs, whole=False)
     packed = parcel.pack("net.py:Net", theirs)
+    assert packed["inside/start.json"] == b"{}"
     shutil.rmtree(theirs)
     before = set(Path(tempfile.gettempdir()).glob("tuner-network-*"))
     with contextlib.closing(begin_on_ray(tmp_path, network=packed, pinned={"network": digest})) as executor:

@@ -69,6 +69,20 @@ def test_what_the_file_names_beside_it_goes_along_and_nothing_else(tmp_path: Pat
     assert not folder.exists()
 
 
+def test_what_code_needs_beside_it_goes_along(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("")
+    (tmp_path / "own" / "net.py").write_text(NETWORK + "\nSTART = 'start.npy'\n")
+    (tmp_path / "own" / "start.npy").write_bytes(b"weights")
+    (tmp_path / "rows.py").write_text("from reading.rows import rows")
+    (tmp_path / "reading").mkdir()
+    (tmp_path / "reading" / "rows.py").write_text("def rows(): ...")
+    spec, file = study(tmp_path, "rows.py:rows", "own.net:Net")
+    with _package(spec, file) as folder:
+        for name in ("own/__init__.py", "own/net.py", "own/start.npy", "rows.py", "reading/rows.py"):
+            assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
 def test_a_folder_of_data_goes_as_a_whole_and_an_absolute_path_is_the_clusters_own(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "cat").mkdir(parents=True)
     (tmp_path / "pictures" / "cat" / "1.png").write_bytes(b"x")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import InputError, StudyMissing, TunerError, first_line
+from tuner.models import FAMILIES, code
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -192,18 +193,19 @@ def _package(spec: StudySpec, file: Path) -> Iterator[Path]:
 
 
 def _named(spec: StudySpec) -> Iterator[tuple[str, Path]]:
-    """The files that a study names: its data's, and its network's, with what lies beside that one to be imported."""
+    """The files that a study names: its data's, and its network's, with what each file of code needs beside it."""
     source: str = spec.data.source
     path, _, function = source.rpartition(":")
     data = Path(path if function.isidentifier() and path.endswith(".py") else source)
     if data.is_absolute() or (spec.folder / data).exists():
         yield "data.source", data
-    network = str(spec.model["family"]).rpartition(":")[0]
-    for code in (network, path):
-        if code.endswith(".py") and not Path(code).is_absolute():
-            yield "model.family" if code == network else "data.source", Path(code)
-            for beside in sorted((spec.folder / code).parent.glob("*.py")):
-                yield "model.family", Path(os.path.relpath(beside, spec.folder))
+    family: str = spec.model["family"]
+    network = "" if family in FAMILIES else family.rpartition(":")[0]
+    for key, place in (("model.family", network), ("data.source", path if path.endswith(".py") else "")):
+        file = code.locate(place, spec.folder) if place and not Path(place).is_absolute() else None
+        if file is not None and file.is_file():
+            for each in code.needed(file):
+                yield key, Path(os.path.relpath(each, spec.folder.resolve()))
 
 
 def _lay(source: Path, target: Path) -> None:

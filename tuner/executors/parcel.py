@@ -1,12 +1,12 @@
-"""A person's network on its way to a worker that sees none of their folders: its file, and what that may import.
+"""A person's network on its way to a worker that sees none of their folders: its file, and what that needs.
 
-Knows Python files; never what is in them. Whether they are the ones that the study was made with, the worker checks.
+Knows files; never what is in them. Whether they are the ones that the study was made with, the worker checks.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from tuner.errors import InputError
 from tuner.models import FAMILIES, code
 from tuner.training.task import Task
 
-MOST_BYTES = 32 * 2**20  # of source files: more is no network but somebody's home
+MOST_BYTES = 512 * 2**20  # of source and weights: more is no network but somebody's home
 
 
 def pack(family: str, folder: Path) -> dict[str, bytes]:
-    """The file of a network `file.py:Class` and what lies beside it to be imported, by path; nothing of other networks.
+    """The file of a network `file.py:Class` and what it needs of what lies beside it, by path.
 
     Raises InputError where that is more than a network can need.
     """
@@ -28,22 +28,15 @@ def pack(family: str, folder: Path) -> dict[str, bytes]:
     packed: dict[str, bytes] = {}
     size = 0
     base = code.root(path)
-    for file in (path, *code.sources(path), *_modules(base)):
+    for file in code.needed(path):
         packed[str(file.relative_to(base))] = content = file.read_bytes()
         size += len(content)
         if size > MOST_BYTES:
-            message = (
-                f"expected at most {MOST_BYTES >> 20} MiB of Python files beside {path}, to be sent to the workers"
+            raise InputError(
+                f"expected at most {MOST_BYTES >> 20} MiB of Python files and weights beside {path}, to be sent to the "
+                "workers, got more; give the network a folder of its own"
             )
-            raise InputError(f"{message}, got more; give the network a folder of its own")
     return packed
-
-
-def _modules(folder: Path) -> Iterator[Path]:
-    """What `import` finds in a folder: modules, and packages as they are."""
-    yield from folder.glob("*.py")
-    for package in folder.glob("*/__init__.py"):
-        yield from package.parent.rglob("*.py")
 
 
 class Parcel:
