@@ -35,5 +35,7 @@ def test_what_lies_beside_can_be_imported_and_belongs_to_the_data(module: str, t
 def test_a_helper_that_ends_the_program_is_told_by_the_line_that_imports_it(tmp_path: Path) -> None:
     (tmp_path / "ends_beside.py").write_text("raise SystemExit('set DATA_DIR')\n")
     (tmp_path / "loader.py").write_text(LOADER.format(module="ends_beside"))
-    with pytest.raises(DataError, match=r"loader\.py:2: expected data, got SystemExit: set DATA_DIR"):
+    with pytest.raises(
+        DataError, match=r"loader\.py:2: expected data, got SystemExit: set DATA_DIR; it ends the program: keep"
+    ):
         load("loader.py:made", folder=tmp_path)

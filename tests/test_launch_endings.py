@@ -13,7 +13,7 @@ import pytest
 import tuner
 from tests import studies
 from tuner import champion, cli
-from tuner.cli.summary import ending
+from tuner.cli.summary import called, ending
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Progress
 from tuner.tracking import writer as writing
@@ -91,6 +91,24 @@ def test_the_dashboard_is_named_where_there_is_one(place: Path, tracking: str, s
     history.tracking = tracking
     lines = ending("small", history, "complete", None, program="tuner", where="")
     assert ("dashboard:   tuner ui small" in lines) == shown
+
+
+@pytest.mark.parametrize(
+    ("program", "executable", "expected"),
+    [
+        ("venv/bin/tuner", "venv/bin/python", "venv/bin/tuner"),
+        ("site/tuner/__main__.py", "venv/bin/python", "venv/bin/python -m tuner"),
+        ("my venv/bin/tuner", "my venv/bin/python", "'my venv/bin/tuner'"),
+    ],
+)
+def test_the_lines_to_paste_name_the_program_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, executable: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))  # which has no tuner
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / program), "launch"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / executable))
+    assert called() == expected
 
 
 def test_what_is_left_to_write_is_told_in_the_summary(place: Path) -> None:

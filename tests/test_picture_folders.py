@@ -56,7 +56,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(str(tmp_path / "p")).classes == ("bus", "train")
 
 
-@pytest.mark.parametrize("copies", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "sub/.thumbnails"])
+@pytest.mark.parametrize("copies", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "sub/.thumbnails"])
 def test_hidden_copies_are_no_pictures(tmp_path: Path, copies: str) -> None:
     pictures(tmp_path / "p" / "cat", tmp_path / "p" / "dog")
     pictures(tmp_path / "p" / "cat" / copies, tmp_path / "p" / ".cache")

@@ -1008,7 +1008,10 @@ class Net(nn.Module):
         (
             "self, signature, width: int = 3",
             "raise SystemExit(3)",
-            "model.family: expected a network that imports, got SystemExit: 3",
+            (
+                "model.family: expected a network that imports, got SystemExit: 3 (net.py:4); it ends the program: "
+                "keep argparse and sys.exit behind if __name__ == '__main__'"
+            ),
         ),
         ("self, signature, width: int = 3", "def", "model.family: expected a network that imports, got SyntaxError"),
         (

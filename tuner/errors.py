@@ -86,8 +86,14 @@ def out_of_memory(error: BaseException) -> bool:
     return bool({"MemoryError", "OutOfMemoryError"} & names) or "can't allocate memory" in str(error)
 
 
+LEAVES = "; it ends the program: keep argparse and sys.exit behind if __name__ == '__main__'"
+
+
 def told(error: BaseException) -> str:
-    """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours, Python's nor a package's."""
+    """`RuntimeError: what it says (mynet.py:14)`: the last place that is neither ours, Python's nor a package's.
+
+    With a remedy where a person's file ends the program.
+    """
     ours, pythons = Path(__file__).parent, sysconfig.get_path("stdlib")
     places = [
         frame
@@ -99,7 +105,8 @@ def told(error: BaseException) -> str:
     ]
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
     said = first_line(error)
-    return f"{type(error).__name__}: {said}{where}" if said != type(error).__name__ else f"{said}{where}"
+    text = f"{type(error).__name__}: {said}{where}" if said != type(error).__name__ else f"{said}{where}"
+    return text + LEAVES if isinstance(error, SystemExit) else text
 
 
 def trace(error: BaseException) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -84,15 +83,13 @@ def launch(
         options["accept_code"] = accept_code
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
             study = launch_study(spec, **options, forking=True, standby=standby)
-    from tuner.cli.summary import ending
+    from tuner.cli.summary import called, ending
     from tuner.counts import counts
     from tuner.failures import too_many
 
-    # What a person can paste: the program as they called it, where it is not on their path.
-    program = "tuner" if shutil.which("tuner") else min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     where = "" if home == DEFAULT_HOME else f" --home {shlex.quote(str(home))}"
     now = counts(study.history, study.folder) if study.state == "interrupted" else None
-    told = ending(study.name, study.history, study.state, study.tracking, now=now, program=program, where=where)
+    told = ending(study.name, study.history, study.state, study.tracking, now=now, program=called(), where=where)
     print_lines(told)
     if study.state == "interrupted":
         raise typer.Exit(128 + (study.signal or signal.SIGINT))

@@ -6,6 +6,10 @@ It knows the history, and what people ask first. It must never know how a study 
 from __future__ import annotations
 
 import math
+import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -97,6 +101,16 @@ def overlooked(history: History) -> str | None:
         f"trial {trial.number} was pruned at epoch {trial.epochs} with {metric} {reached}{at}, better than {whose} "
         f"{beaten}; pruned trials are not candidates"
     )
+
+
+def called() -> str:
+    """The program as a person can paste it: as they called it, where no shell finds `tuner`."""
+    if shutil.which("tuner"):
+        return "tuner"
+    module = Path(sys.argv[0]).name == "__main__.py"  # python -m tuner
+    path = sys.executable if module else sys.argv[0]
+    short = shlex.quote(min(path, os.path.relpath(path), key=len))
+    return f"{short} -m tuner" if module else short
 
 
 def ending(

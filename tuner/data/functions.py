@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from tuner.data.arrays import of_arrays
 from tuner.data.raw import Raw
-from tuner.errors import DataError
+from tuner.errors import LEAVES, DataError
 from tuner.models import code
 
 _RETURNS = "(x, y), {'x': x, 'y': y} or a torch Dataset of such pairs"
@@ -137,9 +136,11 @@ def _array(where: str, name: str, values: Any) -> np.ndarray:
 
 
 def _no_function(path: Path, function: str, content: bytes) -> str:
+    from tuner.search_spaces.spelling import nearest  # pydantic comes with it: 0.15 s that only this mistake pays
+
     there = [node.name for node in ast.parse(content).body if isinstance(node, ast.FunctionDef)]
-    close = get_close_matches(function, there, n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
+    close = nearest(function, there)
+    meant = f"; did you mean {close}?" if close else ""
     return f"data.source: expected a function of {path}, got '{function}'; it has {', '.join(there) or 'none'}{meant}"
 
 
@@ -150,7 +151,7 @@ def _said(path: Path, error: BaseException) -> str:
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     if isinstance(error, SystemExit):
-        text += "; it ends the program: keep argparse and sys.exit behind if __name__ == '__main__'"
+        text += LEAVES
     return f"{path}{f':{line}' if line else ''}: expected data, got {type(error).__name__}: {text}"
 
 

@@ -28,7 +28,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}  # Pillow's modes without a colour
 _LARGEST = 89_478_485  # pixels that are decoded at once: a quarter of a GiB in grey, as Pillow's own first limit says
 _BAND = 256  # lines of a picture of 16 bits that are turned into 8 at once
-_MACHINES = {"__MACOSX", "@eaDir"}  # folders of copies that macOS and Synology leave beside pictures
+# Folders that macOS, Synology and Windows make beside pictures.
+_MACHINES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _TRAIN = re.compile(r"(?<![a-z])train(ing)?(set)?(?![a-z])")  # in a name: train_set, seg_train
 _SCORED = re.compile(r"(?<![a-z])(val(id(ation)?)?|dev|test(ing)?|eval(uation)?|hold[-_]?out)(set)?(?![a-z])")

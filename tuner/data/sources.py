@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +126,13 @@ def _file(source: str, folder: Path, key: str) -> Path:
     """The file that `source` names, there and of a known ending; complaints begin with `key`."""
     path = folder / Path(source).expanduser()
     if path.suffix.lower() not in ENDINGS:
+        from tuner.search_spaces.spelling import nearest  # pydantic comes with it: 0.15 s that only this mistake pays
+
         endings = f"a file that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
         known = f"{', '.join(BUILT_IN)}, " if key else ""
         others = ", a folder of pictures, or file.py:function" if key else ""
-        close = get_close_matches(source, BUILT_IN, n=1) if key else []
-        meant = f"; did you mean {close[0]}?" if close else ""
+        close = nearest(source, BUILT_IN) if key else None
+        meant = f"; did you mean {close}?" if close else ""
         raise DataError(f"{key}expected {known}{endings}{others}, got '{source}'{meant}")
     return _there(path, key)
 
@@ -141,10 +142,12 @@ def _there(path: Path, key: str) -> Path:
     try:
         path.open("rb").close()
     except FileNotFoundError:
+        from tuner.search_spaces.spelling import nearest  # pydantic comes with it: 0.15 s that only this mistake pays
+
         endings = (".py",) if path.suffix == ".py" else ENDINGS
         beside = {f.stem: f.name for f in path.parent.glob("*.*") if f.suffix.lower() in endings}
-        close = get_close_matches(path.stem, beside, n=1)
-        meant = f"did you mean {beside[close[0]]}?" if close else f"look in {path.parent}, or write the whole path"
+        close = nearest(path.stem, beside)
+        meant = f"did you mean {beside[close]}?" if close else f"look in {path.parent}, or write the whole path"
         raise DataError(f"{key}expected a file, got nothing at {path}; {meant}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
