@@ -8,7 +8,6 @@ a network of 29 million parameters alone, beside one that only trains it.
 from __future__ import annotations
 
 import argparse
-import itertools
 import resource
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from tempfile import TemporaryDirectory
 import harness
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from tuner.data import batches
 from tuner.models import Signature, build
@@ -29,26 +27,12 @@ from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
 from tuner.training.task import Arrays, Epoch, Finished, Row, Task
 
-FAMILY = f"{Path(__file__).name}:Net"
+FAMILY = "own_net.py:Net"
 FOLDER = Path(__file__).parent
 SIGNATURE = Signature("classification", "numbers", (12,), 3)
 ROWS, BATCH = 640, 16
 WIDE = 3_800  # 29 million parameters in three hidden layers
 COHORTS = (1, 2, 4, 8)
-
-
-class Net(nn.Module):
-    """What both ways train."""
-
-    def __init__(self, signature: Signature, width: int = 16, depth: int = 1) -> None:
-        super().__init__()
-        sizes = [signature.inputs[0], *[width] * depth]
-        hidden = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
-        self.layers = nn.Sequential(*hidden, nn.Linear(width, signature.outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.layers(x)
-        return found
 
 
 def data() -> Arrays:

@@ -103,6 +103,12 @@ def digest(name: str, folder: Path | None = None, *, whole: bool = True) -> str 
     return None if path is None else code.digest(path, whole=whole)
 
 
+def only_torch(name: str, folder: Path | None = None) -> bool:
+    """Whether a network can draw random numbers from torch's generators alone, as far as its files' imports tell."""
+    path = None if name in FAMILIES else code.locate(name.rpartition(":")[0], folder or Path.cwd())
+    return name in FAMILIES or (path is not None and code.only_torch(path))
+
+
 def changed(recorded: str | None, name: str, folder: Path | None = None) -> bool:
     """Whether the network comes from other files than those that `digest` was `recorded` of, in any version of it."""
     if recorded == digest(name, folder):

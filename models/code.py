@@ -20,6 +20,11 @@ from types import ModuleType
 
 _Version = tuple[int, int]  # of a file: what changes with its content, and costs no reading
 
+# What a network may import that draws from neither Python's random numbers nor numpy's.
+_NEVER_DRAW = frozenset(
+    {"__future__", "abc", "collections", "contextlib", "copy", "dataclasses", "enum", "functools", "itertools", "math"}
+    | {"operator", "torch", "tuner", "typing", "typing_extensions", "warnings"}
+)
 # Endings of what a constructor reads; others, such as .log and .txt, may as well be what a network writes.
 _DATA = frozenset(
     [
@@ -95,6 +100,13 @@ def data(path: Path) -> list[Path]:
             except (OSError, ValueError):  # no name that a file system takes
                 continue
     return sorted(found)
+
+
+def only_torch(path: Path) -> bool:
+    """Whether the sources import nothing but torch and modules that never draw from Python's or numpy's generators."""
+    base = root(path)
+    names = {name.partition(".")[0] for file in sources(path) for name in _imports(file, base)} - _NEVER_DRAW
+    return all(any(candidate.is_file() for candidate in _candidates(base, name)) for name in names)
 
 
 def needed(path: Path) -> list[Path]:

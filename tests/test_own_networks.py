@@ -229,6 +229,29 @@ def test_a_file_that_stands_alone_has_the_digest_that_older_ledgers_have(tmp_pat
     assert models.changed(expected, "net.py:Net", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("helper", "alone"),
+    [
+        ("import math, torch.nn.functional as F\n", True),
+        ("from other import drop\n", True),
+        ("def drop():\n    import random\n", False),
+        ("from numpy import random\n", False),
+        ("import somebodys_layers\n", False),
+        ("import importlib\n", False),
+        ("__import__('random')\n", False),
+    ],
+)
+def test_who_may_draw_from_pythons_and_numpys_generators_is_seen_in_the_imports(
+    tmp_path: Path, helper: str, *, alone: bool
+) -> None:
+    project(tmp_path, "from helper import *\n" + net())
+    (tmp_path / "helper.py").write_text(helper)
+    (tmp_path / "other.py").write_text("from collections import abc\n")
+    assert models.only_torch("net.py:Net", tmp_path) is alone
+    assert models.only_torch("torch.nn:Linear", tmp_path) is False
+    assert models.only_torch("mlp", tmp_path) is True
+
+
 def test_two_projects_have_helpers_of_the_same_name_and_one_that_changes(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a", "b")]
     for number, folder in enumerate(folders):

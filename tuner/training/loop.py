@@ -34,7 +34,7 @@ from tuner.training.metrics import Account, account
 from tuner.training.optimizers import Optimizer, rank
 from tuner.training.program import Programs
 from tuner.training.seeding import seed, seeded
-from tuner.training.single import Single, SingleOptimizer
+from tuner.training.single import Losses, Single, SingleOptimizer
 from tuner.training.standard import Standard
 from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
 from tuner.trial import derive
@@ -69,6 +69,7 @@ class Training:
         self._foreign = task.family not in models.FAMILIES
         self._recorded = recorded and not self._foreign
         self._single = self._foreign and not task.company
+        self._only_torch = models.only_torch(task.family, Path(task.folder))
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
         config = self.rows[0].config
         self.steps = batches.steps(len(arrays.train_inputs), config.batch_size, drop_last=config.drop_last)
@@ -76,9 +77,8 @@ class Training:
         self.step = 0  # steps done in the epoch under way
         self._loss = loss_of(self.rows[0].config.loss, task.signature.task)
         self._seen = min(self.steps * config.batch_size, len(arrays.train_inputs))  # rows in an epoch
-        self._evaluated = EVALUATION_BATCH
-        if task.signature.task == LANGUAGE:
-            self._evaluated = max(1, _EVALUATION_TOKENS // task.signature.inputs[0])
+        language = task.signature.task == LANGUAGE
+        self._evaluated = max(1, _EVALUATION_TOKENS // task.signature.inputs[0]) if language else EVALUATION_BATCH
         self._standard = Standard.of(arrays.train_targets, task.signature.task, dtype)
         networks, self._unbuilt = self._networks()
         self.stack: Stack | Single
@@ -92,8 +92,8 @@ class Training:
             known = not self._foreign and self.device.type == "cpu" and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
             self._ghost = task.company and not (known and not singular(stack, task.signature, counts))
         self._start()
-        if self._ghost and len(self.rows) == 1:
-            self._take([0])  # beside its ghost
+        if self._ghost and len(self.rows) == 1:  # beside its ghost
+            self._take([0])
 
     def _networks(self) -> tuple[list[nn.Module], dict[int, str]]:
         """The rows' networks, and what the constructors of others said, whose rows leave; raised where none is left."""
@@ -150,6 +150,7 @@ class Training:
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # the step of the epoch, told to programs
         self._draws = torch.zeros(len(augmentation.PURPOSES), dtype=torch.int32, device=self.device)
         self._losses_KS = torch.zeros(len(rows), self.steps, dtype=self.dtype, device=self.device)
+        self._newest = Losses()  # of one network
         self._account = self._new_account(self.arrays.targets)
 
         def column(values: list[float]) -> Tensor:
@@ -242,7 +243,7 @@ class Training:
         for batch in batches.visit(data.train_inputs, order, config.batch_size, self.step):
             self._at.fill_(self.step)
             if self._single:  # which may draw from a generator
-                seed(derive(self.rows[0].seed, "step", self.epoch * self.steps + self.step), self.device)
+                self._seed("step", self.epoch * self.steps + self.step)
             if self._strengths:
                 self._draws.copy_(augmentation.keys(self.task.seed, self.epoch, self.step))
             self._programs.play("step", self._step, *batch)
@@ -265,17 +266,20 @@ class Training:
             x = augmentation.augment(x, self._draws, masked=self.task.signature.masked, **self._strengths)
         target = self._standard.apply(target)
         if isinstance(self.stack, Single) or isinstance(self.optimizer, SingleOptimizer):
-            loss_K = self._step_alone(x if shared else x[0], target)
-        else:
-            output = self.stack.forward(x, training=True, shared=shared)
-            loss_K = self._loss(output, target, **self._terms).mean(1)
-            self.optimizer.step(self.stack.flat_KP, self.stack.backward(loss_K), self._at)
+            self._newest.add(len(rows), self._step_alone(x if shared else x[0], target))
+            return
+        output = self.stack.forward(x, training=True, shared=shared)
+        loss_K = self._loss(output, target, **self._terms).mean(1)
+        self.optimizer.step(self.stack.flat_KP, self.stack.backward(loss_K), self._at)
         loss_K = loss_K.detach().to(self.dtype)
         self.loss_sum.add_(loss_K, alpha=len(rows))
         self._losses_KS.index_copy_(1, self._at, loss_K[:, None])
 
+    def _seed(self, *purpose: object) -> None:
+        seed(derive(self.rows[0].seed, *purpose), self.device, only_torch=self._only_torch)
+
     def _step_alone(self, x: Tensor, target: Tensor) -> Tensor:
-        """The update of one network, its loss [1]: nothing but torch's own between its answer and its gradient."""
+        """The update of one network, its loss []: nothing but torch's own between its answer and its gradient."""
         assert isinstance(self.stack, Single) and isinstance(self.optimizer, SingleOptimizer)
         output, config = self.stack.answer(x, training=True), self.rows[0].config
         if self.task.signature.task == LANGUAGE or "weight_KC" in self._terms:  # which torch averages otherwise
@@ -284,10 +288,11 @@ class Training:
             loss = of_one(self._loss, output, target, config.label_smoothing, config.huber_delta)
         self.stack.backward(loss)
         self.optimizer.step(self.step)
-        return loss[None]
+        return loss.detach()
 
     def _note_divergence(self) -> None:
         """Which rows had a loss that is no number in this epoch for the first time, and when."""
+        self._newest.move(self.loss_sum, self._losses_KS[:, : self.step])
         bad_KS = ~torch.isfinite(self._losses_KS)
         fresh_K = bad_KS.any(1) & (self.diverged_at < 0)
         first_K = self.epoch * self.steps + bad_KS.to(torch.uint8).argmax(1)
@@ -313,7 +318,7 @@ class Training:
             x = inputs[start : start + self._evaluated]
             x = x.clone() if self._foreign else x  # a person's own network may write into its input
             if self._single:
-                seed(derive(self.rows[0].seed, "evaluation", self.epoch, start), self.device)
+                self._seed("evaluation", self.epoch, start)
             if own:
                 self._programs.play("look", look, x, target)
             else:

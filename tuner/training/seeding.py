@@ -14,11 +14,16 @@ import numpy as np
 import torch
 
 
-def seed(value: int, device: torch.device) -> None:
-    """All generators of this process begin at `value` (31 bits). torch.manual_seed itself walks the call stack."""
+def seed(value: int, device: torch.device, *, only_torch: bool = False) -> None:
+    """All generators of this process, or torch's alone, begin at `value` (31 bits).
+
+    torch.manual_seed itself walks the call stack.
+    """
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         torch.cuda.manual_seed(value)
+    if only_torch:
+        return
     np.random.seed(value)  # noqa: NPY002 - the global generator is the one that such networks draw from
     random.seed(value)
 

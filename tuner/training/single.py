@@ -109,6 +109,30 @@ class Single:
         self._training = training
 
 
+class Losses:
+    """The losses of one network's newest steps: kept as they come, added up when somebody asks for them."""
+
+    def __init__(self) -> None:
+        self._newest: list[tuple[int, Tensor]] = []
+
+    def add(self, rows: int, loss: Tensor) -> None:
+        """The mean loss [] of a step on that many rows."""
+        self._newest.append((rows, loss))
+
+    def move(self, sum_K: Tensor, losses_KS: Tensor) -> None:
+        """Add them, each times its rows, to the sum; they become the last of the losses."""
+        if not self._newest:
+            return
+        counts, losses = zip(*self._newest, strict=True)
+        losses_S = torch.stack(losses).to(losses_KS)
+        losses_KS[0, -len(counts) :] = losses_S
+        total = float(sum_K)
+        for count, loss in zip(counts, losses_S.tolist(), strict=True):
+            total += count * loss
+        sum_K.fill_(total)
+        self._newest = []
+
+
 class SingleOptimizer:
     """torch.optim's update of one network, with the study's schedule, L1 penalty and clipping."""
 
@@ -126,13 +150,13 @@ class SingleOptimizer:
     def step(self, at: int) -> None:
         """Update the network by its gradients, at step `at` of the epoch, from 0."""
         config = self._config
-        with torch.no_grad():
-            if config.l1:
+        if config.l1:
+            with torch.no_grad():
                 for parameter in self._parameters:
                     if parameter.grad is not None:
                         parameter.grad.add_(parameter.sign(), alpha=config.l1)
-            if config.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip)
+        if config.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip)
         self._group["lr"] = learning_rate(config, self._first + at, self._steps)
         self._optimizer.step()
 
