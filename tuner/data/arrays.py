@@ -44,7 +44,7 @@ def of_arrays(
     Raises DataError that begins with `where` for arrays of other shapes or types, numbers that are not
     finite, and lengths beyond the array. What stands behind a sequence's length is never looked at.
     """
-    x, y = _decoded(where, "x", x), _decoded(where, label, y)
+    x, y = decoded(where, "x", x), decoded(where, label, y)
     told = modality or _told(x, lengths)
     problems = [*_input_problems(where, x, lengths, told, modality), *_label_problems(where, x, y, label)]
     if problems:
@@ -79,6 +79,7 @@ def of_steps(where: str, x: np.ndarray, lengths: np.ndarray | None) -> np.ndarra
         raise DataError(problems)
     if lengths is None:
         return x
+    x = x[:, : lengths.max()]
     real = np.arange(x.shape[1]) < lengths[:, None]
     return np.where(real if x.ndim == 2 else real[..., None], x, np.nan)
 
@@ -132,7 +133,7 @@ def _channels_first(shape: tuple[int, ...], certain: bool) -> bool:
     return width > 4 and fewer and not certain
 
 
-def _decoded(where: str, name: str, values: np.ndarray) -> np.ndarray:
+def decoded(where: str, name: str, values: np.ndarray) -> np.ndarray:
     """Bytes as the text that they are; anything else as it is. Raises DataError for bytes that are no UTF-8."""
     if values.dtype.kind != "S":
         return values

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tuner.models import stateless
 from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
-from tuner.trial import derive
+from tuner.seeds import derive
 
 OF = {  # what may be done to examples of each kind
     NUMBERS: ("noise",),

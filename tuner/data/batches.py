@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuner.trial import derive
+from tuner.seeds import derive
 
 _ALIGNMENT = 64  # bytes: a line of a processor's cache, and where torch lets its own tensors begin
 

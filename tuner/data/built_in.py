@@ -26,7 +26,7 @@ from tuner.data.targets import Targets
 from tuner.data.texts import corpus
 from tuner.errors import DataError
 from tuner.models.interface import CLASSIFICATION, IMAGE, NUMBERS, SEQUENCE, TEXT
-from tuner.trial import derive
+from tuner.seeds import derive
 
 _DIGITS = tuple("0123456789")
 _WORDS = 20_000  # of the dictionary, a seeded sample

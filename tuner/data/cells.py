@@ -5,6 +5,7 @@ Knows how people write numbers. Must never know files or what a column is for.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -33,8 +34,10 @@ _STYLES: Mapping[str, tuple[re.Pattern[str], Callable[[str], str]]] = {
     ),
     "plain": (re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"), str),
 }
-_SIGN = r"[$€£¥₹₽₩%]"
-_SIGNED = re.compile(rf"([+-]?)\s*({_SIGN})?\s*(.*?)\s*({_SIGN})?", re.DOTALL)
+_PLAIN, _COMMA = "plain", "decimal comma"
+_LONGEST = 64  # characters of a number
+_SIGN = "$€£¥₹₽₩%"
+_SIGNED = re.compile(rf"([+-]?)\s*([{_SIGN}])?\s*(.*?)\s*([{_SIGN}])?", re.DOTALL)
 _LIKE_A_NUMBER = re.compile(r"[^\w\s]{0,2}\s*\d[\d\s.,'’]*\s*(?P<unit>[^\W\d_]{1,3}[²³]?|[^\w\s]{1,2})?")
 _ORDINALS = frozenset({"st", "nd", "rd", "th"})
 _CODE = re.compile(r"[+-]?0\d+")
@@ -60,51 +63,75 @@ class Numbers:
 def numbers(cells: np.ndarray, separator: str = ",", notation: str | None = None, marks: Iterable[str] = ()) -> Numbers:
     """Cells [N] of text, or of float64, as numbers; `marks` are texts that stand for a missing one.
 
-    A cell that is no number as it stands is read in `notation`, or where it is None in the one that reads
-    most: behind other separators than a comma a comma is a decimal one rather than one of thousands.
+    Where `notation` is None it is the one that reads most of the column, if more than without any: behind other
+    separators than a comma a comma is a decimal one rather than one of thousands. A column that was read in a
+    `notation` before is read in it again, whatever its cells; unless it has numbers with a point alone, of which some
+    are none in that notation: then another program wrote it.
     """
     if cells.dtype.kind == "f":
         return Numbers(cells, np.zeros(len(cells), bool))
     read = _plain(cells, frozenset(marks))
+    if notation:
+        return read if notation == _PLAIN else _as_before(cells, read, notation)
     texts = Counter(cells[read.is_text].tolist())
-    if not texts or not (notation or any(character.isdigit() for text in texts for character in text)):
+    if not any(character.isdigit() for text in texts for character in text):
         return read
     styles = [style for style in _STYLES if style != "plain"]
     if separator == ",":
         styles[:2] = styles[1::-1]
     best, most = read, 0
-    for name in (
-        [notation] if notation else [f"{style}{sign}" for sign in _signs(texts) for style in ("plain", *styles)]
-    ):
+    for name in [f"{style}{sign}" for sign in _signs(texts) for style in (_PLAIN, *styles)]:
         parsed = {text: _number(text, name) for text in texts}
         count = sum(texts[text] for text, value in parsed.items() if value is not None)
-        if count > most:
+        if count > most and _certain(cells, read, texts, parsed, name):
             best, most = _in_notation(cells, read, name, parsed), count
     return best
 
 
+def _as_before(cells: np.ndarray, read: Numbers, notation: str) -> Numbers:
+    """In the notation of an earlier column."""
+    parsed = {text: _number(text, notation) for text in set(cells[read.is_text].tolist())}
+    made = _in_notation(cells, read, notation, parsed)
+    lost = np.isfinite(read.values) & made.is_text
+    return read if lost.any() and not (np.strings.find(cells, ",") >= 0).any() else made
+
+
+def _certain(
+    cells: np.ndarray, read: Numbers, texts: Mapping[str, int], parsed: Mapping[str, float | None], notation: str
+) -> bool:
+    """Whether a comma is a decimal one where the notation says so: 3,5 among many like 5.125 does not tell."""
+    found = [text for text, value in parsed.items() if value is not None and "," in text]
+    if not found or not notation.startswith((_COMMA, "thousands space")):
+        return True
+    if any(set(text) & set(f".{_SPACES}") for text in found):
+        return True  # 1.250,50
+    pointed = int((np.isfinite(read.values) & (np.strings.find(cells, ".") >= 0)).sum())
+    return sum(texts[text] for text in found) >= pointed
+
+
 def _plain(cells: np.ndarray, marks: frozenset[str]) -> Numbers:
-    try:
-        values, is_text = cells.astype(np.float64), np.zeros(len(cells), bool)
-    except ValueError:  # some cell is text or missing
-        values, is_text = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
-        for row, text in enumerate(cells.tolist()):
-            try:
-                values[row] = float(text)
-            except ValueError:
-                is_text[row] = text.strip().lower() not in MISSING and text.strip() not in marks
-    underlined = np.strings.find(cells, "_") >= 0  # 1_000 is a number to Python alone
-    return Numbers(np.where(underlined, np.nan, values), is_text | underlined)
+    if not (np.strings.find(cells, "_") >= 0).any():  # 1_000 is a number to Python alone
+        with contextlib.suppress(ValueError):  # some cell is text or missing
+            return Numbers(cells.astype(np.float64), np.zeros(len(cells), bool))
+    values, is_text = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
+    for row, text in enumerate(cells.tolist()):
+        try:
+            values[row] = float(text.replace("_", "no number"))
+        except ValueError:
+            is_text[row] = text.strip().lower() not in MISSING and text.strip() not in marks
+    return Numbers(values, is_text)
 
 
 def _signs(texts: Iterable[str]) -> list[str]:
     """What stands before or behind the numbers: nothing, or `, $` and the like where a text has one."""
-    found = sorted({character for text in texts for character in text if re.fullmatch(_SIGN, character)})
+    found = sorted({character for text in texts if len(text) <= _LONGEST for character in text} & set(_SIGN))
     return ["", *(f", {sign}" for sign in found)]
 
 
 def _number(text: str, notation: str) -> float | None:
     """`text` in a notation, `decimal comma` or `plain, %`; None where it is none."""
+    if len(text) > _LONGEST:
+        return None
     style, _, sign = notation.partition(", ")
     pattern, plain = _STYLES[style]
     minus, before, rest, behind = _SIGNED.fullmatch(text.strip()).groups()  # type: ignore[union-attr] # takes any text
@@ -119,11 +146,11 @@ def _in_notation(cells: np.ndarray, read: Numbers, notation: str, parsed: Mappin
     for row in np.flatnonzero(read.is_text).tolist():
         value = parsed[cells[row]]
         values[row], is_text[row] = (np.nan, True) if value is None else (value, False)
-    if notation.startswith("decimal comma"):
+    if notation.startswith(_COMMA):
         for row in np.flatnonzero(np.strings.find(cells, ".") >= 0).tolist():
             value = _number(cells[row], notation)
             values[row], is_text[row] = (np.nan, True) if value is None else (value, False)
-    return Numbers(values, is_text, notation)
+    return Numbers(values, is_text, "" if notation == _PLAIN else notation)
 
 
 def like_numbers(texts: Iterable[str]) -> bool:

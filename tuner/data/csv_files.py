@@ -84,8 +84,15 @@ def _is_comment(stream: Any, line: str) -> bool:
     place = stream.tell()
     below, second = stream.readline(), stream.readline()
     stream.seek(place)
-    alike = any(0 < line.count(one) == below.count(one) for one in _SEPARATORS)
+    alike = any(1 < _fields(line, one) == _fields(below, one) for one in (*_SEPARATORS, "|"))
     return bool(below) and (not alike or below.startswith("#") or (not _has_number(below) and _has_number(second)))
+
+
+def _fields(line: str, separator: str) -> int:
+    """How many a line has; 0 where its quotes do not close in it."""
+    with contextlib.suppress(csv.Error):
+        return len(next(csv.reader([line], delimiter=separator, skipinitialspace=True), []))
+    return 0
 
 
 def _has_number(line: str) -> bool:

@@ -31,7 +31,7 @@ def format_of(texts: Sequence[str]) -> str | None:
 
     Where day and month may be either, it is the order in which the dates ascend, else the month first.
     """
-    sample = [text.strip() for text in texts[:_SAMPLE]]
+    sample = [text.strip() for text in texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]]  # from everywhere, in order
     if not sample or 2 * sum(len(text) <= _LONGEST and bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample):
         return None
     timed = sum(":" in text for text in sample) * 2 > len(sample)
@@ -75,7 +75,9 @@ def places(values: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def written(values: np.ndarray) -> list[str | None]:
-    """Seconds as ISO 8601, None where there is no date."""
-    whole = np.where(np.isnan(values), 0, np.round(values)).astype(np.int64).astype("datetime64[s]")
+    """Seconds as ISO 8601, to the second or, where one has a fraction, to the microsecond; None where there is none."""
+    real = np.where(np.isnan(values), 0.0, values)
+    scale, unit = (1e6, "us") if (real % 1).any() else (1.0, "s")
+    whole = np.round(real * scale).astype(np.int64).astype(f"datetime64[{unit}]")
     texts = np.datetime_as_string(whole).tolist()
     return [None if gone else text.replace("T", " ") for text, gone in zip(texts, np.isnan(values), strict=True)]

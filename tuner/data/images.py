@@ -25,8 +25,11 @@ from tuner.models.interface import CLASSIFICATION, IMAGE
 
 SIZE = 32  # pixels of a side unless the study says
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_UNREAD = {".heic", ".heif", ".avif", ".jfif", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}  # Pillow's modes without a colour
 _LARGEST = 89_478_485  # pixels that are decoded at once: a quarter of a GiB in grey, as Pillow's own first limit says
+_MOST_OF_16_BITS = 65_535
+_MODES: dict[tuple[int, ...], str] = {(): "L", (1,): "L", (3,): "RGB", (4,): "RGBA"}  # Pillow's, by the channels
 _BAND = 256  # lines of a picture of 16 bits that are turned into 8 at once
 # Folders that macOS, Synology and Windows make beside pictures.
 _MACHINES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
@@ -73,9 +76,15 @@ def read_folder(folder: Path, size: int | None, room: float) -> Raw:
 
 def read_new(path: Path, shape: Sequence[int]) -> np.ndarray:
     """One picture, or all in a folder and its sub-folders in the order of their paths: uint8 [N, *shape]."""
+    if tuple(shape[2:]) not in _MODES:
+        raise DataError(f"{path}: expected an npz with x of {list(shape)}, as in training, got pictures")
     files = _files(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: expected pictures ({', '.join(ENDINGS)}), got none")
+    unread = [f for f in _seen(path) if f.suffix.lower() in _UNREAD and not _hidden(f.name)] if path.is_dir() else []
+    if unread:  # without them nobody could tell which answer is whose
+        problems = [f"{f}: expected a picture that ends in {', '.join(ENDINGS)}; convert or move it" for f in unread]
+        raise DataError(first(sorted(problems), 5, str(path)))
     return read_files(files, shape)
 
 
@@ -215,10 +224,25 @@ def _pixels(path: Path, shape: Sequence[int]) -> np.ndarray:
                 f"got {size[0]:,}×{size[1]:,}; scale it down (it is brought to {width}×{height}), or remove it"
             )
         image = ImageOps.exif_transpose(opened)
-        if image.mode in ("I;16", "I;16B", "I"):  # Pillow would cut 16 bits off at 255
+        if image.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
             image = Image.fromarray(_eight_bits(np.asarray(image)))
-        image = image.convert("RGB" if len(shape) == 3 else "L")
-        return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
+        elif image.mode in ("I", "F"):
+            image = _from_wide(path, image)
+        image = image.convert(_MODES[tuple(shape[2:])])
+        return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)).reshape(shape)
+
+
+def _from_wide(path: Path, image: Any) -> Any:
+    """A picture of 32 bits as one of eight where it holds 16 bits, as PNGs of 16 bits do in Pillow."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > _MOST_OF_16_BITS:
+        raise DataError(
+            f"{path}: expected 8 or 16 bits a channel, got numbers from {values.min():g} to {values.max():g}; "
+            "save the pictures as the array x of an npz, or as PNGs"
+        )
+    return Image.fromarray(_eight_bits(values))
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ def channel_moments(raw: np.ndarray, rows: np.ndarray, flat: bool, masked: bool)
     """Moments of each channel or feature of these rows, or of all pixels where there are no channels."""
 
     def read(part: slice, channel: int) -> np.ndarray:
-        values: np.ndarray = raw[rows[part]] if flat else raw[rows[part]][..., channel]
+        values: np.ndarray = raw[rows[part]] if flat else raw[rows[part], ..., channel]
         return values[~np.isnan(values)] if masked else values
 
     return [

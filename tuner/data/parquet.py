@@ -21,12 +21,13 @@ from tuner.errors import DataError
 _CHUNK = 16_384  # rows held at a time, all columns of numbers
 
 
-def read_parquet(path: Path, room: float = math.inf) -> Table:
+def read_parquet(path: Path, room: float = math.inf, named: Sequence[str] | None = None) -> Table:
     """A Parquet file's columns: integers, floats and decimals are numbers; text, dictionaries and booleans categories.
 
     Dates are told from their text, as those of a CSV file.
-    A pandas index is left out. Numbers that take more than `room` bytes are mapped from a cache. Raises
-    DataError for a file that is no Parquet, columns of other types, two columns of one name, and no rows.
+    A pandas index and columns of other types are left out with a note, unless they are `named`; of new rows, where
+    nothing is, without one. Numbers that take more than `room` bytes are mapped from a cache. Raises DataError for a
+    file that is no Parquet, a named column of another type, two columns of one name, and no rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -41,15 +42,21 @@ def read_parquet(path: Path, room: float = math.inf) -> Table:
     if not problems and rows == 0:
         problems.append(f"{path}: expected rows, got none")
     kinds = {} if problems else {name: _arrow_kind(schema.field(name).type) for name in header}
+    others = {name: str(schema.field(name).type) for name, kind in kinds.items() if kind is None}
     problems += [
-        f"{path}: column '{name}': expected numbers, text, booleans or dates, got {schema.field(name).type}; "
-        "turn it into numbers or remove it"
-        for name, kind in kinds.items()
-        if kind is None
+        f"{path}: column '{name}': expected numbers, text, booleans or dates, got {type}; turn it into numbers"
+        for name, type in others.items()
+        if named is not None and name in named
     ]
     if problems:
         raise DataError(problems)
-    numbers = [name for name, kind in kinds.items() if kind == NUMBER]
+    index = [name for name in _index(schema) if named is not None and name in header and name not in named]
+    notes = [f"{path}: column '{name}': {type} cannot be read: left out" for name, type in others.items()]
+    notes += [
+        f"{path}: column '{name}': the index of a DataFrame: left out, unless data.columns names it" for name in index
+    ]
+    header = [name for name in header if name not in others and name not in index]
+    numbers = [name for name in header if kinds[name] == NUMBER]
     texts = [name for name in header if name not in numbers]
     _refuse_packed(path, source.metadata, len(header))
     shape = (len(numbers), rows)
@@ -71,7 +78,14 @@ def read_parquet(path: Path, room: float = math.inf) -> Table:
         columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT_DTYPE)
     ordered = {name: columns[name] for name in header}
     told = {name: kind for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)}  # a date is told from its text
-    return Table(str(path), ordered, told, missing, positions=positions_of(header))
+    table_notes = () if named is None else tuple(notes)
+    return Table(str(path), ordered, told, missing, positions=positions_of(schema.names), notes=table_notes)
+
+
+def _index(schema: Any) -> list[str]:
+    """The columns that were a DataFrame's index, if they had names."""
+    about = schema.pandas_metadata or {}
+    return [name for name in about.get("index_columns", ()) if isinstance(name, str)]
 
 
 def _arrow_kind(type: Any) -> str | None:

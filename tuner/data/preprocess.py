@@ -181,7 +181,8 @@ class Preprocess:
             return images.read_new(path, self.shape)
         raw = sources.read_inputs(path)
         if self.modality == TEXT:
-            return self._frame(self._texts(raw["x"] if isinstance(raw, dict) else raw, str(path)))
+            found = arrays.decoded(str(path), "x", raw["x"]) if isinstance(raw, dict) else raw
+            return self._frame(self._texts(found, str(path)))
         if isinstance(raw, list):
             raise DataError(f"{path}: expected {self._wanted()}, got a text")
         if isinstance(raw, dict):
@@ -190,8 +191,6 @@ class Preprocess:
             x = raw["x"]
             if self.modality == SEQUENCE:
                 x = arrays.of_steps(str(path), x, raw.get("lengths"))
-            if not self.masked and (problems := arrays.finite_problems(str(path), "x", x, None)):
-                raise DataError(problems)
             return self._shaped(x, str(path))
         if self.modality != NUMBERS:
             inputs = raw.drop(self.targets)
@@ -336,7 +335,18 @@ class Preprocess:
         if raw.ndim < 2 or turned or raw[0:1].size != int(np.prod(self.shape)) * min(len(raw), 1):
             lengths = " of any T" if self.masked else ""
             raise DataError(f"{file}: expected {self._wanted()}{lengths}, got an array of shape {list(raw.shape)}")
+        if not self.masked:
+            self._check_finite(raw, file)
         return raw.reshape(len(raw), *self.shape)
+
+    @staticmethod
+    def _check_finite(raw: np.ndarray, file: str) -> None:
+        """Raises DataError for numbers that are none: an answer to them would look like any other."""
+        from tuner.data.arrays import finite_problems
+
+        parts = (raw[start : start + _CHUNK] for start in range(0, len(raw), _CHUNK))  # which may be mapped
+        if any(finite_problems(file, "x", part, None) for part in parts):
+            raise DataError(finite_problems(file, "x", raw, None))
 
     def _stretched(self, raw: np.ndarray, file: str) -> np.ndarray:
         """Sequences of any length [N, T', features], cut or padded with NaN to those of training."""

@@ -90,7 +90,7 @@ def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
     path = _file(str(path), Path(), "")
     ending = path.suffix.lower()
     if ending == ".txt":
-        lines = texts.read_text(path).splitlines()
+        lines = texts.read_text(path).removesuffix("\n").split("\n")
         blank = [f"{path}:{n}: expected text, got an empty line; remove it" for n, x in enumerate(lines, 1) if not x]
         if blank:
             raise DataError(first(blank, 5, str(path)))
@@ -170,14 +170,14 @@ def _table(
     if not target:
         raise DataError(f"data.target: expected the name of the column to predict in {path}, got none")
     parquet = path.suffix.lower() == ".parquet"
-    table = read_parquet(path, room) if parquet else read_csv(path)
     names = (target,) if isinstance(target, str) else tuple(target)
+    table = read_parquet(path, room, (*names, *(columns or ()))) if parquet else read_csv(path)
     table.select(names)  # a wrong name is the first thing to say
     if both := sorted(set(columns or ()) & set(names)):
         raise DataError(f"data.columns: expected none of the target, got {', '.join(both)}")
     rows, notes = targets_of.present(table, names, task)
     numbered = None if rows.all() else np.flatnonzero(rows)
-    table = table if numbered is None else table.take(numbered)
+    table = table if numbered is None else table.take(numbered, mapped=True)
     given = table.drop(names) if columns is None else table.select(columns)
     problems: list[str] = []
     inputs, found = None, None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuner.errors import DataError
-from tuner.trial import derive
+from tuner.seeds import derive
 
 _FEW = 5
 

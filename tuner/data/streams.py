@@ -18,6 +18,7 @@ import numpy as np
 from tuner.errors import DataError
 
 _SURPRISE = 2**28  # bytes that any file may hold
+_CHUNK = 65_536  # rows that are held at a time
 _RATIO = 100  # content to file; measurements compress to a half, one-hot arrays to a fiftieth
 _SHARE = 0.25  # of the machine's memory that a data set's inputs may take in one process
 
@@ -52,6 +53,21 @@ def too_packed(path: Path, content: int, unpacked: str) -> str:
         f"{path.stat().st_size / 2**20:,.3g} MiB; where that is meant, write it with {unpacked}, so that the file is "
         "as large as what is read"
     )
+
+
+def taken(values: np.ndarray, rows: np.ndarray, *key: object) -> np.ndarray:
+    """`values[rows]`, mapped where `values` [N] are; `key` tells them from others of their file."""
+    if not isinstance(values, np.memmap):
+        found: np.ndarray = values[rows]
+        return found
+    told = [str(values.filename), *map(str, key), hashlib.sha256(rows.tobytes()).hexdigest()]
+
+    def fill(out: np.ndarray) -> None:
+        for start in range(0, len(rows), _CHUNK):
+            out[start : start + _CHUNK] = values[rows[start : start + _CHUNK]]
+
+    name = hashlib.sha256("\0".join(told).encode()).hexdigest()
+    return mapped(name, (len(rows),), values.dtype.type, fill)
 
 
 def mapped(key: str, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray], None]) -> np.ndarray:

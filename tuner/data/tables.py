@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tuner.data import dates
+from tuner.data import dates, streams
 from tuner.data.cells import MISSING, Numbers, are_codes, has_leading_zeros, numbers
 from tuner.errors import DataError
 
@@ -42,7 +42,8 @@ class Table:
     that the file leaves empty in its own way (Parquet's null). `lines` are the rows' line numbers in
     a CSV file, `positions` the columns' numbers in the file, all from 1; `separator` is what parts its
     fields. `notations` say how numbers and dates were written where it is not plainly, `marks` which
-    texts stood for a missing one, `notes` for a person what was made of the cells.
+    texts stood for a missing one, `notes` for a person what was made of the cells. `numbers` are the
+    rows' numbers in the file (from 1) where some were left out.
     """
 
     file: str
@@ -52,6 +53,7 @@ class Table:
     lines: np.ndarray | None = None
     positions: dict[str, int] = field(default_factory=dict)
     separator: str = ","
+    numbers: np.ndarray | None = None
     notations: dict[str, str] = field(default_factory=dict)
     marks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -76,9 +78,10 @@ class Table:
 
     def select(self, names: Sequence[str]) -> Table:
         """These columns, in this order. Raises DataError for those that are not there."""
-        problems = [missing_column(self, name) for name in names if name not in self.columns]
-        if problems:
-            raise DataError(first(problems, 10))
+        lost = [name for name in names if name not in self.columns]
+        if lost:
+            more = [f"and {len(lost) - 10} more"] if len(lost) > 10 else []
+            raise DataError([*(missing_column(self, name) for name in lost[:10]), *more])
         return self._with({name: self.columns[name] for name in names})
 
     def drop(self, names: Iterable[str]) -> Table:
@@ -86,14 +89,21 @@ class Table:
         gone = set(names)
         return self._with({name: values for name, values in self.columns.items() if name not in gone})
 
-    def take(self, rows: np.ndarray) -> Table:
-        """These rows (from 0)."""
+    def take(self, rows: np.ndarray, *, mapped: bool = False) -> Table:
+        """These rows (from 0); where `mapped`, columns that are mapped from a file stay so."""
+        taken = {name: streams.taken(x, rows, name) if mapped else x[rows] for name, x in self.columns.items()}
         return replace(
             self,
-            columns={name: values[rows] for name, values in self.columns.items()},
+            columns=taken,
             missing={name: values[rows] for name, values in self.missing.items()},
             lines=None if self.lines is None else self.lines[rows],
+            numbers=self._numbers[rows],
         )
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        """The number of each row (from 1) in the file."""
+        return np.arange(1, len(self) + 1) if self.numbers is None else self.numbers
 
     def stripped(self, names: Iterable[str] | None = None) -> Table:
         """Without spaces round the texts of these columns, of all unless named."""
@@ -128,7 +138,7 @@ class Table:
         texts = self.columns[name][rows].tolist()
         firsts = dict(zip(reversed(texts), reversed(rows.tolist()), strict=True))
         different = list(dict.fromkeys(texts))[:_EXAMPLES]
-        what, of = ("row", np.arange(1, len(self) + 1)) if self.lines is None else ("line", self.lines)
+        what, of = ("row", self._numbers) if self.lines is None else ("line", self.lines)
         if len(different) == 1 < len(texts):
             more = ", …" if len(rows) > _EXAMPLES else ""
             return f"'{different[0]}' ({what}s {', '.join(map(str, of[rows[:_EXAMPLES]].tolist()))}{more})"
@@ -137,7 +147,7 @@ class Table:
     def place(self, row: int, name: str) -> str:
         """`file:line:column: row 41, column 'age'` (or without the line, where a file has none)."""
         position = self.positions.get(name)
-        where = f"row {row + 1}, column '{name}'"
+        where = f"row {self._numbers[row]}, column '{name}'"
         if self.lines is None:
             return f"{self.file}: {where}" + (f" (column {position})" if position else "")
         return f"{self.file}:{self.lines[row]}:{position}: {where}"
@@ -218,7 +228,7 @@ def _column(table: Table, name: str, kind: str | None, how: _How) -> _Column:
         if kind == NUMBER or read.mostly:
             return _numbers(table, name, read, how)
     if kind == DATE and cells.dtype.kind == "f":
-        return _Column(DATE, cells)
+        return _Column(DATE, cells, _not_dates(table, name))
     if kind == DATE or (how.fresh and (kind is None or kind == CATEGORY)):
         present = [text for text in cells.tolist() if text.strip().lower() not in MISSING]
         format = how.notation or dates.format_of(present)
@@ -285,6 +295,15 @@ def _dates(table: Table, name: str, format: str, how: _How) -> _Column:
     return _Column(DATE, values, first(complaints, _SHOWN, where), format, marks[:_MARKS], tuple(notes))
 
 
+def _not_dates(table: Table, name: str) -> list[str]:
+    """A complaint where numbers stand in the place of dates: seconds, days and 20240105 look alike."""
+    rows = np.flatnonzero(~np.isnan(table.columns[name]))
+    if table.kinds.get(name) != NUMBER or not len(rows):
+        return []
+    got = number_name(float(table.columns[name][rows[0]]))
+    return [f"{table.place(int(rows[0]), name)}: expected a date, got the number {got}; write it as 2024-01-31"]
+
+
 def _unreadable(table: Table, name: str, rows: np.ndarray, what: str) -> str:
     return (
         f"{table.file}: column '{name}': {len(rows):,} of {len(table):,} cells are no {what}, such as "
@@ -323,7 +342,8 @@ def _texts(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
     cells = table.columns[name]
     if cells.dtype.kind == "f":
         empty = np.isnan(cells)
-        cells = np.array([number_name(value) for value in cells.tolist()], TEXT_DTYPE)
+        names = ["" if gone else number_name(value) for value, gone in zip(cells.tolist(), empty, strict=True)]
+        cells = np.array(names, TEXT_DTYPE)
     else:
         empty = table.missing.get(name, np.zeros(len(cells), bool)) | (cells == "")
     return cells, [
@@ -341,17 +361,17 @@ def header_problems(path: Path, header: Sequence[str], line: int = 1) -> list[st
     """Complaints about columns without a name, or of one name."""
     if not header:
         return [f"{path}: expected a table with a header line, got an empty file"]
-    problems = []
+    problems, firsts = [], dict(zip(reversed(header), range(len(header), 0, -1), strict=True))
     for i, name in enumerate(header):
         if not name.strip():
             problems.append(
                 f"{path}:{line}:{i + 1}: expected a column name, got none; "
                 "name it, or write the file without its index (pandas: index=False)"
             )
-        elif name in header[:i]:
+        elif firsts[name] <= i:
             problems.append(
                 f"{path}:{line}:{i + 1}: expected different column names, got '{name}' again "
-                f"(also column {header.index(name) + 1}); rename one"
+                f"(also column {firsts[name]}); rename one"
             )
     return problems
 

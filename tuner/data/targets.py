@@ -17,6 +17,7 @@ from tuner.models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 
 _EXACT = 2**53  # the largest whole number up to which float64 tells all of them apart
 _UNHOT = "one column with the classes' names or numbers (of an array y.argmax(1)) is enough"
+_COARSEST = 1e-3  # of the targets' range: what may be lost by keeping them in float32
 _FEW = 20  # whole numbers with at most so many different values, each five times on average, are classes
 
 
@@ -127,7 +128,18 @@ def of_numbers(values: np.ndarray, task: str | None, names: tuple[str, ...], whe
                 for name in constant
             ]
         )
-    return Targets(REGRESSION, column.astype(np.float32), None, names)
+    kept = column.astype(np.float32)
+    coarse = np.abs(kept - column).max(0) > _COARSEST * np.ptp(column, axis=0)
+    if coarse.any():
+        raise DataError(
+            [
+                f"{where}: target '{name}': expected numbers that float32 tells apart, got {one.min():.10g} to "
+                f"{one.max():.10g}; subtract a constant"
+                for name, one, lost in zip(names, column.T, coarse, strict=True)
+                if lost
+            ]
+        )
+    return Targets(REGRESSION, kept, None, names)
 
 
 def _one_hot(columns: np.ndarray) -> bool:
