@@ -26,6 +26,7 @@ from reference import SPACE
 
 from tuner import keeping, plan, study
 from tuner.driver import Driver, Terms
+from tuner.events import Created, Opened
 from tuner.executors.protocol import Answer, Done, Ended, Message, Report, Started, Work
 from tuner.executors.shelf import Folder
 from tuner.grouping import Grouping
@@ -35,7 +36,7 @@ from tuner.progress import Now, PlainProgress
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.staff import Begin
-from tuner.trial import Event, Kind
+from tuner.study_log import StudyLog
 
 METRIC = "val/accuracy"
 MARKS = 20  # looks at the memory, evenly over the trials
@@ -185,7 +186,7 @@ def drive(
     with Ledger.create(folder) as ledger, ledger.lock():
         body = {"spec": wanted.canonical(), "digest": wanted.digest, "text": "", "seed": wanted.seed, "id": "idle"}
         data = {"name": "digits", "digest": "", "split": "", "rows": dataset.rows, "signature": {}}
-        ledger.append([Event(Kind.CREATED, {**body, "data": data}), Event(Kind.OPENED, {})])
+        ledger.append([Created(**body, data=data), Opened(host="here", pid=1)])
         history, clock = ledger.history(), Clock()
         search = study._search(wanted, history)
         grouping = Grouping(wanted, dataset, folder, "cpu", workers, search.rungs, print)
@@ -209,7 +210,7 @@ def drive(
             setattr(owner, method, clock.around(name, getattr(owner, method)))
         ledger.together = clock.outside("commit", ledger.together)  # type: ignore[method-assign]
         begun = time.perf_counter()
-        driver = Driver(terms, ledger, history, search, executor, progress, tick)
+        driver = Driver(terms, StudyLog(ledger, history), search, executor, progress, tick)
         if not driver.run(lambda: False):
             raise RuntimeError("the study loop stopped before its last trial ended")
         total = time.perf_counter() - begun - clock.seconds.pop("worker")

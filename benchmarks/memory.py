@@ -31,10 +31,10 @@ def train(size: int) -> int:
     from idle import spec
 
     from tuner import plan
+    from tuner.events import Trial
     from tuner.executors.protocol import Message, Setup, Work
     from tuner.executors.worker import Worker
     from tuner.grouping import Grouping
-    from tuner.trial import Trial
 
     wanted = spec("random", size, 2)
     params = {"learning_rate": 0.01, "batch_size": 64, "depth": 2, "width": 64, "dropout": 0.1, "optimizer": "adam"}

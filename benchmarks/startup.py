@@ -20,8 +20,8 @@ import harness
 import study
 from harness import RunFailed, Spread
 
+from tuner.events import Finished, Reported, Started
 from tuner.ledger import Ledger, study_folder
-from tuner.trial import Kind
 
 TORCH, HELP, TAB = "torch", "help", "tab"
 PROGRAM = str(Path(sys.executable).parent / "tuner")
@@ -62,12 +62,12 @@ class Launch:
 
 def ours(folder: Path) -> dict[str, list[float]]:
     """A trial is started when its worker has it and is about to train."""
-    names = {Kind.STARTED: "step", Kind.REPORTED: "report", Kind.FINISHED: "trial"}
+    names = {Started: "step", Reported: "report", Finished: "trial"}
     moments: dict[str, list[float]] = {}
     with Ledger.open(study_folder(folder / "home", "digits"), read_only=True) as ledger:
         for event in ledger.read():
-            if event.kind in names:
-                moments.setdefault(names[event.kind], []).append(event.time)
+            if type(event) in names:
+                moments.setdefault(names[type(event)], []).append(event.time)
     return moments
 
 

@@ -26,9 +26,9 @@ from harness import Spread
 from mlflow import MlflowClient
 from peers import points
 
+from tuner.events import Asked, Completed, Created, Event, Finished, Grouped, Opened, Reported, Started
 from tuner.ledger import Ledger, study_folder
 from tuner.tracking.writer import Writer
-from tuner.trial import Event, Kind
 
 TUNER = "tuner"
 LABELS = {
@@ -61,7 +61,7 @@ def ours(folder: Path, runs: int, epochs: int) -> dict[str, Any]:
                 time.sleep(0.05)
             clock = time.perf_counter()
             tell(ledger, trials(range(1, runs + 1), epochs))
-            tell(ledger, [[Event(Kind.COMPLETED, {"state": "complete", "message": ""})]])
+            tell(ledger, [[Completed(state="complete", message="")]])
             said = writer.wait()
             client = MlflowClient(f"sqlite:///{home}/mlflow/mlflow.db")
             last = written(client, runs)[-1]
@@ -94,8 +94,8 @@ def begin(trials: int) -> Iterator[list[Event]]:
         },
     }
     data = {"name": "digits", "digest": "0" * 64, "split": "0" * 64, "rows": {}, "signature": {}}
-    body = {"spec": spec, "digest": "0" * 64, "text": "", "id": "benchmark", "seed": 1, "data": data, "versions": {}}
-    yield [Event(Kind.CREATED, body), Event(Kind.OPENED, {"host": "here", "pid": 1})]
+    body = {"spec": spec, "digest": "0" * 64, "text": "", "id": "benchmark", "seed": 1, "data": data}
+    yield [Created(**body), Opened(host="here", pid=1)]
 
 
 def trials(numbers: range, epochs: int) -> Iterator[list[Event]]:
@@ -105,17 +105,17 @@ def trials(numbers: range, epochs: int) -> Iterator[list[Event]]:
         grouped = {"trials": list(group), "structure": {}, "company": True}
         started = {"attempt": 1, "worker": 0, "trials": list(group), "epoch": 0}
         yield [
-            *(Event(Kind.ASKED, {"params": points.PARAMS, "seed": n}, trial=n) for n in group),
-            Event(Kind.GROUPED, grouped, cohort=cohort),
-            Event(Kind.STARTED, started, cohort=cohort),
+            *(Asked(n, params=points.PARAMS, seed=n) for n in group),
+            Grouped(cohort, **grouped),
+            Started(cohort, **started),
             *(reported(n, epoch) for epoch in range(1, epochs + 1) for n in group),
-            *(Event(Kind.FINISHED, {"epochs": epochs, "best_epoch": 1}, trial=n) for n in group),
+            *(Finished(n, epochs=epochs, best_epoch=1) for n in group),
         ]
 
 
 def reported(trial: int, epoch: int) -> Event:
     metrics = {key: points.value(trial, epoch, number) for number, key in enumerate(points.METRICS)}
-    return Event(Kind.REPORTED, {"metrics": metrics, "seconds": 0.1}, trial=trial, epoch=epoch)
+    return Reported(trial, epoch, metrics=metrics, seconds=0.1)
 
 
 def written(client: MlflowClient, runs: int) -> list[str]:

@@ -8,17 +8,23 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tests.servers import PATIENCE
-from tuner.trial import Event, Kind
+from tuner.events import Asked, Event, Reported
 
 fork = multiprocessing.get_context("fork")  # the child needs no imports of its own: a kill costs milliseconds
 
 
+def place(event: Event) -> tuple[int | None, int | None, int | None]:
+    """What stands beside the body in a ledger: trial, cohort and epoch."""
+    trial, cohort, epoch = ((getattr(event, n) if n in event.columns else None) for n in ("trial", "cohort", "epoch"))
+    return trial, cohort, epoch
+
+
 def asked(trial: int, **params: Any) -> Event:
-    return Event(Kind.ASKED, {"params": params, "seed": trial * 7}, trial=trial)
+    return Asked(trial, params=params, seed=trial * 7)
 
 
 def reported(trial: int, epoch: int, **metrics: float) -> Event:
-    return Event(Kind.REPORTED, {"metrics": metrics, "seconds": 0.5}, trial=trial, cohort=0, epoch=epoch)
+    return Reported(trial, epoch, metrics=metrics, seconds=0.5)
 
 
 def in_a_process(work: Callable[[Connection], None]) -> Any:

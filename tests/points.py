@@ -22,6 +22,7 @@ import psutil
 
 from tests.servers import PATIENCE
 from tuner import driver
+from tuner.events import Reported
 from tuner.executors import local
 from tuner.ledger import Ledger, lease
 
@@ -125,7 +126,7 @@ def install(points: Sequence[str]) -> None:
         stored = append(self, events)
         if stored:
             told.last = stored[-1].seq
-            told.waits = told.waits or any(event.epoch == MIDDLE for event in stored)
+            told.waits = told.waits or any(isinstance(event, Reported) and event.epoch == MIDDLE for event in stored)
             told.stored()
             if getattr(self._thread, "open", None) is None:
                 told.settled()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tests import zoo
 from tuner.data import augmentation, batches
 from tuner.models import build, layers, stateless
+from tuner.seeds import derive
 from tuner.training.optimizers import learning_rate
 from tuner.training.task import Row, Task
-from tuner.trial import derive
 
 
 def optimizer(row: Row, network: nn.Module) -> torch.optim.Optimizer:

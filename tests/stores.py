@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.stories import Story
+from tuner.events import State
 from tuner.history import History, TrialHistory
 from tuner.tracking.dashboard import uri_of
 from tuner.tracking.store import connect
 from tuner.tracking.tracker import Tracker
-from tuner.trial import State
 
 STATUSES = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}
 

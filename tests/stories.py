@@ -7,8 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuner.events import (
+    Asked,
+    Completed,
+    Created,
+    Event,
+    Extended,
+    Failed,
+    Finished,
+    Grouped,
+    Interrupted,
+    Opened,
+    Pruned,
+    Reported,
+    Started,
+    Tested,
+)
 from tuner.ledger import Ledger, study_folder
-from tuner.trial import Event, Kind
 
 DATA = {
     "name": "digits",
@@ -58,27 +73,22 @@ class Story:
             "digest": "a" * 64,
             "text": f"study: {self.name}\n",
         }
-        self.tell(Event(Kind.CREATED, {**body, "seed": 7, "id": f"id-of-{self.name}", "data": DATA, "versions": {}}))
-        self.tell(Event(Kind.OPENED, {"host": "here", "pid": 1}))
+        self.tell(Created(**body, seed=7, id=f"id-of-{self.name}", data=DATA))
+        self.tell(Opened(host="here", pid=1))
 
     def extend(self, trials: int) -> None:
         self.trials = trials
         body = {"spec": spec(self.name, trials, goal=self.goal), "digest": "b" * 64, "text": f"study: {self.name} #2\n"}
-        self.tell(Event(Kind.EXTENDED, body), Event(Kind.OPENED, {"host": "here", "pid": 2}))
+        self.tell(Extended(**body), Opened(host="here", pid=2))
 
     def ask(self, numbers: Iterable[int]) -> None:
-        self.tell(
-            *(
-                Event(Kind.ASKED, {"params": {"learning_rate": 10.0**-n, "optimizer": "sgd"}, "seed": 100 + n}, trial=n)
-                for n in numbers
-            )
-        )
+        self.tell(*(Asked(n, params={"learning_rate": 10.0**-n, "optimizer": "sgd"}, seed=100 + n) for n in numbers))
 
     def start(self, cohort: int, numbers: Sequence[int], attempt: int = 1, epoch: int = 0) -> None:
         started = {"attempt": attempt, "worker": 0, "trials": list(numbers), "epoch": epoch}
         grouped = {"trials": list(numbers), "structure": {"width": 16}, "company": True}
-        events = [Event(Kind.STARTED, started, cohort=cohort)]
-        self.tell(*([Event(Kind.GROUPED, grouped, cohort=cohort)] if attempt == 1 else []), *events)
+        events = [Started(cohort, **started)]
+        self.tell(*([Grouped(cohort, **grouped)] if attempt == 1 else []), *events)
 
     def report(self, epoch: int, numbers: Iterable[int]) -> None:
         """Three metrics each; a diverging trial (every fourth) reports no finite loss."""
@@ -87,23 +97,22 @@ class Story:
             metrics = {"val/accuracy": self._random.random(), "val/loss": self._random.random() / epoch}
             if n % 4 != 3:
                 metrics["train/loss"] = 1.0 / epoch + n
-            events.append(Event(Kind.REPORTED, {"metrics": metrics, "seconds": 0.25}, trial=n, epoch=epoch))
+            events.append(Reported(n, epoch, metrics=metrics, seconds=0.25))
         self.tell(*events)
 
     def end(self, numbers: Iterable[int]) -> None:
         """Trial n completes, is pruned or fails by the rest of n by 3."""
-        bodies = [(Kind.FINISHED, {"epochs": 3, "best_epoch": 1}), (Kind.PRUNED, {"epoch": 3})]
-        bodies.append((Kind.FAILED, {"message": "loss is nan\nat step 12"}))
-        self.tell(*(Event(*bodies[n % 3], trial=n) for n in numbers))
+        ends = (lambda n: Finished(n, 3, 1), lambda n: Pruned(n, 3), lambda n: Failed(n, "loss is nan\nat step 12"))
+        self.tell(*(ends[n % 3](n) for n in numbers))
 
     def test(self, number: int, **metrics: float) -> None:
-        self.tell(Event(Kind.TESTED, {"metrics": {f"test/{k}": v for k, v in metrics.items()}}, trial=number))
+        self.tell(Tested(number, metrics={f"test/{k}": v for k, v in metrics.items()}))
 
     def complete(self, state: str = "complete") -> None:
-        self.tell(Event(Kind.COMPLETED, {"state": state, "message": ""}))
+        self.tell(Completed(state=state, message=""))
 
     def interrupt(self) -> None:
-        self.tell(Event(Kind.INTERRUPTED, {"message": "SIGTERM"}))
+        self.tell(Interrupted(message="SIGTERM"))
 
     def whole(self, epochs: int = 3) -> Story:
         """From the first trial asked to the end, in an order that cohorts have: the second one lags behind."""

@@ -45,7 +45,7 @@ GATES = {
 }
 
 # A module (or a whole package, ending in .*), and everything outside the standard library that it may import.
-VALUES = {"tuner.errors", "tuner.trial", "tuner.curves", "tuner.history"}
+VALUES = {"tuner.errors", "tuner.events", "tuner.curves", "tuner.history"}
 ALLOWED = {
     "tuner.search_spaces.*": {"tuner.search_spaces", "pydantic", "pydantic_core", "ruamel"},
     "tuner.models.*": {"tuner.models", "torch"},
@@ -53,26 +53,25 @@ ALLOWED = {
     "tuner.processor": set(),
     "tuner.top_level": set(),
     "tuner.errors": set(),
-    "tuner.trial": set(),
+    "tuner.events": set(),
+    "tuner.seeds": set(),
     "tuner.curves": set(),
-    "tuner.history": {"tuner.trial", "tuner.curves"},
+    "tuner.history": {"tuner.events", "tuner.curves"},
     "tuner.output": set(),
-    "tuner.data.batches": {"torch", "numpy", "tuner.trial", "tuner.errors"},
-    "tuner.data.augmentation": {"torch", "numpy", "tuner.trial", "tuner.errors", "tuner.models"},
+    "tuner.data.batches": {"torch", "numpy", "tuner.seeds", "tuner.errors"},
+    "tuner.data.augmentation": {"torch", "numpy", "tuner.seeds", "tuner.errors", "tuner.models"},
     "tuner.training.products": {"torch", "numpy", "threadpoolctl", "tuner.processor"},
     "tuner.training.*": {
         "tuner.training",
         "tuner.models",
         "torch",
         "numpy",
-        "tuner.trial",
+        "tuner.seeds",
         "tuner.errors",
         "tuner.data.batches",
         "tuner.data.augmentation",
     },
     "tuner.results": {"pandas", *VALUES},
-    "tuner.report": {"pandas", "tuner.results", "tuner.plots", *VALUES},
-    "tuner.plots": {"pandas", "numpy", "tuner.results", *VALUES},
 }
 
 # Parts that do not know one another: only the study loop joins them, and only the command line stands above it.
@@ -185,7 +184,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
         ("import optuna.samplers", {"optuna.samplers"}),
         ("def f():\n    from mlflow import MlflowClient", {"mlflow"}),
         ("from . import errors", {"tuner.errors"}),
-        ("from .trial import Event", {"tuner.trial"}),
+        ("from .events import Event", {"tuner.events"}),
         ("from tuner import errors, launch", {"tuner", "tuner.errors"}),
         ("if TYPE_CHECKING:\n    import ray", {"ray"}),
     ],

@@ -21,9 +21,9 @@ import pytest
 from tests.servers import PATIENCE
 from tuner import cli
 from tuner.cli import stopping
+from tuner.events import Asked, Completed, Created, Event, Failed, Finished, Grouped, Pruned, Reported, Started, Tested
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
-from tuner.trial import Event, Kind
 
 ROOT = Path(__file__).parents[1]
 CONSOLE_SCRIPT = Path(sys.executable).parent / "tuner"
@@ -72,31 +72,30 @@ def tuner(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 def created(name: str) -> Event:
     spec = SPEC | {"study": name}
     data = {"name": "d", "digest": "x", "split": "y", "rows": {"train": 96}, "signature": {}}
-    return Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "", "seed": 0, "id": "i", "data": data})
+    return Created(spec=spec, digest="d", text="", seed=0, id="i", data=data)
 
 
 def told(*, complete: bool) -> list[Event]:
     """Three trials: one complete, one stopped, one that failed with a message that a spreadsheet would run."""
     events = [
-        Event(Kind.ASKED, {"params": {"learning_rate": 0.1, "optimizer": "adam"}, "seed": 1}, trial=0),
-        Event(Kind.ASKED, {"params": {"learning_rate": 0.2, "optimizer": "sgd", "momentum": 0.5}, "seed": 2}, trial=1),
-        Event(Kind.ASKED, {"params": {"learning_rate": 9.0, "optimizer": "adam"}, "seed": 3}, trial=2),
-        Event(Kind.GROUPED, {"trials": [0, 1, 2], "structure": {}, "company": True}, cohort=0),
-        Event(Kind.STARTED, {"attempt": 1, "worker": 0, "trials": [0, 1, 2], "epoch": 0}, cohort=0),
-        Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.75, "val/loss": 0.5}, "seconds": 1.0}, trial=0, epoch=1),
-        Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.5}, "seconds": 1.0}, trial=1, epoch=1),
-        Event(Kind.FAILED, {"message": "=cmd|' /C calc'!A0"}, trial=2),
+        Asked(0, params={"learning_rate": 0.1, "optimizer": "adam"}, seed=1),
+        Asked(1, params={"learning_rate": 0.2, "optimizer": "sgd", "momentum": 0.5}, seed=2),
+        Asked(2, params={"learning_rate": 9.0, "optimizer": "adam"}, seed=3),
+        Grouped(0, trials=[0, 1, 2], structure={}, company=True),
+        Started(0, attempt=1, worker=0, trials=[0, 1, 2], epoch=0),
+        Reported(0, 1, metrics={"val/accuracy": 0.75, "val/loss": 0.5}, seconds=1.0),
+        Reported(1, 1, metrics={"val/accuracy": 0.5}, seconds=1.0),
+        Failed(2, message="=cmd|' /C calc'!A0"),
     ]
     if complete:
         events += [
-            Event(Kind.PRUNED, {"epoch": 1}, trial=1),
-            Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.625, "val/loss": 0.25}, "seconds": 1.0}, None, None, 2),
+            Pruned(1, epoch=1),
+            Reported(0, 2, metrics={"val/accuracy": 0.625, "val/loss": 0.25}, seconds=1.0),
         ]
-        events[-1] = Event(events[-1].kind, events[-1].body, 0, None, 2)
         events += [
-            Event(Kind.FINISHED, {"epochs": 2, "best_epoch": 1}, trial=0),
-            Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.7}}, trial=0),
-            Event(Kind.COMPLETED, {"message": "", "state": "complete"}),
+            Finished(0, epochs=2, best_epoch=1),
+            Tested(0, metrics={"test/accuracy": 0.7}),
+            Completed(message="", state="complete"),
         ]
     return events
 

@@ -16,9 +16,9 @@ from tests.stories import Story
 from tests.test_study import launch
 from tuner import code_versions
 from tuner.errors import StudyChanged
+from tuner.events import Cohort, Created, Finished, Grouped, Opened, State
 from tuner.history import History
 from tuner.tracking.mirror import Mirror
-from tuner.trial import Cohort, Event, Kind, State
 
 NETWORK = """
 from torch import nn
@@ -115,12 +115,12 @@ def story(folder: Path) -> Story:
     """Trial 0 has ended, 1 is under way, 2 and 3 wait; 2 in a cohort that was begun."""
     found = Story(folder, "told", begin=False)
     body = {"spec": SPEC, "digest": "d", "text": "", "id": "i", "seed": 1, "data": {}, "network": "a" * 64}
-    found.tell(Event(Kind.CREATED, body), Event(Kind.OPENED, {"host": "h", "pid": 1}))
+    found.tell(Created(**body), Opened(host="h", pid=1))
     found.ask(range(4))
     found.start(0, [0, 1, 2])
-    found.tell(Event(Kind.GROUPED, {"trials": [3], "structure": {}, "company": False}, cohort=1))
+    found.tell(Grouped(1, trials=[3], structure={}, company=False))
     found.report(1, [0, 1])
-    found.tell(Event(Kind.FINISHED, {"epochs": 1, "best_epoch": 1}, trial=0))
+    found.tell(Finished(0, epochs=1, best_epoch=1))
     return found
 
 
@@ -133,7 +133,7 @@ def test_who_had_begun_is_pruned_and_who_waited_begins_anew_in_cohorts_without_a
     history, heard = ledger.history(), []
     ended = code_versions.left_behind(history, heard.append)
     assert heard == ["trial 1 had begun with the network as it was, and cannot go on"]
-    ledger.append([Event(Kind.OPENED, {"host": "h", "pid": 2, "network": "b" * 64}), *ended])
+    ledger.append([Opened(host="h", pid=2, network="b" * 64), *ended])
     history = ledger.history()
     assert history.network == "b" * 64 and history.trials[1].state is State.PRUNED
     ledger.append(code_versions.begun_anew(history, alone))
@@ -156,8 +156,8 @@ def test_an_unchanged_network_changes_nothing(tmp_path: Path) -> None:
 
 def test_mlflow_has_the_version_as_a_tag(tmp_path: Path) -> None:
     told = story(tmp_path)
-    told.tell(Event(Kind.OPENED, {"host": "h", "pid": 2, "network": "b" * 64}))
-    told.tell(Event(Kind.GROUPED, {"trials": [2], "structure": {}, "company": False}, cohort=2))
+    told.tell(Opened(host="h", pid=2, network="b" * 64))
+    told.tell(Grouped(2, trials=[2], structure={}, company=False))
     mirror = Mirror()
     for event in told.ledger.read():
         mirror.fold(event)

@@ -16,9 +16,9 @@ from tests import studies
 from tuner import cli
 from tuner.cli.summary import ending
 from tuner.counts import Counts, counts
+from tuner.events import Asked, Completed, Created, Event, Finished, Grouped, Interrupted, Opened, Reported, Started
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
-from tuner.trial import Event, Kind
 
 SPACE = {"width": {"type": "choice", "values": [8, 16]}, "depth": {"type": "int", "low": 1, "high": 3}}
 
@@ -28,18 +28,18 @@ def events(trials: int = 12, sampler: str = "random", *, storage: str = "") -> l
     objective = {"metric": "val/accuracy", "goal": "maximize"}
     search = {"trials": trials, "objective": objective, "sampler": {"kind": sampler}, "space": SPACE}
     spec = {"study": "one", "search": search}
-    told = [Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "", "seed": 0, "id": "i", "data": {}})]
-    told.append(Event(Kind.OPENED, {"host": "h", "pid": 1, "storage": storage} if storage else {"host": "h", "pid": 1}))
-    told += [Event(Kind.ASKED, {"params": {"width": 8, "depth": 1}, "seed": n}, trial=n) for n in range(6)]
+    told = [Created(spec=spec, digest="d", text="", seed=0, id="i", data={})]
+    told.append(Opened(**{"host": "h", "pid": 1, "storage": storage} if storage else {"host": "h", "pid": 1}))
+    told += [Asked(n, params={"width": 8, "depth": 1}, seed=n) for n in range(6)]
     for cohort, numbers in enumerate(([0], [1, 2], [3], [4, 5])):
         grouped = {"trials": numbers, "structure": {}, "company": True}
-        told.append(Event(Kind.GROUPED, grouped, cohort=cohort))
+        told.append(Grouped(cohort, **grouped))
         if cohort < 3:
             started = {"attempt": 1, "worker": 0, "trials": numbers, "epoch": 0}
-            told.append(Event(Kind.STARTED, started, cohort=cohort))
+            told.append(Started(cohort, **started))
     for number in (0, 1):
-        told.append(Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.5}, "seconds": 1.0}, trial=number, epoch=1))
-    told.append(Event(Kind.FINISHED, {"epochs": 1, "best_epoch": 1}, trial=0))
+        told.append(Reported(number, 1, metrics={"val/accuracy": 0.5}, seconds=1.0))
+    told.append(Finished(0, epochs=1, best_epoch=1))
     return told
 
 
@@ -58,7 +58,7 @@ def test_what_has_a_checkpoint_is_saved_and_all_else_is_queued(tmp_path: Path) -
     assert found.line() == "1 of 12 finished, 2 saved, 9 queued"
     assert found.resuming() == "resuming: 1 finished, 2 from checkpoints, 9 queued"
     assert counts(history, tmp_path, driven=True).line() == "1 of 12 finished, 3 running, 8 queued"
-    history.apply(Event(Kind.COMPLETED, {"state": "complete", "message": ""}))
+    history.apply(Completed(state="complete", message=""))
     assert counts(history, tmp_path).total == 6
 
 
@@ -73,7 +73,7 @@ def test_the_end_of_an_interrupted_launch_and_the_status_tell_the_same(
 ) -> None:
     folder = study_folder(tmp_path, "one")
     with Ledger.create(folder) as ledger:
-        ledger.append([*events(), Event(Kind.INTERRUPTED, {"message": "SIGINT"})])
+        ledger.append([*events(), Interrupted(message="SIGINT")])
         history = ledger.history()
     now = counts(history, kept(folder, 2))
     first, *_ = ending("one", history, "interrupted", None, now=now, program="tuner", where="")

@@ -16,11 +16,11 @@ from tests.stories import Story
 from tests.test_tracking import crown
 from tuner import deletion
 from tuner.errors import StudyLocked, StudyMissing, TunerError
+from tuner.events import Opened
 from tuner.executors.storage import Storage
 from tuner.ledger import Ledger, study_folder
 from tuner.ledger import studies as listed
 from tuner.tracking.dashboard import SQLITE
-from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
     from tests.postgres import Server
@@ -109,7 +109,7 @@ def test_a_running_study_is_refused_by_the_name_of_its_process(stories: list[Sto
 
 def test_where_mlflow_is_away_the_study_is_kept_unless_its_copy_may_stay(tmp_path: Path) -> None:
     with Story(tmp_path, "far", trials=4).whole().ledger as ledger:
-        ledger.append([Event(Kind.OPENED, {"host": "h", "pid": 1, "tracking": "http://127.0.0.1:9"})])
+        ledger.append([Opened(host="h", pid=1, tracking="http://127.0.0.1:9")])
     said = run(tmp_path, "delete", "far", "--yes", expect=1)
     assert "MLflow does not do it" in said and "--keep-mlflow" in said
     assert listed(tmp_path) == ["far"]
@@ -137,7 +137,7 @@ def test_checkpoints_at_a_storage_go_with_it(tmp_path: Path) -> None:
     storage.begin({"study": "far"}, known=False)
     storage.put(0, b"state")
     with Story(tmp_path, "far", trials=4).ledger as ledger:
-        ledger.append([Event(Kind.OPENED, {"host": "h", "pid": 1, "tracking": "off", "storage": url})])
+        ledger.append([Opened(host="h", pid=1, tracking="off", storage=url)])
     heard: list[str] = []
     deletion.delete(tmp_path, "far", heard.append)
     assert heard == [f"removed its checkpoints at {url}", f"removed {study_folder(tmp_path, 'far')}"]

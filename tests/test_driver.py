@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import sqlalchemy.event
 
+from tests.events import place
 from tuner.driver import Driver, Terms
 from tuner.errors import TunerError
+from tuner.events import Asked, Asking, Cohort, Event, Grouped, Opened, Pruned, Reported, State, Trial
 from tuner.executors.protocol import Answer, Done, Ended, Flush, Lost, Message, Report, Started, Trouble, Work
 from tuner.history import History
 from tuner.ledger import Ledger
@@ -20,9 +22,9 @@ from tuner.models import Signature
 from tuner.search import Search
 from tuner.search_spaces import SearchSpace
 from tuner.study import _search
+from tuner.study_log import StudyLog
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
-from tuner.trial import Cohort, Event, Kind, State, Trial
 
 METRIC = "val/accuracy"
 EPOCHS = 4
@@ -197,7 +199,7 @@ class Stage:
             self.dropped.append(cohort)
 
         terms = Terms(self.trials, [(METRIC, True)], self.group, self.work, split, drop=drop)
-        driver = Driver(terms, self.ledger, history, self.search, self.executor, self.progress, dict)
+        driver = Driver(terms, StudyLog(self.ledger, history), self.search, self.executor, self.progress, dict)
         assert driver.run(lambda: False)
         assert self.facts() == facts(history), "the driver's history is the ledger's"
         return history
@@ -205,8 +207,8 @@ class Stage:
     def facts(self) -> list[Any]:
         return facts(self.ledger.history())
 
-    def kinds(self, kind: Kind) -> list[tuple[int | None, int | None]]:
-        return [(event.trial, event.epoch) for event in self.ledger.read() if event.kind is kind]
+    def kinds(self, kind: type[Event]) -> list[tuple[int | None, int | None]]:
+        return [place(event)[::2] for event in self.ledger.read() if isinstance(event, kind)]
 
 
 def facts(history: History) -> list[Any]:
@@ -232,7 +234,7 @@ def test_a_study_without_a_pruner(ledger: Ledger) -> None:
     assert stage.executor.attempts == [(0, 1, [0, 1]), (1, 1, [2, 3]), (2, 1, [4])]
     assert stage.executor.answers == []
     assert search.told == [(n, State.COMPLETE, (score(0.01 * (n + 1), EPOCHS),)) for n in range(5)]
-    assert len(stage.kinds(Kind.REPORTED)) == 5 * EPOCHS
+    assert len(stage.kinds(Reported)) == 5 * EPOCHS
 
 
 def test_a_verdict_counts_only_where_the_report_waits(ledger: Ledger) -> None:
@@ -241,7 +243,7 @@ def test_a_verdict_counts_only_where_the_report_waits(ledger: Ledger) -> None:
     stage = Stage(ledger, Fake(lambda work: worker(work, rungs=[2])), search)
     history = stage.run()
     assert states(history) == [State.COMPLETE, State.PRUNED, State.COMPLETE, State.COMPLETE]
-    assert stage.kinds(Kind.PRUNED) == [(1, None)]
+    assert stage.kinds(Pruned) == [(1, None)]
     assert stage.executor.answers == [(0, Answer(frozenset({1})))]
     assert search.told == [
         (1, State.PRUNED, None),
@@ -263,8 +265,8 @@ def test_all_reports_of_a_cohort_are_observed_and_stored_before_the_answer(ledge
     seen: list[tuple[int, int, set[int]]] = []
 
     def look(cohort: int, answer: Answer) -> None:
-        kinds = [event.kind for event in ledger.read()]
-        seen.append((kinds.count(Kind.REPORTED), kinds.count(Kind.PRUNED), set(answer.stop)))
+        kinds = [type(event) for event in ledger.read()]
+        seen.append((kinds.count(Reported), kinds.count(Pruned), set(answer.stop)))
 
     executor = Fake(lambda work: worker(work, rungs=[1, 2]), on_answer=look)
     Stage(ledger, executor, search).run()
@@ -281,7 +283,7 @@ def test_a_flush_is_answered_after_what_was_said_is_stored(ledger: Ledger) -> No
         yield Done(0, 1)
 
     counts: list[int] = []
-    executor = Fake(life, on_answer=lambda *_: counts.append(stage.kinds(Kind.REPORTED).count((0, 1))))
+    executor = Fake(life, on_answer=lambda *_: counts.append(stage.kinds(Reported).count((0, 1))))
     stage = Stage(ledger, executor, FakeSearch(), trials=1)
     assert states(stage.run()) == [State.COMPLETE]
     assert counts == [1]
@@ -321,7 +323,7 @@ def test_a_fault_of_the_machine_ends_the_study_and_keeps_what_was_said_before_it
     stage = Stage(ledger, Fake(life), FakeSearch(), trials=1)
     with pytest.raises(TunerError, match="no room for weights; mend it and launch again: nothing acknowledged is lost"):
         stage.run()
-    assert stage.kinds(Kind.REPORTED) == [(0, 1)]
+    assert stage.kinds(Reported) == [(0, 1)]
 
 
 def test_a_report_repeated_after_a_resume_changes_nothing(ledger: Ledger) -> None:
@@ -346,8 +348,8 @@ def test_a_report_repeated_after_a_resume_changes_nothing(ledger: Ledger) -> Non
     history = stage.run()
     assert stage.executor.attempts == [(0, 1, [0, 1, 2]), (0, 2, [0, 2])]
     assert [history.trials[n].reports[1][METRIC] for n in range(3)] == [0.1 * (n + 1) for n in range(3)]
-    assert stage.kinds(Kind.REPORTED) == [(0, 1), (1, 1), (2, 1), (0, 2), (2, 2)]
-    assert stage.kinds(Kind.PRUNED) == [(1, None)]
+    assert stage.kinds(Reported) == [(0, 1), (1, 1), (2, 1), (0, 2), (2, 2)]
+    assert stage.kinds(Pruned) == [(1, None)]
     assert len(search.observed) == 2
     assert search.told == [(1, State.PRUNED, None), (0, State.COMPLETE, (0.5,)), (2, State.COMPLETE, (0.6,))]
     assert history.trials[0].seconds == 1.0
@@ -459,7 +461,7 @@ def test_the_last_words_of_an_attempt_that_was_given_up_are_ignored(ledger: Ledg
     assert history.losses == {0: 1}
     assert stage.executor.answers == []
     assert history.trials[0].reports[1] == {METRIC: score(0.01, 1)}
-    assert len(stage.kinds(Kind.REPORTED)) == 2 * EPOCHS
+    assert len(stage.kinds(Reported)) == 2 * EPOCHS
     assert stage.executor.attempts == [(0, 1, [0, 1]), (0, 2, [0, 1])]
 
 
@@ -499,10 +501,10 @@ def test_whoever_speaks_while_a_window_is_asked_is_answered_before_it_is_full(le
     second = ["hold", "asked 4", "answered 0", "asked 5", "answered 0", "asked 6", "asked 7", "release"]
     assert log == [*first, *second, *["answered 1"] * 2]
     assert history.trials[1].state is State.PRUNED
-    kinds = [event.kind for event in ledger.read()]
-    asked = [at for at, kind in enumerate(kinds) if kind is Kind.ASKED]
-    assert kinds.count(Kind.ASKING) == 1, "of the first window nobody need know: nothing was stored meanwhile"
-    assert kinds.index(Kind.ASKING) < kinds.index(Kind.PRUNED) < asked[4]
+    kinds = [type(event) for event in ledger.read()]
+    asked = [at for at, kind in enumerate(kinds) if kind is Asked]
+    assert kinds.count(Asking) == 1, "of the first window nobody need know: nothing was stored meanwhile"
+    assert kinds.index(Asking) < kinds.index(Pruned) < asked[4]
     assert asked == [*range(4), *range(asked[4], asked[4] + 4)], "a window is stored as a whole"
 
 
@@ -537,7 +539,7 @@ def test_who_is_lost_while_a_window_is_asked_is_seen_to_when_it_is_full(ledger: 
     stage = Stage(ledger, Fake(life), Slow([]), trials=8)
     history = stage.run()
     assert states(history) == [State.COMPLETE] * 8
-    groups = [(event.cohort, event.body["trials"]) for event in ledger.read() if event.kind is Kind.GROUPED]
+    groups = [(event.cohort, event.trials) for event in ledger.read() if isinstance(event, Grouped)]
     assert groups == [(0, [0, 1, 2, 3]), (1, [4, 5, 6, 7]), (2, [0, 1]), (3, [2, 3])]
 
 
@@ -584,10 +586,10 @@ def test_a_study_that_is_stopped_while_a_window_is_asked_goes_on_with_the_same_w
             search.ask = counted  # type: ignore[method-assign]
             stage = Stage(store, Saving(plain, most=1), search, trials=TRIALS, size=3)
             terms = Terms(TRIALS, [(METRIC, True)], stage.group, stage.work, lambda *_: None)
-            driver = Driver(terms, store, store.history(), search, stage.executor, stage.progress, dict)
+            driver = Driver(terms, StudyLog(store, store.history()), search, stage.executor, stage.progress, dict)
             ended = driver.run(lambda life=life, count=count: life == 1 and len(count) >= asks)
             assert ended == (life == 2 or asks > TRIALS)
-        found = [(event.cohort, event.body["trials"]) for event in store.read() if event.kind is Kind.GROUPED]
+        found = [(event.cohort, event.trials) for event in store.read() if isinstance(event, Grouped)]
         assert (facts(store.history()), found) == (wanted, groups)
 
 
@@ -654,7 +656,7 @@ def lived(
     trials, count = TRIALS, 0
     with Ledger.create(folder) as store:
         for death in deaths:
-            store.append([Event(Kind.OPENED, {})])
+            store.append([Opened(host="here", pid=1)])
             mortal = Mortal(store, death)
             search = searching(store.history(), trials)
             search._sampler.piece = piece
@@ -664,7 +666,7 @@ def lived(
             except Killed:
                 assert death is not None
             count = mortal.count
-        groups = [(e.cohort, e.body["trials"]) for e in store.read() if e.kind is Kind.GROUPED]
+        groups = [(e.cohort, e.trials) for e in store.read() if isinstance(e, Grouped)]
         return facts(store.history()), groups, count
 
 

@@ -42,8 +42,9 @@ from tests.crews import (
 )
 from tests.servers import PATIENCE
 from tests.test_study import Silent
-from tuner import data, models
+from tuner import data, events, models
 from tuner.errors import DataError, InputError, SpecError, TunerError
+from tuner.events import Reported
 from tuner.executors import parcel
 from tuner.executors.actor import File
 from tuner.executors.protocol import (
@@ -66,7 +67,6 @@ from tuner.progress import PlainProgress
 from tuner.training import checkpoint
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row
-from tuner.trial import Kind
 
 NETWORK = """
 from torch import nn
@@ -396,7 +396,7 @@ class Stopping(Silent):
         self.epoch, self.done = epoch, False
 
     def update(self, history: Any, fresh: Any, now: Any) -> None:
-        if not self.done and any(event.kind is Kind.REPORTED and event.epoch == self.epoch for event in fresh):
+        if not self.done and any(isinstance(event, Reported) and event.epoch == self.epoch for event in fresh):
             self.done = True  # a second Ctrl-C would end the tests
             signal.raise_signal(signal.SIGINT)
 
@@ -452,7 +452,7 @@ def test_a_study_finds_its_checkpoints_under_another_storage_or_none(
     assert f"checkpoints of 1 cohort brought from {folder} to {second}" in heard[1].lines
     assert f"checkpoints of 1 cohort brought from {second} to the study's folder" in heard[2].lines
     with Ledger.open(there.folder, read_only=True) as ledger:
-        epochs = [event.body["epoch"] for event in ledger.read() if event.kind is Kind.STARTED]
+        epochs = [event.epoch for event in ledger.read() if isinstance(event, events.Started)]
     assert epochs == [0, 2, 4]
     assert not [*(tmp_path / "first").iterdir(), *(tmp_path / "second").iterdir()]
 

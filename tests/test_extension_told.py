@@ -11,12 +11,12 @@ from tests.test_code_versions import write
 from tests.test_mirror import mirror_of
 from tests.test_study import Silent, launch
 from tuner.errors import StudyChanged
+from tuner.events import Completed
 from tuner.home import LEDGER
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
 from tuner.study import foreseen
 from tuner.study import launch as start
-from tuner.trial import Kind
 
 pytestmark = pytest.mark.usefixtures("copied_workers")
 
@@ -51,5 +51,5 @@ def test_the_note_of_a_grid_counts_its_points(tmp_path: Path) -> None:
     with Ledger.open(study.folder, read_only=True) as ledger:
         told = list(ledger.read())
     assert ": complete. 2 of 2 trials ended" in mirror_of(told).note(alive=False)
-    before = [event for event in told if event.kind is not Kind.COMPLETED]
+    before = [event for event in told if not isinstance(event, Completed)]
     assert ": running. 2 of 2 trials ended" in mirror_of(before).note(alive=True)

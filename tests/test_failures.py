@@ -10,31 +10,28 @@ import pytest
 
 from tests import studies
 from tests.stories import spec
+from tuner.events import Asked, Completed, Created, Event, Failed, Finished, Pruned
 from tuner.failures import causes, named, told, too_many
 from tuner.history import History
-from tuner.trial import Event, Kind
 
 PLACE = "ValueError: Expected more than 1 value per channel (net.py:12)"
 
 
-def history(*trials: tuple[dict[str, Any], str | Kind | None]) -> History:
+def history(*trials: tuple[dict[str, Any], str | type[Event] | None]) -> History:
     """Of trials with these params that failed with that message, ended in another way, or did not end."""
-    events = [Event(Kind.CREATED, {"spec": spec("s", 99), "digest": "d", "text": "", "id": "i", "data": {}})]
+    events = [Created(spec=spec("s", 99), digest="d", text="", id="i", data={}, seed=0)]
     for number, (params, end) in enumerate(trials):
-        events.append(Event(Kind.ASKED, {"params": params, "seed": number}, trial=number))
-        if isinstance(end, Kind):
-            events.append(Event(end, {}, trial=number))
+        events.append(Asked(number, params=params, seed=number))
+        if end in (Finished, Pruned):
+            events.append(Finished(number, 1, 1) if end is Finished else Pruned(number, 1))
         elif end is not None:
-            events.append(Event(Kind.FAILED, {"message": end}, trial=number))
-    return History.of([*events, Event(Kind.COMPLETED, {"state": "complete", "message": ""})])
+            events.append(Failed(number, message=end))
+    return History.of([*events, Completed(state="complete", message="")])
 
 
 def sizes(values: Sequence[int], fails: int) -> History:
     return history(
-        *[
-            ({"batch_size": size, "lr": 0.1 * n}, PLACE if size == fails else Kind.FINISHED)
-            for n, size in enumerate(values)
-        ]
+        *[({"batch_size": size, "lr": 0.1 * n}, PLACE if size == fails else Finished) for n, size in enumerate(values)]
     )
 
 
@@ -50,7 +47,7 @@ def test_a_cause_is_told_with_its_trials_and_what_they_have_in_common() -> None:
 def test_nothing_is_in_common_where_there_is_one_trial_or_all_have_it() -> None:
     assert [str(cause) for cause in causes(sizes([16, 8, 32, 64], 16))] == [f"1 trial failed: {PLACE}: trial 0"]
     assert str(causes(sizes([16, 16], 16))[0]) == f"2 trials failed: {PLACE}: trials 0, 1"
-    one_width = history(({"width": 8}, PLACE), ({"width": 8}, PLACE), ({"width": 8}, Kind.FINISHED))
+    one_width = history(({"width": 8}, PLACE), ({"width": 8}, PLACE), ({"width": 8}, Finished))
     assert "in all of them" not in str(causes(one_width)[0])
 
 
@@ -58,8 +55,8 @@ def test_what_no_other_trial_has_is_named_first() -> None:
     found = history(
         ({"act": "relu", "width": 8, "lr": 0.1}, "E (n.py:1)"),
         ({"act": "relu", "width": 8, "lr": 0.2}, "E (n.py:1)"),
-        ({"act": "relu", "width": 4, "lr": 0.3}, Kind.FINISHED),
-        ({"act": "tanh", "width": 4, "lr": 0.4}, Kind.PRUNED),
+        ({"act": "relu", "width": 4, "lr": 0.3}, Finished),
+        ({"act": "tanh", "width": 4, "lr": 0.4}, Pruned),
     )
     assert "(width 8, act relu in all of them)" in str(causes(found)[0])
 
@@ -96,10 +93,10 @@ def test_of_many_causes_and_trials_the_first_are_told() -> None:
     [(1, 1, False), (2, 1, True), (0, 0, False), (0, 3, False), (1, 0, True), (4, 4, False), (5, 4, True)],
 )
 def test_more_than_half_of_the_trials_that_ended_are_too_many(failed: int, others: int, many: bool) -> None:
-    ends = [Kind.FINISHED, Kind.PRUNED]
+    ends = [Finished, Pruned]
     trials = [*[({}, "E")] * failed, *[({}, ends[n % 2]) for n in range(others)], ({}, None), ({}, None)]
     assert too_many(history(*trials)) is many
-    assert not told(history(*[({}, Kind.FINISHED)] * 2), "c")
+    assert not told(history(*[({}, Finished)] * 2), "c")
 
 
 NETWORK = """

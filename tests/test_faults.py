@@ -19,8 +19,8 @@ from tests.forks import Forks, Run
 from tests.points import DEATHS
 from tests.servers import PATIENCE, until
 from tests.stores import Store
+from tuner.events import TERMINAL, Reported, Started
 from tuner.ledger import Ledger, study_folder
-from tuner.trial import TERMINAL, Kind
 
 TPE_ASHA = {
     "sampler": {"kind": "tpe", "startup": 6},
@@ -33,9 +33,9 @@ def check_ledger(home: Path, trials: int, name: str = "small") -> None:
     """I2, I3, I5: one end per trial, the exact number of trials, one report per epoch, epochs without gaps."""
     with Ledger.open(study_folder(home, name), read_only=True) as ledger:
         events = list(ledger.read())
-    ended = [event.trial for event in events if event.kind in TERMINAL]
+    ended = [event.trial for event in events if isinstance(event, TERMINAL)]
     assert sorted(ended) == list(range(trials))
-    reports = [(event.trial, event.epoch) for event in events if event.kind is Kind.REPORTED]
+    reports = [(event.trial, event.epoch) for event in events if isinstance(event, Reported)]
     assert len(reports) == len(set(reports))
     for trial in range(trials):
         epochs = sorted(epoch for number, epoch in reports if number == trial)
@@ -99,7 +99,7 @@ def test_a_signal_saves_and_leaves_a_study_that_the_same_command_goes_on_with(ru
     assert "resuming: " in run(path, tmp_path)
     check_ledger(tmp_path, 4)
     with Ledger.open(folder, read_only=True) as ledger:
-        resumed = [event.body["epoch"] for event in ledger.read() if event.kind is Kind.STARTED]
+        resumed = [event.epoch for event in ledger.read() if isinstance(event, Started)]
     assert max(resumed) >= max(came) - 1  # not from the beginning
 
 

@@ -11,10 +11,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests.stories import Story
 from tuner import keeping
 from tuner.errors import TunerError
+from tuner.events import Opened
 from tuner.executors import storage as storing
 from tuner.executors.shelf import Checkpoints
 from tuner.history import History
-from tuner.trial import Event, Kind
 
 HOME = ""
 
@@ -46,7 +46,7 @@ def launched(story: Story, storage: str) -> list[str]:
     said: list[str] = []
     keeping.begin(story.folder, storage, story.name, story.ledger.history(), said.append)
     body = {"host": "here", "pid": 3, **({"storage": storage} if storage else {})}
-    story.tell(Event(Kind.OPENED, body))
+    story.tell(Opened(**body))
     return said
 
 
@@ -158,5 +158,5 @@ def test_the_parts_of_a_halved_cohort_have_all_that_it_had(story: Story, shared:
 
 
 def test_launches_of_before_there_were_storages_kept_checkpoints_at_home() -> None:
-    told = [Event(Kind.OPENED, {"host": "here", "pid": 1}, seq=n) for n in (1, 2)]
+    told = [Opened(host="here", pid=1, seq=n) for n in (1, 2)]
     assert History.of(told).storages == [HOME]

@@ -14,11 +14,11 @@ import tuner
 from tests import studies
 from tuner import champion, cli
 from tuner.cli.summary import called, ending
+from tuner.events import Completed, Created
 from tuner.ledger import Ledger, study_folder
 from tuner.progress import Progress
 from tuner.tracking import writer as writing
 from tuner.tracking.writer import Writer
-from tuner.trial import Event, Kind
 
 SAYS = """
 import sys
@@ -124,7 +124,7 @@ def test_a_study_whose_trials_all_failed_has_no_champion_and_says_why(
 ) -> None:
     body = {"spec": studies.study(), "digest": "d", "text": "", "seed": 0, "id": "i", "data": {}}
     with Ledger.create(study_folder(tmp_path / "home", "small")) as ledger, ledger.lock():
-        ledger.append([Event(Kind.CREATED, body), Event(Kind.COMPLETED, {"state": "failed", "message": "none"})])
+        ledger.append([Created(**body), Completed(state="failed", message="none")])
     for verb in (("predict", "small", "new.csv"), ("generate", "small", "--prompt", "a")):
         monkeypatch.setattr(sys, "argv", ["tuner", *verb, "--home", str(tmp_path / "home")])
         with pytest.raises(SystemExit) as ended:

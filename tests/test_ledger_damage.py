@@ -21,8 +21,8 @@ from tests.events import asked, fork, in_a_process, reported
 from tests.postgres import Server
 from tuner import cli
 from tuner.errors import LedgerDamaged
+from tuner.events import Completed, Event, Finished, Opened
 from tuner.ledger import Ledger, head, study_folder
-from tuner.trial import Event, Kind
 
 GOLDEN = Path(__file__).parent / "golden"
 Spoil = Callable[[str], None]
@@ -31,9 +31,9 @@ EVENTS = [
     asked(0, rate=0.1),
     asked(1, rate=0.2),
     *(reported(trial, epoch, loss=1 / epoch) for epoch in range(1, 5) for trial in range(2)),
-    Event(Kind.FINISHED, {"epochs": 4, "best_epoch": 4}, trial=0),
-    Event(Kind.FINISHED, {"epochs": 4, "best_epoch": 4}, trial=1),
-    Event(Kind.COMPLETED, {"state": "complete", "message": ""}),
+    Finished(0, epochs=4, best_epoch=4),
+    Finished(1, epochs=4, best_epoch=4),
+    Completed(state="complete", message=""),
 ]
 
 
@@ -93,7 +93,7 @@ def accept(folder: Path) -> list[str]:
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_what_was_stored_is_whole_and_every_event_is_covered(folder: Path, size: int) -> None:
     store(folder, EVENTS, size)
-    store(folder, [Event(Kind.OPENED, {}), *EVENTS, Event(Kind.OPENED, {})])  # the second ones are left out
+    store(folder, [Opened(host="here", pid=1), *EVENTS, Opened(host="here", pid=1)])  # the second ones are left out
     assert found(folder) == []
     assert uncovered(folder) == 0
 
@@ -157,7 +157,7 @@ def test_a_body_that_is_no_json_any_more_is_told_and_is_no_traceback(folder: Pat
 
 def test_a_study_that_is_complete_with_an_open_trial_is_damaged_though_no_digest_tells(folder: Path) -> None:
     with Ledger.create(folder) as ledger:
-        ledger.append([event for event in EVENTS if (event.kind, event.trial) != (Kind.FINISHED, 1)])
+        ledger.append([event for event in EVENTS if event != Finished(1, 4, 4)])
     assert found(folder) == ["the study says that it is complete, but trial 1 has not ended"]
 
 
@@ -194,7 +194,7 @@ def test_nobody_writes_over_events_that_are_lost(folder: Path, spoil: Spoil) -> 
     store(folder, EVENTS[:9])
     spoil("DELETE FROM events WHERE seq > 5")
     with Ledger.open(folder) as ledger, pytest.raises(LedgerDamaged, match="9 events were stored, and 5 are there"):
-        ledger.append([Event(Kind.OPENED, {})])
+        ledger.append([Opened(host="here", pid=1)])
 
 
 def test_an_older_tuner_that_writes_without_digests_leaves_events_that_are_not_covered(
@@ -213,7 +213,7 @@ def test_an_older_tuner_that_writes_without_digests_leaves_events_that_are_not_c
 
 def test_a_lost_head_file_is_no_damage(folder: Path) -> None:
     for content in (None, b"", b"000000000000099 no digest 00000000\n", b"\xff" * 33):
-        store(folder, [Event(Kind.OPENED, {})])
+        store(folder, [Opened(host="here", pid=1)])
         if content is None:
             (folder / "ledger.head").unlink()
         else:
@@ -280,7 +280,7 @@ def test_a_killed_driver_whose_log_is_deleted_is_told_what_is_lost(local: Path, 
     def drive(pipe: Connection) -> None:
         store(local, EVENTS[:2])
         with Ledger.create(local) as ledger, ledger.lock():
-            ledger.append([Event(Kind.OPENED, {})])
+            ledger.append([Opened(host="here", pid=1)])
             for event in EVENTS[2 : 2 + count]:
                 ledger.append([event])
             pipe.send(ledger.last())
@@ -325,7 +325,7 @@ def test_a_ledger_older_than_digests_is_opened_and_what_is_added_is_covered(loca
     with Ledger.open(local, read_only=True) as ledger:
         old = ledger.last()
     assert (found(local), uncovered(local)) == ([], old)
-    store(local, [Event(Kind.OPENED, {}), Event(Kind.OPENED, {})])
+    store(local, [Opened(host="here", pid=1), Opened(host="here", pid=1)])
     assert (found(local), uncovered(local)) == ([], old)
     with contextlib.closing(sqlite3.connect(local / "ledger.db", isolation_level=None)) as database:
         database.execute("UPDATE events SET body = '{ }' WHERE seq = (SELECT max(seq) FROM events)")

@@ -20,10 +20,10 @@ from tests.postgres import PASSWORD, Server
 from tests.servers import PATIENCE, until
 from tuner.cli import doctor
 from tuner.errors import InputError, LedgerError, StudyLocked
+from tuner.events import Asked, Created, Event, Opened, Reported, Started
 from tuner.ledger import FORMAT, Ledger, lease, postgresql, server, studies, study_folder
 from tuner.tracking import follow
 from tuner.tracking.tracker import Progress, Tracker
-from tuner.trial import Event, Kind
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_studies_of_one_database_do_not_see_one_another(tmp_path: Path, address:
     one, two = (Ledger.create(study_folder(tmp_path, name)) for name in "ab")
     with one, two, one.lock(), two.lock():
         for ledger in (one, two, one):
-            ledger.append([Event(Kind.CREATED, {"id": "x"}), asked(0), reported(0, 1)])
+            ledger.append([Created(id="x", spec={}, digest="d", text="", seed=0, data={}), asked(0), reported(0, 1)])
         assert [e.seq for e in one.read()] == [e.seq for e in two.read()] == [1, 2, 3]
         two.append([asked(1)])
         assert (one.last(), two.last()) == (3, 4)
@@ -196,7 +196,7 @@ def test_a_restart_inside_a_transaction_is_invisible_in_what_it_stores(
         second = ledger.append([asked(1), reported(1, 1)])
         postgres.restart()
     assert list(ledger.read(after=1)) == [*first, *second]
-    assert [(e.seq, e.kind) for e in ledger.read()] == [(1, Kind.ASKED), (2, Kind.ASKED), (3, Kind.REPORTED)]
+    assert [(e.seq, type(e)) for e in ledger.read()] == [(1, Asked), (2, Asked), (3, Reported)]
 
 
 def through(outage: Server, ledger: Ledger, said: list[str], seconds: float = 0.0) -> list[Event]:
@@ -310,7 +310,13 @@ def test_a_reply_that_is_lost_anywhere_stores_nothing_twice_and_loses_nothing(
     address = os.environ["TUNER_LEDGER"]
     Ledger.create(folder).close()
     # Events that no rule keeps apart: only what was stored tells whether it was.
-    batches = [[Event(Kind.STARTED, {"n": n}, cohort=0), Event(Kind.STARTED, {"n": n}, cohort=0)] for n in range(3)]
+    batches = [
+        [
+            Started(0, attempt=n, worker=0, trials=[], epoch=1),
+            Started(0, attempt=n, worker=0, trials=[], epoch=1),
+        ]
+        for n in range(3)
+    ]
     with closing(Cutter(postgres.port, word, arrives=arrives)) as cutter:
         monkeypatch.setenv("TUNER_LEDGER", address.replace(f":{postgres.port}/", f":{cutter.port}/"))
         with Ledger.open(folder) as ledger:
@@ -320,7 +326,7 @@ def test_a_reply_that_is_lost_anywhere_stores_nothing_twice_and_loses_nothing(
     monkeypatch.setenv("TUNER_LEDGER", address)
     with Ledger.open(folder) as ledger:
         assert list(ledger.read(limit=6)) == stored
-        assert [(event.seq, event.body.get("n")) for event in ledger.read()] == [
+        assert [(event.seq, getattr(event, "attempt", None)) for event in ledger.read()] == [
             (1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2), (7, None),
         ]  # fmt: skip
     assert cutter.cuts == 1
@@ -493,7 +499,7 @@ def test_of_many_that_want_a_free_study_one_gets_it(ledger: Ledger, folder: Path
 def test_a_writer_that_cannot_read_the_ledger_leaves_it_to_the_driver_to_say_so_until_the_end(
     ledger: Ledger, folder: Path, postgres: Server
 ) -> None:
-    ledger.append([Event(Kind.OPENED, {})])
+    ledger.append([Opened(host="here", pid=1)])
     tracker = Tracker(folder, "sqlite://", None)
     said: list[Progress] = []
     ended = threading.Event()

@@ -22,8 +22,8 @@ from tests.events import asked, fork, in_a_process, reported
 from tests.servers import PATIENCE
 from tuner import lock
 from tuner.errors import InputError, LedgerError
+from tuner.events import EVENTS, Asking, Finished, Opened, Reported, State
 from tuner.ledger import FORMAT, Ledger, sqlite, studies, study_folder
-from tuner.trial import Event, Kind, State
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -196,7 +196,7 @@ def test_sigkill_inside_a_transaction_leaves_all_of_it_or_nothing(folder: Path) 
         with Ledger.open(folder) as ledger:
             assert ledger.last() in (before, before + 8), f"killed at instruction {point} of {total}"
             assert [event.seq for event in ledger.read()] == list(range(1, ledger.last() + 1))
-            ledger.append([Event(Kind.REPORTED, {}, trial=t, epoch=1000 + point) for t in range(8)])  # it goes on
+            ledger.append([Reported(t, 1000 + point, metrics={}, seconds=0.5) for t in range(8)])  # it goes on
 
 
 def test_a_driver_that_has_not_signed_yet_is_not_taken_for_the_dead_one_before_it(
@@ -256,13 +256,17 @@ def test_a_ledger_of_the_first_format_is_opened_for_ever(folder: Path) -> None:
     (folder / "ledger.db").write_bytes((GOLDEN / "ledger-v1.db").read_bytes())
     expected = json.loads((GOLDEN / "ledger-v1.json").read_text())
     with Ledger.open(folder) as ledger:
-        stored = [[e.seq, e.time, e.kind.value, e.trial, e.cohort, e.epoch, dict(e.body)] for e in ledger.read()]
+        stored = list(ledger.read())
         history = ledger.history()
-        assert stored == expected["events"]
-        assert {event[2] for event in stored} == {kind.value for kind in Kind} - {Kind.ASKING.value}  # which came later
+        for event, (seq, time, kind, trial, cohort, epoch, body) in zip(stored, expected["events"], strict=True):
+            assert (event.seq, event.time, event.kind) == (seq, time, kind)
+            assert all(getattr(event, name) == value for name, value in body.items() if name != "versions")
+            columns = {"trial": trial, "cohort": cohort, "epoch": epoch}
+            assert all(getattr(event, name) == columns[name] for name in event.columns)
+        assert {event.kind for event in stored} == EVENTS.keys() - {Asking.kind}  # which came later
         assert [trial.state for trial in history.trials.values()] == [State.COMPLETE, State.PRUNED, State.FAILED]
-        assert ledger.append([Event(Kind.FINISHED, {"epochs": 9}, trial=0)]) == []  # its rules came with it
-        assert len(ledger.append([Event(Kind.OPENED, {})])) == 1
+        assert ledger.append([Finished(0, epochs=9, best_epoch=1)]) == []  # its rules came with it
+        assert len(ledger.append([Opened(host="here", pid=1)])) == 1
 
 
 def test_the_schema_of_today_is_the_golden_one_until_the_format_is_raised(folder: Path) -> None:

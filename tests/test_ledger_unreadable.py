@@ -14,8 +14,8 @@ from tests import studies
 from tests.events import asked
 from tuner import cli
 from tuner.errors import LedgerDamaged
+from tuner.events import Failed
 from tuner.ledger import FORMAT, Ledger, study_folder
-from tuner.trial import Event, Kind
 
 REPORT = {"metrics": {"a": "b"}, "seconds": 1}
 CREATED = {"spec": {"a": 1}, "digest": 1, "text": 2, "id": 3, "data": 4}
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
     folder = study_folder(tmp_path, "small")
     with Ledger.create(folder) as ledger, ledger.lock():
         ledger.append([asked(n, rate=n / 100) for n in range(300)])
-        ledger.append([Event(Kind.FAILED, {"message": "x" * 80}, trial=n) for n in range(300)])
+        ledger.append([Failed(n, message="x" * 80) for n in range(300)])
     assert (folder / "ledger.db").stat().st_size > 10 * 4096
     return folder / "ledger.db"
 

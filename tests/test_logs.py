@@ -15,11 +15,11 @@ from tests import studies
 from tests.crews import Begin, begin_local, begin_on_ray, of, rows, small_ray, train, work
 from tests.stories import Story
 from tuner.errors import InputError, first_line, trace
+from tuner.events import Asked, Failed, Grouped, Lost, State
 from tuner.executors.protocol import Done, Trouble
 from tuner.executors.worker_log import log_path
 from tuner.ledger import Ledger, study_folder
 from tuner.logs import Logs
-from tuner.trial import Event, Kind, State
 
 NETWORK = """
 import os
@@ -215,8 +215,8 @@ def lines(folder: Path, trial: int | None = None, *, whole: bool = True) -> list
 def story(tmp_path: Path) -> Iterator[Story]:
     story = Story(tmp_path, "told")
     with story.ledger:
-        asked = [Event(Kind.ASKED, {"params": {"width": 8}, "seed": n}, trial=n) for n in range(4)]
-        grouped = Event(Kind.GROUPED, {"trials": [0, 1, 2, 3], "structure": {}, "company": True}, cohort=0)
+        asked = [Asked(n, params={"width": 8}, seed=n) for n in range(4)]
+        grouped = Grouped(0, trials=[0, 1, 2, 3], structure={}, company=True)
         story.ledger.append([*asked, grouped])
         (story.folder / "logs").mkdir(exist_ok=True)
         yield story
@@ -258,9 +258,9 @@ def test_a_line_that_is_still_being_written_waits_for_its_end(story: Story) -> N
 
 def test_trials_that_an_error_ended_together_have_one_traceback_and_others_their_message(story: Story) -> None:
     broken = {"message": "ValueError: no (net.py:1)", "traceback": "Traceback\nValueError: no"}
-    story.ledger.append([Event(Kind.LOST, {"attempt": 1, "message": "worker 0 lost (signal 9)"}, cohort=0)])
-    story.ledger.append([Event(Kind.FAILED, broken, trial=n) for n in (0, 2)])
-    story.ledger.append([Event(Kind.FAILED, broken, trial=3), Event(Kind.FAILED, {"message": "diverged"}, trial=1)])
+    story.ledger.append([Lost(0, attempt=1, message="worker 0 lost (signal 9)")])
+    story.ledger.append([Failed(n, **broken) for n in (0, 2)])
+    story.ledger.append([Failed(3, **broken), Failed(1, message="diverged")])
     assert lines(story.folder) == [
         "trials 0, 1, 2, 3 | worker 0 lost (signal 9)",
         "trials 0, 2 | Traceback",

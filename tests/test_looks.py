@@ -160,12 +160,12 @@ def test_text_is_marked_by_colours_on_a_terminal_unless_they_are_not_wanted(
 
 def test_a_study_that_is_not_complete_has_no_best_trial_to_look_at(run: Run, place: Path) -> None:
     content = {**TABLE, "study": "fresh"}
+    from tuner.events import Created
     from tuner.ledger import Ledger, study_folder
-    from tuner.trial import Event, Kind
 
     body = {"spec": content, "digest": "d", "text": "", "seed": 0, "id": "i", "data": {}}
     with Ledger.create(study_folder(place / "home", "fresh")) as ledger, ledger.lock():
-        ledger.append([Event(Kind.CREATED, body)])
+        ledger.append([Created(**body)])
     code, _, said = run("attend", "fresh", 0)
     assert code == 2
     assert "study fresh is not complete yet" in said

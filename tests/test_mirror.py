@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.stories import DATA, spec
+from tuner.events import (
+    Asked,
+    Completed,
+    Created,
+    Event,
+    Failed,
+    Finished,
+    Interrupted,
+    Lost,
+    Opened,
+    Pruned,
+    Reported,
+    State,
+    Tested,
+)
 from tuner.history import History
 from tuner.tracking.mirror import Mirror
-from tuner.trial import Event, Kind, State
 
 
 def numbered(events: Iterator[Event]) -> list[Event]:
     """As a ledger would give them, a second apart."""
-    return [
-        Event(e.kind, e.body, e.trial, e.cohort, e.epoch, seq, 1_000.0 + seq) for seq, e in enumerate(events, start=1)
-    ]
+    return [replace(event, seq=seq, time=1_000.0 + seq) for seq, event in enumerate(events, start=1)]
 
 
 def created(trials: int, goal: str = "maximize", **data: object) -> Event:
-    body = {"spec": spec("s", trials, goal=goal), "digest": "d", "text": "", "id": "i", "data": {**DATA, **data}}
-    return Event(Kind.CREATED, body)
+    return Created(spec("s", trials, goal=goal), "d", "", "i", 0, {**DATA, **data})
 
 
 @st.composite
@@ -36,15 +48,15 @@ def studies(draw: st.DrawFn) -> tuple[str, list[Event]]:
     def tell() -> Iterator[Event]:
         yield created(count, goal)
         for n in range(count):
-            yield Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": n}, trial=n)
+            yield Asked(n, params={"learning_rate": 0.1}, seed=n)
         for n in draw(st.permutations(range(count))):
             for epoch in range(1, draw(st.integers(0, 3)) + 1):
                 value = draw(values)
                 metrics = {"train/loss": 1.0} if value is None else {"val/accuracy": value}
-                yield Event(Kind.REPORTED, {"metrics": metrics, "seconds": 1.0}, trial=n, epoch=epoch)
-            end = draw(st.sampled_from([None, Kind.FINISHED, Kind.FINISHED, Kind.PRUNED, Kind.FAILED]))
-            if end is not None:
-                yield Event(end, {"message": "m"} if end is Kind.FAILED else {}, trial=n)
+                yield Reported(n, epoch, metrics=metrics, seconds=1.0)
+            ends = [None, Finished(n, 1, 1), Finished(n, 1, 1), Pruned(n, 1), Failed(n, "m")]
+            if (end := draw(st.sampled_from(ends))) is not None:
+                yield end
 
     return goal, numbered(tell())
 
@@ -109,16 +121,16 @@ def test_text_from_files_stays_text_in_the_note_and_in_the_tags() -> None:
         iter(
             [
                 created(1, name="![x](http://evil)`|\n# title"),
-                Event(Kind.ASKED, {"params": params, "seed": 0}, trial=0),
-                Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.5}, "seconds": 1.0}, trial=0, epoch=1),
-                Event(Kind.FINISHED, {}, trial=0),
+                Asked(0, params=params, seed=0),
+                Reported(0, 1, metrics={"val/accuracy": 0.5}, seconds=1.0),
+                Finished(0, epochs=1, best_epoch=1),
             ]
         )
     )
     note = mirror_of(events).note(alive=True)
     assert "`![x](http://evil)'¦ # title`" in note
     assert "| family | `a¦b'c d` |" in note
-    failed = [*events[:3], Event(Kind.FAILED, {"message": "first\nsecond " + "x" * 9_000}, 0, None, None, 4, 1_004.0)]
+    failed = [*events[:3], Failed(0, message="first\nsecond " + "x" * 9_000)]
     message = mirror_of(failed).tags(0, alive=True)["tuner.message"]
     assert message.startswith("first second x")
     assert len(message) == 500
@@ -127,10 +139,10 @@ def test_text_from_files_stays_text_in_the_note_and_in_the_tags() -> None:
 def test_a_trial_that_has_ended_tells_its_best_epoch_and_how_it_ended() -> None:
     def trial(*ends: Event) -> str:
         reports = [
-            Event(Kind.REPORTED, {"metrics": {"val/accuracy": value}, "seconds": 1.0}, trial=0, epoch=epoch)
+            Reported(0, epoch, metrics={"val/accuracy": value}, seconds=1.0)
             for epoch, value in enumerate([0.5, 0.75, 0.25], start=1)
         ]
-        asked = Event(Kind.ASKED, {"params": {}, "seed": 0}, trial=0)
+        asked = Asked(0, params={}, seed=0)
         return (
             mirror_of(numbered(iter([created(1), asked, *reports, *ends])))
             .tags(0, alive=True)
@@ -139,29 +151,34 @@ def test_a_trial_that_has_ended_tells_its_best_epoch_and_how_it_ended() -> None:
 
     best = "Best val/accuracy: **0.75** at epoch 2."
     assert trial() == ""
-    assert trial(Event(Kind.PRUNED, {}, trial=0)) == f"Trial 0 of study **s**: pruned after 3 epochs. {best}"
-    failed = Event(Kind.FAILED, {"message": "a `b`\nc"}, trial=0)
+    assert trial(Pruned(0, epoch=1)) == f"Trial 0 of study **s**: pruned after 3 epochs. {best}"
+    failed = Failed(0, message="a `b`\nc")
     assert trial(failed) == f"Trial 0 of study **s**: failed after 3 epochs. {best} `a 'b' c`"
-    tested = Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.7}}, trial=0)
-    assert trial(Event(Kind.FINISHED, {}, trial=0), tested) == (
+    tested = Tested(0, metrics={"test/accuracy": 0.7})
+    assert trial(Finished(0, epochs=1, best_epoch=1), tested) == (
         f"Trial 0 of study **s**: complete after 3 epochs. {best} On the test split: test/accuracy 0.7."
     )
 
 
 @pytest.mark.parametrize(
     ("last", "under_way"),
-    [(Kind.OPENED, True), (Kind.COMPLETED, False), (Kind.INTERRUPTED, False), (Kind.LOST, True)],
+    [
+        (Opened("h", 1), True),
+        (Completed("complete"), False),
+        (Interrupted("SIGINT"), False),
+        (Lost(0, 1, ""), True),
+    ],
 )
-def test_a_study_is_under_way_until_it_ends_or_is_interrupted(last: Kind, under_way: bool) -> None:
-    events = [created(1), Event(last, {"state": "complete", "message": "", "attempt": 1}, cohort=0)]
+def test_a_study_is_under_way_until_it_ends_or_is_interrupted(last: Event, under_way: bool) -> None:
+    events = [created(1), last]
     assert mirror_of(numbered(iter(events))).under_way is under_way
-    again = [*events, Event(Kind.OPENED, {"host": "h", "pid": 1})]
+    again = [*events, Opened(host="h", pid=1)]
     assert mirror_of(numbered(iter(again))).under_way
     tested = [
         *events[:1],
-        Event(Kind.ASKED, {"params": {}, "seed": 0}, trial=0),
-        Event(Kind.COMPLETED, {"state": "complete"}),
-        Event(Kind.TESTED, {"metrics": {}}, trial=0),
+        Asked(0, params={}, seed=0),
+        Completed(state="complete"),
+        Tested(0, metrics={}),
     ]
     assert not mirror_of(numbered(iter(tested))).under_way
 
@@ -170,15 +187,14 @@ def test_a_study_is_under_way_until_it_ends_or_is_interrupted(last: Kind, under_
 def test_of_several_objectives_each_has_its_curve_and_the_front_is_tagged_and_told(
     order: list[int], values: list[tuple[float, int]]
 ) -> None:
-    body = dict(created(6).body)
+    first = created(6)
     objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]
-    body["spec"] = {**body["spec"], "search": {**body["spec"]["search"], "objective": objective}}
-    events = [Event(Kind.CREATED, body)]
-    events += [Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": n}, trial=n) for n in range(6)]
+    events = [replace(first, spec={**first.spec, "search": {**first.spec["search"], "objective": objective}})]
+    events += [Asked(n, params={"learning_rate": 0.1}, seed=n) for n in range(6)]
     for n in order:
         metrics = {"val/accuracy": values[n][0], "parameters": values[n][1]}
-        events.append(Event(Kind.REPORTED, {"metrics": metrics, "seconds": 1.0}, trial=n, epoch=1))
-        events.append(Event(Kind.FINISHED, {}, trial=n))
+        events.append(Reported(n, 1, metrics=metrics, seconds=1.0))
+        events.append(Finished(n, epochs=1, best_epoch=1))
     mirror = mirror_of(numbered(iter(events)))
     front = mirror.history.front(*mirror.history.objectives)
     assert {n for n in range(6) if mirror.pareto(n) == {"tuner.pareto": "true"}} == {trial.number for trial in front}
@@ -195,10 +211,10 @@ def test_of_several_objectives_each_has_its_curve_and_the_front_is_tagged_and_to
 
 
 def test_the_note_has_the_best_trial_in_the_few_lines_that_mlflow_does_not_fold_away() -> None:
-    report = Event(Kind.REPORTED, {"metrics": {"val/accuracy": 0.5}, "seconds": 1.0}, trial=0, epoch=1)
-    asked = Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": 0}, trial=0)
-    tested = Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.4}}, trial=0)
-    events = numbered(iter([created(1), asked, report, Event(Kind.FINISHED, {}, trial=0), tested]))
+    report = Reported(0, 1, metrics={"val/accuracy": 0.5}, seconds=1.0)
+    asked = Asked(0, params={"learning_rate": 0.1}, seed=0)
+    tested = Tested(0, metrics={"test/accuracy": 0.4})
+    events = numbered(iter([created(1), asked, report, Finished(0, epochs=1, best_epoch=1), tested]))
     _, best, test, empty, *_ = mirror_of(events).note(alive=False).splitlines()
     assert best == "Best: **trial 0**, val/accuracy 0.5 at epoch 1."
     assert test == "On the test split: test/accuracy 0.4."

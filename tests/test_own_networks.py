@@ -14,10 +14,10 @@ from tests import studies
 from tests.test_study import launch
 from tuner import models, plan
 from tuner.errors import SpecError, StudyChanged
+from tuner.events import State
 from tuner.models import Signature, code
 from tuner.models.interface import hyperparameters
 from tuner.spec import StudySpec
-from tuner.trial import State
 
 ROWS = 161  # of them 97 to train on, 1 more than whole batches of 16
 HEAD = "import torch\nfrom torch import nn\n"

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from tests.stories import DATA, spec
+from tuner.events import Created
 from tuner.history import History
 from tuner.tracking.page import view_of
-from tuner.trial import Event, Kind
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
@@ -22,7 +22,7 @@ def state_of(*objective: tuple[str, str], space: dict[str, Any] = SPACE) -> dict
     goals = [{"metric": metric, "goal": goal} for metric, goal in objective]
     written["search"] = {**written["search"], "space": space, "objective": goals if len(goals) > 1 else goals[0]}
     body = {"spec": written, "digest": "d", "text": "", "id": "i", "data": DATA}
-    history = History.of([Event(Kind.CREATED, body, None, None, None, 1, 1_000.0)])
+    history = History.of([Created(**body, seed=0)])
     view = view_of(history)
     assert len(view) < 20_000, "what MLflow takes of an experiment's tag"
     state: dict[str, Any] = json.loads(json.loads(view)["state"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tuner.events import Asked, Completed, Created, Event, Failed, Finished, Grouped, Pruned, Reported, Started, Tested
 from tuner.history import History
 from tuner.pace import WINDOW, Pace, steps_per_epoch
 from tuner.progress import (
@@ -19,7 +21,6 @@ from tuner.progress import (
     clock_text,
     progress_for,
 )
-from tuner.trial import Event, Kind
 
 SPEC = {
     "study": "hand-made",
@@ -57,14 +58,12 @@ class Story:
     def __init__(self, progress: Progress) -> None:
         self.history, self.progress, self.seq = History(), progress, 0
         data = {"name": "d", "digest": "x", "split": "y", "rows": {"train": 96, "validation": 32}, "signature": {}}
-        self.fold([Event(Kind.CREATED, {"spec": SPEC, "digest": "d", "text": "", "seed": 0, "id": "i", "data": data})])
+        self.fold([Created(spec=SPEC, digest="d", text="", seed=0, id="i", data=data)])
 
     def fold(self, events: Sequence[Event]) -> None:
         for event in events:
             self.seq += 1
-            self.history.apply(
-                Event(event.kind, event.body, event.trial, event.cohort, event.epoch, self.seq, 1.0 * self.seq)
-            )
+            self.history.apply(replace(event, seq=self.seq, time=1.0 * self.seq))
 
     def tell(self, *events: Event, **now: Any) -> None:
         self.fold(events)
@@ -73,19 +72,19 @@ class Story:
 
 def asked(*numbers: int, **params: Any) -> list[Event]:
     return [
-        *(Event(Kind.ASKED, {"params": {"learning_rate": 0.1, **params}, "seed": n}, trial=n) for n in numbers),
-        Event(Kind.GROUPED, {"trials": list(numbers), "structure": {"width": 8}, "company": True}, cohort=numbers[0]),
-        Event(Kind.STARTED, {"attempt": 1, "worker": 0, "trials": list(numbers), "epoch": 0}, cohort=numbers[0]),
+        *(Asked(n, params={"learning_rate": 0.1, **params}, seed=n) for n in numbers),
+        Grouped(numbers[0], trials=list(numbers), structure={"width": 8}, company=True),
+        Started(numbers[0], attempt=1, worker=0, trials=list(numbers), epoch=0),
     ]
 
 
 def reported(number: int, epoch: int, accuracy: float | None) -> Event:
     metrics = {} if accuracy is None else {"val/accuracy": accuracy}
-    return Event(Kind.REPORTED, {"metrics": metrics, "seconds": 1.0}, trial=number, epoch=epoch)
+    return Reported(number, epoch, metrics=metrics, seconds=1.0)
 
 
 def finished(number: int) -> Event:
-    return Event(Kind.FINISHED, {"epochs": 1, "best_epoch": 1}, trial=number)
+    return Finished(number, epochs=1, best_epoch=1)
 
 
 def plain() -> tuple[Story, io.StringIO, Clock]:
@@ -100,8 +99,8 @@ def test_plain_output_is_one_line_per_ended_trial_and_silent_about_reports() -> 
     assert stream.getvalue() == ""
     story.tell(
         finished(0),
-        Event(Kind.PRUNED, {"epoch": 1}, trial=1),
-        Event(Kind.FAILED, {"message": "diverged at step 3 (loss=nan)"}, trial=2),
+        Pruned(1, epoch=1),
+        Failed(2, message="diverged at step 3 (loss=nan)"),
     )
     assert stream.getvalue().splitlines() == [
         "[1/4] trial 0 complete: val/accuracy 0.5 at epoch 1 (best so far)",
@@ -121,7 +120,7 @@ def test_only_a_better_trial_is_called_the_best_so_far() -> None:
 
 def test_a_resumed_study_goes_on_counting_where_it_stood() -> None:
     story, stream, _ = plain()
-    story.fold([*asked(0, 1, 2), reported(0, 1, 0.75), finished(0), Event(Kind.PRUNED, {"epoch": 1}, trial=1)])
+    story.fold([*asked(0, 1, 2), reported(0, 1, 0.75), finished(0), Pruned(1, epoch=1)])
     story.tell(reported(2, 1, 0.5))
     story.tell(finished(2))
     assert stream.getvalue() == "[3/4] trial 2 complete: val/accuracy 0.5 at epoch 1\n"
@@ -131,8 +130,8 @@ def test_events_of_the_study_and_messages_are_told_plainly() -> None:
     story, stream, _ = plain()
     story.progress.start(["first", "second"])
     story.tell(*asked(0), reported(0, 1, 0.5), finished(0))
-    story.tell(Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.25}}, trial=0))
-    story.tell(Event(Kind.COMPLETED, {"message": "", "state": "complete"}))
+    story.tell(Tested(0, metrics={"test/accuracy": 0.25}))
+    story.tell(Completed(message="", state="complete"))
     story.progress.message("MLflow has everything")
     story.progress.stop()
     lines = stream.getvalue().splitlines()
@@ -161,7 +160,7 @@ def test_the_time_left_is_told_soon_after_the_first_epochs_and_then_once_a_minut
     story.tell(*asked(0, 1))
     for epoch in range(1, 125):
         clock.now += 1.0
-        story.tell(reported(0, epoch, 0.5), *([Event(Kind.FAILED, {"message": "m"}, trial=1)] if epoch == 30 else []))
+        story.tell(reported(0, epoch, 0.5), *([Failed(1, message="m")] if epoch == 30 else []))
     told = [line for line in stream.getvalue().splitlines() if "left" in line]
     assert len(told) == 2
     assert all(line.endswith(" left") for line in told)
@@ -221,7 +220,7 @@ def test_a_closed_terminal_never_stops_the_study() -> None:
         progress.start(["plan"])
         story.tell(*asked(0))
         story.tell(reported(0, 1, 0.5))
-        story.tell(Event(Kind.FAILED, {"message": "x"}, trial=0))
+        story.tell(Failed(0, message="x"))
         progress.message("still here")
         progress.stop()
 
@@ -281,7 +280,7 @@ def test_the_terminal_shows_bars_counts_best_speed_time_left_and_what_waits() ->
     clock.now += 2.0
     story.tell(reported(0, 1, 0.9712), reported(1, 1, 0.5), workers=2)
     clock.now += 2.0
-    story.tell(finished(0), Event(Kind.FAILED, {"message": "diverged"}, trial=1), *asked(2), trials=3)
+    story.tell(finished(0), Failed(1, message="diverged"), *asked(2), trials=3)
     clock.now += 2.0
     story.tell(reported(2, 1, 0.25), trials=3, workers=2, tracking={"waiting": 1234, "error": "refused"})
     progress.stop()

@@ -11,9 +11,9 @@ import pytest
 
 from tuner import cli
 from tuner.cli.summary import ending, overlooked
+from tuner.events import Asked, Completed, Created, Event, Finished, Pruned, Reported
 from tuner.history import History
 from tuner.ledger import Ledger, study_folder
-from tuner.trial import Event, Kind
 
 WORDS = "trial 7 was pruned at epoch 3 with val/accuracy 0.98, better than the winner's 0.97; pruned trials are not"
 
@@ -23,16 +23,16 @@ def events(
 ) -> list[Event]:
     """Trial 7 with these values until it was pruned, trial 2 with these until it was complete."""
     spec = {"study": "one", "search": {"trials": 2, "objective": {"metric": "val/accuracy", "goal": goal}}}
-    told = [Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "", "seed": 0, "id": "i", "data": {}})]
+    told = [Created(spec=spec, digest="d", text="", seed=0, id="i", data={})]
     for number, values in ((2, completed), (7, pruned)):
-        told.append(Event(Kind.ASKED, {"params": {"learning_rate": 0.1}, "seed": 1}, trial=number))
+        told.append(Asked(number, params={"learning_rate": 0.1}, seed=1))
         told += [
-            Event(Kind.REPORTED, {"metrics": {"val/accuracy": value}, "seconds": 1.0}, trial=number, epoch=epoch)
+            Reported(number, epoch, metrics={"val/accuracy": value}, seconds=1.0)
             for epoch, value in enumerate(values, start=1)
         ]
-    told.append(Event(Kind.PRUNED, {"epoch": len(pruned)}, trial=7))
-    told.append(Event(Kind.FINISHED, {"epochs": len(completed), "best_epoch": 1}, trial=2))
-    return [*told, Event(Kind.COMPLETED, {"message": "", "state": "complete"})] if over else told
+    told.append(Pruned(7, epoch=len(pruned)))
+    told.append(Finished(2, epochs=len(completed), best_epoch=1))
+    return [*told, Completed(message="", state="complete")] if over else told
 
 
 def test_it_is_told_in_the_same_words_at_the_end_by_best_and_by_status(

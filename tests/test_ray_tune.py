@@ -18,11 +18,12 @@ import tuner
 from tests import studies
 from tests.test_study import Silent
 from tuner.errors import LedgerError, SpecError
+from tuner.events import Asked, Grouped, Reported, Started, State
 from tuner.executors.shelf import weights_path
-from tuner.history import Asking, History
+from tuner.history import History, Window
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
-from tuner.trial import Kind, State
+from tuner.study_log import StudyLog
 
 ray_tune = pytest.importorskip("tuner.ray_tune")
 tune = pytest.importorskip("ray.tune")
@@ -241,8 +242,8 @@ def test_a_study_under_fifo_has_the_numbers_of_the_local_executor_to_the_bit(tmp
     assert there.history.digest == here.history.digest
     assert there.state == "complete" and states(there)[State.FAILED] > 0
     with Ledger.open(there.folder, read_only=True) as ledger:
-        kinds = Counter(event.kind for event in ledger.read())
-    assert kinds[Kind.ASKED] == kinds[Kind.GROUPED] == kinds[Kind.STARTED] == 4
+        kinds = Counter(type(event) for event in ledger.read())
+    assert kinds[Asked] == kinds[Grouped] == kinds[Started] == 4
     assert (there.folder / "champion").is_dir() and not (there.folder / "checkpoints").exists()
 
 
@@ -275,13 +276,12 @@ def test_a_populations_changes_are_told_epoch_by_epoch_and_the_best_weights_are_
     assert study.state == "complete" and states(study) == {State.COMPLETE: 4}
     changed = 0
     with Ledger.open(study.folder, read_only=True) as ledger:
-        reported = [event for event in ledger.read() if event.kind is Kind.REPORTED]
+        reported = [event for event in ledger.read() if isinstance(event, Reported)]
     for event in reported:
-        assert event.trial is not None
         asked = study.history.trials[event.trial].params
-        now = event.body.get("params", asked)
-        assert {f"schedule/{name}": value for name, value in now.items()}.items() <= event.body["metrics"].items()
-        assert ("params" in event.body) == (now != asked)
+        now = event.params or asked
+        assert {f"schedule/{name}": value for name, value in now.items()}.items() <= event.metrics.items()
+        assert (event.params is not None) == (now != asked)
         changed += now != asked
     assert changed > 0 and len(reported) == 4 * 6
     assert study.best is not None and not isinstance(study.best, list)
@@ -294,12 +294,12 @@ def scored(study: tuner.study.Study) -> float:
     import torch
 
     from tuner import plan as planning
+    from tuner.events import Trial
     from tuner.executors.worker import arrays
     from tuner.grouping import Grouping
     from tuner.results import leader
     from tuner.training import checkpoint
     from tuner.training.loop import Training
-    from tuner.trial import Trial
 
     best, told = leader(study.history), StudySpec.from_json(study.history.spec, Path(study.history.folder))
     assert best is not None
@@ -332,9 +332,9 @@ def test_a_window_that_a_study_loop_has_left_half_asked_holds_nothing_back_here(
 
     said: list[str] = []
     search: Any = SimpleNamespace(release=lambda: said.append("release"))
-    ledger: Any = SimpleNamespace(folder=tmp_path)
+    log: Any = SimpleNamespace(ledger=SimpleNamespace(folder=tmp_path), history=History(asking=Window(8)))
     rest: Any = None
-    Journal(rest, ledger, History(asking=Asking(8)), search, rest, rest, rest, frozenset())
+    Journal(rest, log, search, rest, rest, rest, frozenset())
     assert said == ["release"]
 
 
@@ -343,20 +343,19 @@ def test_a_window_that_a_study_loop_has_left_half_asked_holds_nothing_back_here(
 def test_a_study_that_was_stopped_goes_on_with_the_exact_number_of_trials(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner.ray_tune import journal
-
     content = tuned(scheduler, search=POPULATION, train={"epochs": 6})
     whole = studies.facts(launch(tmp_path, content, "whole")[0].history)
-    seen, store = [0], journal.Journal._store
+    seen, append = [0], StudyLog.append
 
-    def counting(self: Any, *events: Any) -> None:
-        store(self, *events)
-        seen[0] += sum(event.kind is Kind.REPORTED for event in events)
+    def counting(self: StudyLog, events: Any) -> Any:
+        stored = append(self, events)
+        seen[0] += sum(isinstance(event, Reported) for event in events)
         if seen[0] == 9:
             os.kill(os.getpid(), signal.SIGTERM)
+        return stored
 
     assert threading.current_thread() is threading.main_thread()
-    monkeypatch.setattr(journal.Journal, "_store", counting)
+    monkeypatch.setattr(StudyLog, "append", counting)
     first, _ = launch(tmp_path, content)
     assert first.state == "interrupted" and first.signal == signal.SIGTERM
     monkeypatch.undo()
@@ -375,7 +374,7 @@ def test_a_ledger_that_cannot_be_written_ends_the_study_with_its_own_words(
     append = Ledger.append
 
     def full(self: Ledger, events: Any) -> Any:
-        if any(event.kind is Kind.REPORTED for event in events):
+        if any(isinstance(event, Reported) for event in events):
             raise LedgerError("the disk is full")
         return append(self, events)
 

@@ -14,33 +14,33 @@ from hypothesis import strategies as st
 
 from tuner import results
 from tuner.errors import StudyMissing
+from tuner.events import Asked, Completed, Created, Event, Finished, Pruned, Reported, Started, Tested
 from tuner.history import History
 from tuner.ledger import Ledger
-from tuner.trial import Event, Kind
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def created(goal: str = "maximize", metric: str = "val/accuracy") -> Event:
     spec = {"study": "digits", "search": {"objective": {"metric": metric, "goal": goal}}}
-    return Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "t", "id": "i", "data": {}})
+    return Created(spec=spec, digest="d", text="t", id="i", data={}, seed=0)
 
 
 def asked(trial: int, **params: Any) -> Event:
-    return Event(Kind.ASKED, {"params": params, "seed": 100 + trial}, trial=trial)
+    return Asked(trial, params=params, seed=100 + trial)
 
 
 def reported(trial: int, epoch: int, **metrics: float) -> Event:
     body = {"metrics": {name.replace("_", "/"): value for name, value in metrics.items()}, "seconds": 0.25}
-    return Event(Kind.REPORTED, body, trial=trial, cohort=0, epoch=epoch)
+    return Reported(trial, epoch, **body)
 
 
 def started(*trials: int) -> Event:
-    return Event(Kind.STARTED, {"attempt": 1, "worker": 0, "trials": list(trials), "epoch": 0}, cohort=0)
+    return Started(0, attempt=1, worker=0, trials=list(trials), epoch=0)
 
 
 def finished(trial: int) -> Event:
-    return Event(Kind.FINISHED, {"epochs": 1}, trial=trial)
+    return Finished(trial, epochs=1, best_epoch=1)
 
 
 def accuracies(trial: int, *values: float | None) -> list[Event]:
@@ -113,12 +113,12 @@ def test_the_best_trial_is_a_completed_one_with_its_test_values_and_the_lowest_n
     events = [created(), *(asked(n) for n in range(4))]
     for number, value in enumerate((0.99, 0.8, 0.9, 0.9)):
         events += accuracies(number, value)
-    events += [Event(Kind.PRUNED, {"epoch": 1}, trial=0), finished(3), finished(2), finished(1)]
+    events += [Pruned(0, epoch=1), finished(3), finished(2), finished(1)]
     history = History.of(events)
     best = results.best_json(history)
     assert isinstance(best, dict)
     assert (best["number"], best["metrics"]) == (2, {"val/loss": 1.0, "val/accuracy": 0.9})
-    history.apply(Event(Kind.TESTED, {"metrics": {"test/accuracy": 0.89}}, trial=2))
+    history.apply(Tested(2, metrics={"test/accuracy": 0.89}))
     best = results.best_json(history)
     assert isinstance(best, dict)
     assert best["metrics"] == {"val/loss": 1.0, "val/accuracy": 0.9, "test/accuracy": 0.89}
@@ -131,7 +131,7 @@ def test_nothing_runs_where_nobody_drives() -> None:
     assert (dead["state"], [trial["state"] for trial in dead["trials"]]) == ("interrupted", ["WAITING", "WAITING"])
     assert (living["state"], [trial["state"] for trial in living["trials"]]) == ("running", ["RUNNING", "WAITING"])
     for state in ("complete", "failed"):
-        history.apply(Event(Kind.COMPLETED, {"state": state, "message": ""}))
+        history.apply(Completed(state=state, message=""))
         assert results.as_json(history)["state"] == state
 
 
@@ -219,7 +219,7 @@ def weighed(*trials: tuple[float, int | None]) -> History:
     """Complete trials of two epochs, the first with that accuracy and the second with less, and with that size."""
     objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]
     spec = {"study": "digits", "search": {"objective": objective}}
-    events = [Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "t", "id": "i", "data": {}})]
+    events = [Created(spec=spec, digest="d", text="t", id="i", data={}, seed=0)]
     for number, (accuracy, size) in enumerate(trials):
         known = {} if size is None else {"parameters": size}
         events += [asked(number), reported(number, 1, val_accuracy=accuracy, **known)]

@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 
+from tuner.events import State, Trial
 from tuner.search import Search, parzen, pruners
 from tuner.search.cube import drawn, place_of, value_at
 from tuner.search.memory import distribution, unborn
 from tuner.search.samplers import groups, shuffled
 from tuner.search_spaces import SearchSpace, load
-from tuner.trial import State, Trial, derive
+from tuner.seeds import derive
 
 STRUCTURAL = {"width", "depth", "kernel", "batch_size", "cell"}
 SPACE = {

@@ -14,11 +14,12 @@ import pytest
 import tuner
 from tests import studies
 from tests.crews import private_ray
-from tuner.errors import SpecError, StudyChanged, StudyLocked, TunerError
+from tuner.errors import LEAVES, SpecError, StudyChanged, StudyLocked, TunerError
+from tuner.events import Created, Finished, Reported, State, Tested
 from tuner.executors import local
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
-from tuner.trial import Kind, State
+from tuner.study_log import StudyLog
 
 pytestmark = pytest.mark.usefixtures("copied_workers")
 
@@ -156,14 +157,14 @@ def test_the_winner_is_tested_once_and_the_search_never_sees_the_test_rows(tmp_p
     study, _ = launch(tmp_path, content)
     with Ledger.open(study_folder(tmp_path / "home", "small"), read_only=True) as ledger:
         events = list(ledger.read())
-    tested = [event for event in events if event.kind is Kind.TESTED]
+    tested = [event for event in events if isinstance(event, Tested)]
     assert len(tested) == 1
-    assert all(event.seq < tested[0].seq for event in events if event.kind is Kind.FINISHED)
+    assert all(event.seq < tested[0].seq for event in events if isinstance(event, Finished))
     assert not any(
-        name.startswith("test/") for event in events if event.kind is Kind.REPORTED for name in event.body["metrics"]
+        name.startswith("test/") for event in events if isinstance(event, Reported) for name in event.metrics
     )
-    created = next(event for event in events if event.kind is Kind.CREATED)
-    assert created.body["data"]["split"]
+    created = next(event for event in events if isinstance(event, Created))
+    assert created.data["split"]
     assert study.best is not None and set(study.best["metrics"]) >= {"val/accuracy", "test/accuracy", "test/loss"}
 
 
@@ -463,10 +464,11 @@ def test_the_winners_weights_are_trained_again_where_they_are_lost(
     whole, _ = launch(tmp_path, content)
     crown = winner.crown
 
-    def tear(spec: Any, dataset: Any, ledger: Ledger, history: Any, progress: Any) -> None:
-        best = history.best(spec.metric, spec.maximize).number
-        weights_path(ledger.folder, best).write_bytes(b"torn")
-        crown(spec, dataset, ledger, history, progress)
+    def tear(spec: Any, dataset: Any, log: StudyLog, progress: Any) -> None:
+        best = log.history.best(spec.metric, spec.maximize)
+        assert best is not None
+        weights_path(log.ledger.folder, best.number).write_bytes(b"torn")
+        crown(spec, dataset, log, progress)
 
     monkeypatch.setattr(winner, "crown", tear)
     mended, text = launch(tmp_path, content, "again")
@@ -603,7 +605,7 @@ def test_a_network_that_leaves_the_program_or_says_what_cannot_be_printed_fails_
     study, _ = launch(tmp_path, own(tmp_path, body, run={"cohort": 1}))
     assert study.state == "failed"
     messages = {trial.message for trial in study.history.trials.values()}
-    assert messages == {"SystemExit: b? [31m.bin (mynet.py:16)"}
+    assert messages == {f"SystemExit: b? [31m.bin (mynet.py:16){LEAVES}"}
 
 
 @pytest.mark.parametrize("what", ["network", "data"])

@@ -14,9 +14,9 @@ import pytest
 
 from tuner import cli
 from tuner.cli.summary import ago, for_people
+from tuner.events import Asked, Created, Failed, Finished, Pruned, Reported
 from tuner.ledger import Ledger, study_folder
 from tuner.output import Output, cell, print_rows, print_table
-from tuner.trial import Event, Kind
 
 Tuner = Callable[..., tuple[str, str]]
 PARAMS = {f"parameter_{letter}": 0.123456789 for letter in "abcdefgh"}
@@ -27,14 +27,14 @@ def tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """A verb in this process, of a home with one study, on a terminal of 80 columns; what it printed where."""
     monkeypatch.setenv("COLUMNS", "80")
     spec = {"study": "one", "search": {"trials": 5, "objective": {"metric": "val/loss", "goal": "minimize"}}}
-    events = [Event(Kind.CREATED, {"spec": spec, "digest": "d", "text": "", "seed": 0, "id": "i", "data": {}})]
+    events = [Created(spec=spec, digest="d", text="", seed=0, id="i", data={})]
     for number, loss in enumerate([0.5, 0.123456789, 0.01, 0.25, None]):
-        events.append(Event(Kind.ASKED, {"params": PARAMS, "seed": 1}, trial=number))
+        events.append(Asked(number, params=PARAMS, seed=1))
         metrics = {"val/accuracy": 0.5} | ({} if loss is None else {"val/loss": loss})
-        events.append(Event(Kind.REPORTED, {"metrics": metrics, "seconds": 1.0}, trial=number, epoch=1))
-        ended = Event(Kind.FINISHED, {"epochs": 1, "best_epoch": 1}, trial=number)
-        ended = Event(Kind.PRUNED, {"epoch": 1}, trial=2) if number == 2 else ended
-        events.append(Event(Kind.FAILED, {"message": "loss is nan " * 20}, trial=3) if number == 3 else ended)
+        events.append(Reported(number, 1, metrics=metrics, seconds=1.0))
+        ended = Finished(number, epochs=1, best_epoch=1)
+        ended = Pruned(2, epoch=1) if number == 2 else ended
+        events.append(Failed(3, message="loss is nan " * 20) if number == 3 else ended)
     with Ledger.create(study_folder(tmp_path, "one")) as ledger:
         ledger.append(events)
 

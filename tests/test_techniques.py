@@ -16,12 +16,12 @@ from tests import techniques
 from tuner import models
 from tuner.data import batches
 from tuner.models import Signature
+from tuner.seeds import derive
 from tuner.training import proof
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
 from tuner.training.proof import few, fuses
 from tuner.training.task import Arrays, Epoch, Row, Step, Task
-from tuner.trial import derive
 
 torch.set_num_threads(1)
 FILE = Path(techniques.__file__)
@@ -179,8 +179,8 @@ def test_a_network_of_more_than_a_million_parameters_trains_alone_untried(
     from tests import studies
     from tuner import grouping
     from tuner import plan as planning
+    from tuner.events import Trial
     from tuner.spec import StudySpec
-    from tuner.trial import Trial
 
     monkeypatch.setattr(grouping, "fuses", lambda *_: pytest.fail("it was tried"))
     (tmp_path / "wide.py").write_text(

@@ -25,6 +25,7 @@ from tests.stores import Store, drain
 from tests.stories import DATA, Story, instalments
 from tuner import champion as champion_of
 from tuner.errors import TunerError
+from tuner.events import Opened, Reported
 from tuner.ledger import Ledger
 from tuner.progress import PlainProgress
 from tuner.tracking import follow
@@ -33,7 +34,6 @@ from tuner.tracking.page import VIEW
 from tuner.tracking.store import connect
 from tuner.tracking.tracker import Progress, Tracker
 from tuner.tracking.writer import Writer
-from tuner.trial import Event, Kind
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +462,7 @@ def test_a_server_that_fails_delays_the_writer_and_everything_arrives_afterwards
     store: Store, server: Server, tmp_path: Path, mood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     story = Story(tmp_path, f"server-{mood.__name__}").whole()
-    points = sum(len(event.body["metrics"]) for event in story.ledger.read() if event.kind is Kind.REPORTED)
+    points = sum(len(event.metrics) for event in story.ledger.read() if isinstance(event, Reported))
     tracker = Tracker(story.folder, server.uri, None)
     server.mood = mood
     RECOVERED.clear()
@@ -876,7 +876,7 @@ def test_serving_prints_the_studys_link_and_ends_its_server(tmp_path: Path, capf
 def test_a_study_tracked_by_a_server_is_shown_there(tmp_path: Path) -> None:
     story = Story(tmp_path, "elsewhere").whole()
     address = f"http://127.0.0.1:{free_port()}"
-    story.tell(Event(Kind.OPENED, {"host": "here", "pid": 1, "tracking": address}))
+    story.tell(Opened(host="here", pid=1, tracking=address))
     with pytest.raises(TunerError, match=f"the MLflow server {address} cannot be reached"):
         serve(tmp_path, "elsewhere", 5000)
 

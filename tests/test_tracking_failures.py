@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 from tests.stores import Store
 from tests.stories import Story
+from tuner.events import Failed, Finished
 from tuner.tracking.tracker import Tracker
-from tuner.trial import Event, Kind
 
 TRACE = 'Traceback (most recent call last):\n  File "net.py", line 3, in forward\nValueError: größer'
 
@@ -27,9 +27,9 @@ def failed(folder: Path, name: str) -> Story:
     story.ask(range(4))
     story.start(0, range(4))
     story.report(1, range(4))
-    story.tell(*(Event(Kind.FAILED, {"message": "m", "traceback": f"{TRACE} {n}"}, trial=n) for n in (0, 2)))
-    story.tell(Event(Kind.FAILED, {"message": "diverged"}, trial=1))
-    story.tell(Event(Kind.FINISHED, {"epochs": 1, "best_epoch": 1}, trial=3))
+    story.tell(*(Failed(n, message="m", traceback=f"{TRACE} {n}") for n in (0, 2)))
+    story.tell(Failed(1, message="diverged"))
+    story.tell(Finished(3, epochs=1, best_epoch=1))
     story.complete()
     return story
 

@@ -22,10 +22,10 @@ from tests.servers import PATIENCE, answering, ended
 from tests.stories import Story
 from tuner.cli.doctor import OK, PROBLEM, Finding, Place, examine
 from tuner.errors import InputError, TunerError
+from tuner.events import Opened
 from tuner.tracking import follow, rest
 from tuner.tracking.dashboard import command, serve
 from tuner.tracking.tracker import Tracker
-from tuner.trial import Event, Kind
 
 USER, PASSWORD = "anna", "s%cret:1"
 
@@ -84,7 +84,7 @@ def guarded() -> Iterator[str]:
 
 def tracked(home: Path, address: str, name: str = "shown") -> Story:
     story = Story(home, name).whole()
-    story.tell(Event(Kind.OPENED, {"host": "here", "pid": 1, "tracking": address}))
+    story.tell(Opened(host="here", pid=1, tracking=address))
     return story
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tuner.errors import StudyChanged
+from tuner.events import Cohort, Grouped, Pruned, Trial
 from tuner.failures import named
 from tuner.history import History
-from tuner.trial import Cohort, Event, Kind, Trial
 
 
 def changed(history: History, study: str, family: str, digest: str | None, *, accept: bool, more: bool) -> bool:
@@ -35,16 +35,16 @@ def changed(history: History, study: str, family: str, digest: str | None, *, ac
     return True
 
 
-def left_behind(history: History, say: Callable[[str], None]) -> list[Event]:
+def left_behind(history: History, say: Callable[[str], None]) -> list[Pruned]:
     """What is stored with an accepted change: trials that had begun end here, for their network is no more."""
     begun = [trial for trial in history.trials.values() if trial.reports and not trial.ended]
     if begun:
         say(f"{named(trial.number for trial in begun)} had begun with the network as it was, and cannot go on")
     why = "its network was changed while it trained (--accept-code)"
-    return [Event(Kind.PRUNED, {"epoch": trial.epochs, "message": why}, trial=trial.number) for trial in begun]
+    return [Pruned(trial.number, trial.epochs, why) for trial in begun]
 
 
-def begun_anew(history: History, group: Callable[[Sequence[Trial], int], list[Cohort]]) -> list[Event]:
+def begun_anew(history: History, group: Callable[[Sequence[Trial], int], list[Cohort]]) -> list[Grouped]:
     """The cohorts of trials that wait since before such a change: new ones, which have no checkpoint."""
     left = [trial for trial in history.trials.values() if not trial.ended and trial.code != history.code]
     trials = [Trial(trial.number, trial.params, trial.seed) for trial in left if trial.cohort is not None]

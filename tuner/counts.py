@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuner.events import State
 from tuner.history import History
-from tuner.trial import State
 
 
 @dataclass(frozen=True)

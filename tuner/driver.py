@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tuner.errors import TunerError
+from tuner.events import Cohort, Objective, Params, State, Trial
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -39,11 +40,9 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
-from tuner.history import History
-from tuner.ledger import Ledger
 from tuner.progress import Now, Progress
 from tuner.search import Search
-from tuner.trial import Cohort, Event, Kind, Objective, Params, State, Trial
+from tuner.study_log import StudyLog
 
 LOSSES = 3  # of workers under one cohort, before it is halved or its last trial given up
 STOP_SECONDS = 8.0  # for workers to save after the first signal; then they are ended
@@ -80,19 +79,17 @@ class Driver:
     def __init__(
         self,
         terms: Terms,
-        ledger: Ledger,
-        history: History,
+        log: StudyLog,
         search: Search,
         executor: Executor,
         progress: Progress,
         tick: Callable[[], Now],
     ) -> None:
-        self._terms, self._ledger, self._history = terms, ledger, history
+        self._terms, self._log, self._history = terms, log, log.history
         self._search, self._executor, self._progress, self._tick = search, executor, progress, tick
         self._running: dict[int, int] = {}  # cohort: attempt
-        self._attempts = dict(history.attempts)
+        history, self._attempts = log.history, dict(log.history.attempts)
         self._within: dict[int, float] = {}  # running cohort: share of its epoch that is trained
-        self._fresh: list[Event] = []  # of the transaction that is open: to be shown when it is on the disk
         self._words: list[Callable[[], None]] = []  # to workers, to be said then
         self._fault: TunerError | None = None  # of the machine, to be raised then
         self._window = None if history.asking is None else _Window(history.asking.count)
@@ -134,10 +131,9 @@ class Driver:
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """What is stored inside is on the disk at the end, and then workers and people are told."""
-        with self._ledger.together():
+        with self._log.together():
             yield
-        fresh, self._fresh = self._fresh, []
-        self._progress.update(self._history, fresh, {**self._tick(), "within": self._within})
+        self._progress.update(self._history, self._log.fresh(), {**self._tick(), "within": self._within})
         words, self._words = self._words, []
         for say in words:
             say()
@@ -156,7 +152,7 @@ class Driver:
         """Store what was said, with all that follows from it, and answer."""
         with self._settled():
             if messages and self._window and self._history.asking is None:
-                self._store([Event(Kind.ASKING, {"count": self._window.count})])
+                self._log.asking(self._window.count)
             for message in messages:
                 if self._window and requeue and isinstance(message, Lost | Trouble):
                     self._later.append(message)  # cohorts are numbered in one order, however long a window takes
@@ -186,8 +182,7 @@ class Driver:
         self._search.release()
         with self._settled():
             cohorts = self._terms.group(trials, len(self._history.cohorts))
-            asked = [Event(Kind.ASKED, {"params": dict(t.params), "seed": t.seed}, trial=t.number) for t in trials]
-            self._store([*asked, *(cohort.grouped() for cohort in cohorts)])
+            self._log.asked(trials, cohorts)
             self._enqueue(cohorts)
             self._hand_out()
         later, self._later = self._later, []
@@ -211,13 +206,6 @@ class Driver:
         deadline = time.monotonic() + STOP_SECONDS
         while self._running and time.monotonic() < deadline:
             self._hear(self._executor.receive(0.1), requeue=False)
-
-    def _store(self, events: Sequence[Event]) -> None:
-        """All of them or none; then the history."""
-        stored = self._ledger.append(events)
-        for event in stored:
-            self._history.apply(event)
-        self._fresh += stored
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -257,8 +245,7 @@ class Driver:
         for note in message.notes:
             self._progress.message(note)
         trials = [trial.number for trial in self._open(self._history.cohorts[message.cohort]).trials]
-        body = {"attempt": message.attempt, "worker": message.worker, "trials": trials, "epoch": message.epoch}
-        self._store([Event(Kind.STARTED, body, cohort=message.cohort)])
+        self._log.started(message.cohort, message.attempt, message.worker, trials, message.epoch)
 
     def _report(self, message: Report) -> None:
         """Observe all, then decide, then store, then answer. A resumed cohort repeats what is known already."""
@@ -271,22 +258,11 @@ class Driver:
         ]
         stop = self._search.observe(values) if values else set()
         stop &= message.undecided  # what has trained its last epoch cannot be stopped
-        events = [
-            Event(
-                Kind.REPORTED,
-                {
-                    "metrics": {**message.metrics[number], **self._terms.known(trials[number].params)},
-                    "seconds": message.seconds,
-                },
-                trial=number,
-                epoch=epoch,
-            )
-            for number in sorted(fresh)
-        ]
-        events += [Event(Kind.PRUNED, {"epoch": epoch}, trial=number) for number in sorted(stop)]
-        failed = {number: text for number, text in message.failed.items() if not trials[number].ended}
-        events += [Event(Kind.FAILED, {"message": text}, trial=number) for number, text in sorted(failed.items())]
-        self._store(events)
+        metrics = {
+            number: {**message.metrics[number], **self._terms.known(trials[number].params)} for number in sorted(fresh)
+        }
+        failed = {number: text for number, text in sorted(message.failed.items()) if not trials[number].ended}
+        self._log.reported(epoch, metrics, message.seconds, pruned=sorted(stop), failed=failed)
         for number in sorted(stop):
             self._search.tell(number, State.PRUNED, None)
         for number in sorted(failed):
@@ -299,8 +275,7 @@ class Driver:
         trial = self._history.trials[message.trial]
         if trial.ended:
             return
-        body = {"epochs": message.epochs, "best_epoch": message.best_epoch}
-        self._store([Event(Kind.FINISHED, body, trial=message.trial)])
+        self._log.finished(message.trial, message.epochs, message.best_epoch)
         self._search.tell(message.trial, State.COMPLETE, trial.values(self._terms.objectives))
 
     def _trouble(self, message: Trouble) -> None:
@@ -335,7 +310,7 @@ class Driver:
             Cohort(number + index, (trial,), cohort.structure, company=False)
             for index, trial in enumerate(cohort.trials)
         ]
-        self._store([single.grouped() for single in singles])
+        self._log.grouped(singles)
         self._enqueue(singles)
 
     def _halve(self, cohort: Cohort) -> None:
@@ -346,13 +321,12 @@ class Driver:
             for index, members in enumerate((cohort.trials[:middle], cohort.trials[middle:]))
         ]
         self._terms.split(cohort.number, [half.number for half in halves])
-        self._store([half.grouped() for half in halves])
+        self._log.grouped(halves)
         self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str, trace: str = "") -> None:
         self._words.append(partial(self._terms.drop, cohort.number))
-        body = {"message": text, **({"traceback": trace} if trace else {})}
-        self._store([Event(Kind.FAILED, body, trial=trial.number) for trial in cohort.trials])
+        self._log.failed([trial.number for trial in cohort.trials], text, trace)
         for trial in cohort.trials:
             self._search.tell(trial.number, State.FAILED, None)
 
@@ -360,8 +334,7 @@ class Driver:
         assert message.cohort is not None
         del self._running[message.cohort]
         cohort = self._open(self._history.cohorts[message.cohort])
-        body = {"attempt": message.attempt, "message": message.message}
-        self._store([Event(Kind.LOST, body, cohort=message.cohort)])
+        self._log.lost(message.cohort, message.attempt, message.message)
         if not cohort.trials or not requeue:
             return
         losses = self._history.losses[message.cohort]

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tuner.events import State, Value
 from tuner.history import History, TrialHistory
 from tuner.output import cell
-from tuner.trial import State, Value
 
 _PLACE = re.compile(r" \([^()]+:\d+\)$")  # where it was raised, at the end of a message
 _NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?", re.IGNORECASE)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
 from tuner.models.interface import PADDING, UNKNOWN
-from tuner.trial import derive
+from tuner.seeds import derive
 
 FIRST = UNKNOWN + 1  # the token of the first known character
 

@@ -17,14 +17,15 @@ import torch
 
 from tuner import models, sizes
 from tuner.data.dataset import Dataset
+from tuner.events import Cohort, Params, Trial
 from tuner.executors.protocol import Setup, Work
+from tuner.seeds import derive
 from tuner.spec import StudySpec
 from tuner.training import cost
 from tuner.training.config import TrainConfig
 from tuner.training.proof import MOST_PARAMETERS, few, fuses
 from tuner.training.seeding import seeded
 from tuner.training.task import Row, Task
-from tuner.trial import Cohort, Params, Trial, derive
 
 
 def device_of(spec: StudySpec) -> str:

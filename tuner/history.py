@@ -12,10 +12,32 @@ from sys import intern
 from typing import Any
 
 from tuner.curves import Curves, Times
-from tuner.trial import TERMINAL, Cohort, Event, Kind, Objective, Params, State, Trial
+from tuner.events import (
+    Asked,
+    Asking,
+    Cohort,
+    Completed,
+    Created,
+    Event,
+    Extended,
+    Failed,
+    Finished,
+    Grouped,
+    Interrupted,
+    Lost,
+    Objective,
+    Opened,
+    Params,
+    Pruned,
+    Reported,
+    Started,
+    State,
+    Tested,
+    Trial,
+)
 
 SHORT = 12  # digits of a digest that tell two versions of a file apart
-_STATES = {Kind.PRUNED: State.PRUNED, Kind.FINISHED: State.COMPLETE, Kind.FAILED: State.FAILED}
+_STATES: dict[type[Event], State] = {Pruned: State.PRUNED, Finished: State.COMPLETE, Failed: State.FAILED}
 
 
 @dataclass(slots=True)
@@ -76,7 +98,7 @@ class TrialHistory:
 
 
 @dataclass(slots=True)
-class Asking:
+class Window:
     """A window of `count` trials that was begun and is not asked yet, and who has ended since."""
 
     count: int
@@ -103,7 +125,7 @@ class History:
     running: dict[int, TrialHistory] = field(default_factory=dict)  # those of them that train now
     states: Counter[State] = field(default_factory=Counter)  # how many trials are in each
     epochs_ended: int = 0  # of the trials that have ended, all together
-    asking: Asking | None = None
+    asking: Window | None = None
     cohorts: dict[int, Cohort] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)  # workers that died, by cohort
@@ -121,45 +143,76 @@ class History:
 
     def apply(self, event: Event) -> None:
         """Fold one event in. Events come in the order of `seq`."""
-        body = event.body
         self.seq = event.seq
         self.updated_at = event.time
-        if event.trial is not None:
-            self._apply_to_trial(event, event.trial)
-        elif event.kind in (Kind.CREATED, Kind.EXTENDED):
-            self.spec, self.digest, self.text = body["spec"], body["digest"], body["text"]
-            self.completed = ""
-            if event.kind is Kind.CREATED:
-                self.study_id, self.data, self.created_at = body["id"], body["data"], event.time
-                self.network, self.folder = body.get("network"), body.get("folder", "")
-                self.codes = [self.network] if self.network else []
-        elif event.kind is Kind.GROUPED and event.cohort is not None:
-            told = [self.trials[number] for number in body["trials"]]
-            members = tuple(Trial(trial.number, trial.params, trial.seed) for trial in told)
-            self.cohorts[event.cohort] = Cohort(event.cohort, members, self._shared(body["structure"]), body["company"])
-            for trial in told:
-                trial.cohort, trial.code = event.cohort, self.code
-        elif event.kind is Kind.STARTED and event.cohort is not None:
-            self.attempts[event.cohort] = body["attempt"]
-            for number in body["trials"]:
-                if not self.trials[number].ended:
-                    self._move(self.trials[number], State.RUNNING)
-        elif event.kind is Kind.LOST and event.cohort is not None:
-            self.losses[event.cohort] = self.losses.get(event.cohort, 0) + 1
-            self._wait([trial for trial in self.running.values() if trial.cohort == event.cohort])
-        elif event.kind in (Kind.OPENED, Kind.INTERRUPTED):
-            self._wait(list(self.running.values()))
-            self.tracking = body.get("tracking", self.tracking)
-            self.machine = body.get("machine", self.machine)
-            if event.kind is Kind.OPENED and (storage := body.get("storage", "")) not in self.storages[-1:]:
-                self.storages.append(storage)
-            if network := body.get("network"):
-                self.network = network
-                self.codes.append(network)
-        elif event.kind is Kind.ASKING:
-            self.asking = Asking(body["count"])
-        elif event.kind is Kind.COMPLETED:
-            self.completed = body["state"]
+        match event:
+            case Reported():
+                trial = self.trials[event.trial]
+                if not trial.ended:
+                    trial.reports.add(event.epoch, event.time, event.metrics)
+                    trial.seconds += event.seconds
+            case Asked():
+                self.trials[event.trial] = TrialHistory(event.trial, _slim(event.params), event.seed)
+                self.states[State.WAITING] += 1
+                self.asking = None
+            case Pruned() | Finished() | Failed():
+                self._end(self.trials[event.trial], event)
+            case Grouped():
+                self._group(event)
+            case Started():
+                self.attempts[event.cohort] = event.attempt
+                for number in event.trials:
+                    if not self.trials[number].ended:
+                        self._move(self.trials[number], State.RUNNING)
+            case Lost():
+                self.losses[event.cohort] = self.losses.get(event.cohort, 0) + 1
+                self._wait([trial for trial in self.running.values() if trial.cohort == event.cohort])
+            case Asking():
+                self.asking = Window(event.count)
+            case Tested():
+                self.trials[event.trial].tested = dict(event.metrics)
+            case Completed():
+                self.completed = event.state
+            case Interrupted():
+                self._wait(list(self.running.values()))
+            case Opened():
+                self._open(event)
+            case Created():
+                self.study_id, self.data, self.created_at = event.id, event.data, event.time
+                self.network, self.folder = event.network, event.folder
+                self.codes = [event.network] if event.network else []
+                self._specify(event)
+            case Extended():
+                self._specify(event)
+
+    def _specify(self, event: Created | Extended) -> None:
+        self.spec, self.digest, self.text = event.spec, event.digest, event.text
+        self.completed = ""
+
+    def _open(self, event: Opened) -> None:
+        self._wait(list(self.running.values()))
+        self.tracking = event.tracking or self.tracking
+        self.machine = self.machine if event.machine is None else event.machine
+        if event.storage not in self.storages[-1:]:
+            self.storages.append(event.storage)
+        if event.network:
+            self.network = event.network
+            self.codes.append(event.network)
+
+    def _group(self, event: Grouped) -> None:
+        trials = [self.trials[number] for number in event.trials]
+        members = tuple(Trial(trial.number, trial.params, trial.seed) for trial in trials)
+        self.cohorts[event.cohort] = Cohort(event.cohort, members, self._shared(event.structure), event.company)
+        for trial in trials:
+            trial.cohort, trial.code = event.cohort, self.code
+
+    def _end(self, trial: TrialHistory, event: Pruned | Finished | Failed) -> None:
+        self._move(trial, _STATES[type(event)])
+        self.epochs_ended += trial.epochs
+        trial.message = "" if isinstance(event, Finished) else event.message
+        trial.ended_at = event.time
+        if self.asking is not None:
+            self.asking.since.add(trial.number)
 
     def _shared(self, structure: Params) -> Params:
         """One mapping for all cohorts of that structure."""
@@ -177,27 +230,6 @@ class History:
         self.running.pop(trial.number, None)
         if state is State.RUNNING:
             self.running[trial.number] = trial
-
-    def _apply_to_trial(self, event: Event, number: int) -> None:
-        body = event.body
-        if event.kind is Kind.ASKED:
-            self.trials[number] = TrialHistory(number, _slim(body["params"]), body["seed"])
-            self.states[State.WAITING] += 1
-            self.asking = None
-            return
-        trial = self.trials[number]
-        if event.kind is Kind.REPORTED and event.epoch is not None and not trial.ended:
-            trial.reports.add(event.epoch, event.time, body["metrics"])
-            trial.seconds += body["seconds"]
-        elif event.kind in TERMINAL:
-            self._move(trial, _STATES[event.kind])
-            self.epochs_ended += trial.epochs
-            trial.message = body.get("message", "")
-            trial.ended_at = event.time
-            if self.asking is not None:
-                self.asking.since.add(number)
-        elif event.kind is Kind.TESTED:
-            trial.tested = dict(body["metrics"])
 
     @property
     def code(self) -> int:

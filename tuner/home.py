@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tuner.errors import InputError
-from tuner.trial import STUDY_NAME
+from tuner.events import STUDY_NAME
 
 LEDGER = "ledger.db"  # the file that makes a folder a study's
 ELSEWHERE = "ledger.elsewhere"  # or this one, which says in which database the study's events are

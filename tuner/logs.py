@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner.errors import InputError
+from tuner.events import Asked, Failed, Grouped, Lost
 from tuner.executors.worker_log import FOLDER, MARK
 from tuner.failures import named
 from tuner.ledger import Ledger
 from tuner.output import printable
-from tuner.trial import Event, Kind
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # and other words to a terminal
 
@@ -87,14 +87,14 @@ class Logs:
         found: list[Section] = []
         for event in self.ledger.read(after=self._seq):
             self._seq = event.seq
-            if event.kind is Kind.ASKED:
+            if isinstance(event, Asked):
                 self._trials += 1
-            elif event.kind is Kind.GROUPED and event.cohort is not None:
-                self._cohorts[event.cohort] = tuple(event.body["trials"])
-            elif event.kind is Kind.LOST and event.cohort is not None:
-                found.append(_told(event.time, self._cohorts[event.cohort], event.body["message"]))
-            elif event.kind is Kind.FAILED and event.trial is not None:
-                found = _failed(found, event, event.trial)
+            elif isinstance(event, Grouped):
+                self._cohorts[event.cohort] = tuple(event.trials)
+            elif isinstance(event, Lost):
+                found.append(_told(event.time, self._cohorts[event.cohort], event.message))
+            elif isinstance(event, Failed):
+                found = _failed(found, event)
         return found
 
     def _scan(self, log: Path, whole: bool) -> Iterator[Section]:
@@ -125,10 +125,10 @@ def _told(time: float, trials: tuple[int, ...], text: str) -> Section:
     return Section(time, named(trials), frozenset(trials), text)
 
 
-def _failed(found: list[Section], event: Event, trial: int) -> list[Section]:
+def _failed(found: list[Section], event: Failed) -> list[Section]:
     """With the end of a trial; trials that an error ended together have one traceback."""
-    text = event.body.get("traceback") or event.body["message"]
+    text = event.traceback or event.message
     if found and found[-1].time == event.time and found[-1].text == text:
         last = found.pop()
-        return [*found, _told(event.time, (*sorted(last.trials), trial), text)]
-    return [*found, _told(event.time, (trial,), text)]
+        return [*found, _told(event.time, (*sorted(last.trials), event.trial), text)]
+    return [*found, _told(event.time, (event.trial,), text)]

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from tuner.events import Event, Reported
 from tuner.history import History, TrialHistory
-from tuner.trial import Event, Kind
 
 WINDOW = 30.0  # seconds over which speed is averaged: long enough to smooth ASHA's rungs, short enough to follow them
 _NOTHING: Mapping[int, float] = MappingProxyType({})
@@ -31,7 +31,7 @@ class Pace:
 
     def note(self, history: History, fresh: Sequence[Event]) -> None:
         """Count the reports among `fresh`."""
-        reported = [event.trial for event in fresh if event.kind is Kind.REPORTED and event.trial is not None]
+        reported = [event.trial for event in fresh if isinstance(event, Reported)]
         if not reported:
             return
         self._steps += sum(steps_per_epoch(history, history.trials[number]) for number in reported)

@@ -17,6 +17,7 @@ import torch
 from tuner import data, models, sizes
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError, first_line
+from tuner.events import Value
 from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, NUMBERS, REGRESSION, SEQUENCE, Signature
 from tuner.search_spaces import SearchSpace
 from tuner.search_spaces.document import Keys, describe
@@ -25,7 +26,6 @@ from tuner.spec import StudySpec
 from tuner.spec.checks import PARAMETERS, metrics_of, nearest_metric
 from tuner.spec.rules import listed
 from tuner.training.losses import FOR_NUMBERS
-from tuner.trial import Value
 
 _MOST_SIZES = 64  # of batches, each looked at
 _MOST_STRUCTURES = 100_000  # counted one by one; beyond it nobody needs the number

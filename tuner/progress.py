@@ -14,11 +14,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO, TypedDict
 
+from tuner.events import (
+    TERMINAL,
+    Completed,
+    Event,
+    Extended,
+    Failed,
+    Finished,
+    Objective,
+    Pruned,
+    State,
+    Tested,
+    TrialEvent,
+)
 from tuner.history import History, TrialHistory
 from tuner.output import cell, printable
 from tuner.pace import Pace, epochs_of
 from tuner.results import leader, objectives
-from tuner.trial import TERMINAL, Event, Kind, Objective, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,7 +98,7 @@ class _Leader:
             return
         wanted = objectives(history)
         for event in fresh:
-            if event.kind is not Kind.FINISHED or event.trial is None:
+            if not isinstance(event, Finished):
                 continue
             challenger = history.trials[event.trial]
             merit = challenger.merit(wanted)
@@ -112,23 +124,21 @@ def score(trial: TrialHistory, wanted: Sequence[Objective]) -> str:
 
 def describe(event: Event, history: History) -> str | None:
     """The plain line of an event worth knowing; None for the others, and for what the study loop tells in full."""
-    wanted, body = objectives(history), event.body
-    if event.trial is not None:
-        trial = history.trials[event.trial]
-        if event.kind is Kind.FINISHED:
-            return f"trial {trial.number} complete: {score(trial, wanted)}"
-        if event.kind is Kind.PRUNED:
-            return f"trial {trial.number} pruned after epoch {trial.epochs}: {score(trial, wanted)}"
-        if event.kind is Kind.FAILED:
-            return f"trial {trial.number} failed: {trial.message}"
-        if event.kind is Kind.TESTED:
-            values = ", ".join(f"{name} {cell(value)}" for name, value in body["metrics"].items())
-            return f"trial {trial.number} on the test split: {values}"
-        return None
-    if event.kind is Kind.EXTENDED:
-        return f"extended to {history.spec.get('search', {}).get('trials', '?')} trials"
-    if event.kind is Kind.COMPLETED:
-        return f"study {body['state']}" + (f": {body['message']}" if body.get("message") else "")
+    match event:
+        case Finished():
+            return f"trial {event.trial} complete: {score(history.trials[event.trial], objectives(history))}"
+        case Pruned():
+            trial = history.trials[event.trial]
+            return f"trial {trial.number} pruned after epoch {trial.epochs}: {score(trial, objectives(history))}"
+        case Failed():
+            return f"trial {event.trial} failed: {event.message}"
+        case Tested():
+            values = ", ".join(f"{name} {cell(value)}" for name, value in event.metrics.items())
+            return f"trial {event.trial} on the test split: {values}"
+        case Extended():
+            return f"extended to {history.spec.get('search', {}).get('trials', '?')} trials"
+        case Completed():
+            return f"study {event.state}" + (f": {event.message}" if event.message else "")
     return None
 
 
@@ -171,16 +181,16 @@ class PlainProgress:
         self._pace.note(history, fresh)
         total = _total(history, now)
         if self._ended is None:
-            self._ended = history.ended - sum(event.kind in TERMINAL for event in fresh)
+            self._ended = history.ended - sum(isinstance(event, TERMINAL) for event in fresh)
         for event in fresh:
             leader = self._leader.trial
             self._leader.note(history, [event])
-            self._ended += event.kind in TERMINAL
+            self._ended += isinstance(event, TERMINAL)
             if (line := describe(event, history)) is None:
                 continue
-            if event.kind is Kind.FINISHED and self._leader.trial is not leader:
+            if isinstance(event, Finished) and self._leader.trial is not leader:
                 line += " (best so far)"
-            self.message(f"[{self._ended}/{total}] {line}" if event.trial is not None else line)
+            self.message(f"[{self._ended}/{total}] {line}" if isinstance(event, TrialEvent) else line)
         if line := self._outage.line(now.get("tracking"), self._clock()):
             self.message(line)
         self._pulse(history, total, now.get("within", {}))
@@ -238,7 +248,7 @@ class TerminalProgress:
         self._leader.note(history, fresh)
         self._last = history, now
         for event in fresh:
-            if event.kind in (Kind.FAILED, Kind.EXTENDED, Kind.TESTED) and (line := describe(event, history)):
+            if isinstance(event, Failed | Extended | Tested) and (line := describe(event, history)):
                 self.message(line)
         if self._clock() - self._drawn >= REDRAW:
             self._draw()

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import StudyMissing
+from tuner.events import Objective, State
 from tuner.history import SHORT, History, TrialHistory
-from tuner.trial import Objective, State
 
 if TYPE_CHECKING:
     import pandas as pd

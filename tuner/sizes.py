@@ -17,12 +17,12 @@ from torch import nn
 
 from tuner import models
 from tuner.errors import told
+from tuner.events import Params, Value
 from tuner.models.interface import Signature
 from tuner.search_spaces.document import Keys
 from tuner.search_spaces.parameters import Choice
 from tuner.spec import StudySpec
 from tuner.spec.checks import PARAMETERS
-from tuner.trial import Params, Value
 
 _MOST_VALUES = 64  # of one structural hyperparameter, each built once: about 5 ms each
 _MOST_COMBINATIONS = 64

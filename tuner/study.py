@@ -13,7 +13,7 @@ import platform
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from tuner.counts import counts
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
 from tuner.errors import StudyChanged, StudyMissing
+from tuner.events import Cohort, Created, Event, Extended, Opened, State, Trial
 from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
@@ -38,10 +39,10 @@ from tuner.signals import Signals
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
+from tuner.study_log import StudyLog
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
 from tuner.training import products
-from tuner.trial import Cohort, Event, Kind, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,10 +112,11 @@ def launch(
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
             keeping.clear(folder, history, progress.message)
         spec = _remember_extension(spec, history, progress.message)
-        _open(spec, dataset, ledger, history, progress, accept_code=accept_code)
+        log = StudyLog(ledger, history)
+        _open(spec, dataset, log, progress, accept_code=accept_code)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
-            winner.mend(spec, dataset, ledger, history, progress)
+            winner.mend(spec, dataset, log, progress)
             crew.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
             with Writer(folder, home, spec.store, standby=standby) as writer:
                 # an earlier launch may have died before it
@@ -127,9 +129,9 @@ def launch(
             Writer(folder, home, spec.store, standby=standby) as writer,
         ):
             try:
-                number = _drive(spec, dataset, ledger, history, progress, signals, writer, crew, workers)
+                number = _drive(spec, dataset, log, progress, signals, writer, crew, workers)
                 if number is None:
-                    winner.crown(spec, dataset, ledger, history, progress)
+                    winner.crown(spec, dataset, log, progress)
             finally:
                 progress.stop()
             tracked = writer.drain(
@@ -156,7 +158,7 @@ def foreseen(spec: StudySpec, home: Path) -> tuple[StudySpec, list[str]]:
         said.append(
             f"extends study {spec.study} from {history.spec['search']['trials']} to {spec.search.trials} trials"
         )
-        history.apply(Event(Kind.EXTENDED, _as_written(spec)))  # of this reading alone, to be counted as a launch would
+        history.apply(Extended(*_as_written(spec)))  # of this reading alone, to be counted as a launch would
     elif history.completed:
         said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
     if history.trials and not history.completed:
@@ -188,11 +190,9 @@ def _remember_extension(spec: StudySpec, history: History, say: Callable[[str], 
     return spec.extended(known)
 
 
-def _open(
-    spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress, *, accept_code: bool
-) -> None:
-    """Create, check or extend the study; `history` then has what was added."""
-    body = _as_written(spec)
+def _open(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, *, accept_code: bool) -> None:
+    """Create, check or extend the study; the history then has what was added."""
+    history, written = log.history, _as_written(spec)
     facts = {
         "name": dataset.name,
         "digest": dataset.digest,
@@ -203,13 +203,12 @@ def _open(
     network = models.digest(spec.model["family"], spec.folder)
     number = history.study_id or uuid.uuid4().hex
     if not history.digest:
-        created = {**body, "id": number, "seed": spec.seed, "data": facts, "network": network}
-        first = Event(Kind.CREATED, {**created, "folder": str(spec.folder)})
+        first: Event | None = Created(*written, number, spec.seed, facts, network, str(spec.folder))
     elif history.digest != spec.digest:
         _check_extends(spec, history)
-        first = Event(Kind.EXTENDED, body)
+        first = Extended(*written)
     elif history.completed and history.unfinished:  # a ledger that has lost how they ended, which was accepted
-        first = Event(Kind.EXTENDED, body)
+        first = Extended(*written)
     else:
         first = None
     if history.digest and (facts["digest"], facts["split"]) != (history.data["digest"], history.data["split"]):
@@ -224,22 +223,19 @@ def _open(
     version = code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
     machine = _machine(spec, history, progress)
     storage = keeping.address(spec.run.storage, spec.study, number)
-    where = {"host": socket.gethostname(), "pid": os.getpid(), "tracking": spec.store}
-    where |= {"storage": storage} if storage else {}
-    where |= {"network": network} if version else {}
-    opened = Event(Kind.OPENED, {**where, "machine": machine})
+    changed = (network or "") if version else ""
+    opened = Opened(socket.gethostname(), os.getpid(), spec.store, machine, storage, changed)
     if more:
         if history.digest not in ("", spec.digest) and any(trial.tested for trial in history.trials.values()):
             progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
-        keeping.begin(ledger.folder, storage, spec.study, history, progress.message)
+        keeping.begin(log.ledger.folder, storage, spec.study, history, progress.message)
         ended = code_versions.left_behind(history, progress.message) if version else []
-        for event in ledger.append([*([first] if first else []), opened, *ended]):
-            history.apply(event)
+        log.append([*([first] if first else []), opened, *ended])
 
 
-def _as_written(spec: StudySpec) -> dict[str, Any]:
-    """The body of the events that tell a study's spec."""
-    return {"spec": spec.canonical(), "digest": spec.digest, "text": spec.text}
+def _as_written(spec: StudySpec) -> tuple[Mapping[str, Any], str, str]:
+    """What the events that tell a study's spec begin with."""
+    return spec.canonical(), spec.digest, spec.text
 
 
 def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str, str]:
@@ -284,8 +280,7 @@ def _check_extends(spec: StudySpec, history: History) -> None:
 def _drive(
     spec: StudySpec,
     dataset: Dataset,
-    ledger: Ledger,
-    history: History,
+    log: StudyLog,
     progress: Progress,
     signals: Signals,
     writer: Writer,
@@ -293,6 +288,7 @@ def _drive(
     workers: int | None,
 ) -> int | None:
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
+    history = log.history
     search = _search(spec, history)
     limit = search.trials
 
@@ -302,19 +298,18 @@ def _drive(
         return Now(trials=limit, workers=count, tracking=writer.said)
 
     def take_up(group: Callable[[Sequence[Trial], int], list[Cohort]]) -> None:
-        for event in ledger.append(code_versions.begun_anew(history, group)):
-            history.apply(event)
+        log.append(code_versions.begun_anew(history, group))
 
     if spec.run.executor == TUNE:
         take_up(lambda trials, first: [_alone(spec, n, trial) for n, trial in enumerate(trials, first)])
-        if _tuned()(spec, dataset, ledger, history, search, progress, tick, signals.pending, workers):
+        if _tuned()(spec, dataset, log, search, progress, tick, signals.pending, workers):
             return None
-        return _interrupted(ledger, history, signals)
+        return _interrupted(log, signals)
     with staff.HIRED[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
         storage = keeping.address(spec.run.storage, spec.study, history.study_id)
-        kept = keeping.place(ledger.folder, storage)
+        kept = keeping.place(log.ledger.folder, storage)
         device, say = device_of(spec), progress.message
-        grouping = Grouping(spec, dataset, ledger.folder, device, count, search.rungs, say, storage)
+        grouping = Grouping(spec, dataset, log.ledger.folder, device, count, search.rungs, say, storage)
         take_up(grouping.group)
         with contextlib.closing(begin(grouping, dataset)) as executor:
             known = Sizes(spec, dataset.signature)
@@ -324,10 +319,10 @@ def _drive(
                     grouping.apart(cohort.structure)
             apart = None if spec.model["family"] in models.FAMILIES else grouping.apart
             terms = Terms(limit, spec.objectives, grouping.group, grouping.work, split, known, kept.drop, apart)
-            driver = Driver(terms, ledger, history, search, executor, progress, lambda: tick(executor.workers))
+            driver = Driver(terms, log, search, executor, progress, lambda: tick(executor.workers))
             if driver.run(signals.pending):
                 return None
-    return _interrupted(ledger, history, signals)
+    return _interrupted(log, signals)
 
 
 def _alone(spec: StudySpec, number: int, trial: Trial) -> Cohort:
@@ -342,11 +337,10 @@ def _tuned() -> Callable[..., bool]:
     return drive
 
 
-def _interrupted(ledger: Ledger, history: History, signals: Signals) -> int:
+def _interrupted(log: StudyLog, signals: Signals) -> int:
     """Say in the ledger which signal it was."""
     number = signals.first or signal.SIGTERM
-    for event in ledger.append([Event(Kind.INTERRUPTED, {"message": signal.Signals(number).name})]):
-        history.apply(event)
+    log.interrupted(signal.Signals(number).name)
     return number
 
 

@@ -21,20 +21,20 @@ from tuner.attention import validated
 from tuner.data import batches
 from tuner.data.dataset import Dataset
 from tuner.errors import CheckpointCorrupt, StudyChanged, told
+from tuner.events import Trial
 from tuner.executors.shelf import weights_path
 from tuner.executors.worker import arrays
 from tuner.generation import continued
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
-from tuner.ledger import Ledger
 from tuner.models.interface import LANGUAGE
 from tuner.progress import Now, Progress
 from tuner.results import leader
 from tuner.spec import StudySpec
+from tuner.study_log import StudyLog
 from tuner.training import checkpoint
 from tuner.training.loop import Training
 from tuner.training.task import Arrays, Finished, Task
-from tuner.trial import Event, Kind, Trial
 
 _SHOWN = 8  # rows of validation
 _PROMPT, _SAMPLE = 16, 500  # characters of a sample of text: those of a validation row, and those that follow
@@ -71,31 +71,28 @@ def preparing() -> Iterator[None]:
             prepare().join()
 
 
-def crown(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
+def crown(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) -> None:
     """Test and export the best trial, once, and close the study; "failed" where no trial completed."""
+    history, folder = log.history, log.ledger.folder
     best = leader(history)
     if best is None:
         message = f"none of {len(history.trials)} trials completed"
-        events = [Event(Kind.COMPLETED, {"state": "failed", "message": message})]
         progress.message(message)
+        log.completed(message)
     else:
-        events = [Event(Kind.COMPLETED, {"state": "complete", "message": f"best is trial {best.number}"})]
-        if best.tested is None:
-            metrics = _finish(spec, dataset, ledger.folder, history, best, progress)
-            events.insert(0, Event(Kind.TESTED, {"metrics": metrics}, trial=best.number))
-    stored = ledger.append(events)
-    for event in stored:
-        history.apply(event)
-    keeping.clear(ledger.folder, history, progress.message)
-    progress.update(history, stored, Now())
+        tested = _finish(spec, dataset, folder, history, best, progress) if best.tested is None else None
+        log.completed(f"best is trial {best.number}", winner=best.number, tested=tested)
+    keeping.clear(folder, history, progress.message)
+    progress.update(history, log.fresh(), Now())
 
 
-def mend(spec: StudySpec, dataset: Dataset, ledger: Ledger, history: History, progress: Progress) -> None:
+def mend(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) -> None:
     """Write a complete study's champion again where it cannot be opened; what was tested stays as it was."""
+    history, folder = log.history, log.ledger.folder
     best = leader(history)
-    if best is not None and best.tested is not None and champion.is_lost(ledger.folder):
+    if best is not None and best.tested is not None and champion.is_lost(folder):
         progress.message(f"the champion is lost, damaged or an older Tuner's: exporting trial {best.number} again")
-        _finish(spec, dataset, ledger.folder, history, best, progress)
+        _finish(spec, dataset, folder, history, best, progress)
 
 
 def _finish(

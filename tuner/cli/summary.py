@@ -18,12 +18,12 @@ from typing import Any
 
 from tuner import failures
 from tuner.counts import Counts, counts
+from tuner.events import State
 from tuner.history import History
 from tuner.output import cell
 from tuner.progress import score
 from tuner.results import leader, objectives
 from tuner.tracking.dashboard import OFF
-from tuner.trial import State
 
 _UNITS = (("min", 1, 60), ("h", 60, 48 * 60), ("days", 24 * 60, math.inf))  # each, its minutes, and up to how many
 _FIRST = (

@@ -21,13 +21,13 @@ from typing import Any, Self
 
 from tuner import home as homes
 from tuner.errors import LedgerDamaged, LedgerError, StudyMissing
+from tuner.events import Event
 from tuner.history import History
 from tuner.home import ADDRESS, ELSEWHERE, LEDGER, study_folder
 from tuner.ledger import head, sqlite, tables
 from tuner.ledger.digests import SIZE, Audit
 from tuner.ledger.place import Place, Transaction
 from tuner.ledger.tables import FORMAT
-from tuner.trial import Event
 
 __all__ = ["FORMAT", "Ledger", "server", "studies", "study_folder"]
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tuner.trial import TERMINAL, Event, Kind
+from tuner.events import TERMINAL, Asked, Created, Event, Reported, read
 
 FORMAT = 1  # of the tables; raised when an older Tuner could no longer read what is written
 
 Row = dict[str, Any]
 
-_OF_A_TRIAL = (Kind.ASKED, Kind.REPORTED, *sorted(TERMINAL))
-_UNIQUE: Mapping[str, tuple[Sequence[str], Sequence[Kind]]] = {  # the first one wins
-    "one_created": (["kind"], [Kind.CREATED]),
-    "one_asked": (["trial"], [Kind.ASKED]),
-    "one_report": (["trial", "epoch"], [Kind.REPORTED]),
-    "one_end": (["trial"], sorted(TERMINAL)),
+_NO_COLUMNS = {"trial": None, "cohort": None, "epoch": None}
+_UNIQUE: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {  # columns and kinds of event: the first one wins
+    "one_created": (["kind"], [Created.kind]),
+    "one_asked": (["trial"], [Asked.kind]),
+    "one_report": (["trial", "epoch"], [Reported.kind]),
+    "one_end": (["trial"], sorted(event.kind for event in TERMINAL)),
 }
 _JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
@@ -61,7 +61,7 @@ class Tables:
         columns = self.events.c
         key = [columns[column.name] for column in whose]
         for name, (unique, kinds) in _UNIQUE.items():
-            where = columns.kind.in_([sa.literal_column(f"'{kind.value}'") for kind in kinds])
+            where = columns.kind.in_([sa.literal_column(f"'{kind}'") for kind in kinds])
             parts = [*key, *(columns[part] for part in unique)]
             sa.Index(f"{prefix}{name}", *parts, unique=True, sqlite_where=where, postgresql_where=where)
         mine = [column == sa.bindparam(column.name) for column in key]
@@ -112,24 +112,15 @@ class Tables:
 def row(event: Event, now: float) -> Row:
     """The event as the tables keep it, `seq` and study left out.
 
-    Raises ValueError where the body is no JSON, or a name is missing that the event's uniqueness hangs on.
+    Raises ValueError where the body is no JSON.
     """
+    columns = {name: getattr(event, name) for name in event.columns}
     try:
-        body = _JSON.encode(dict(event.body))
+        body = _JSON.encode(event.to_body())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"event {event.kind} of trial {event.trial}: the body is no JSON: {error}") from error
-    if event.kind in _OF_A_TRIAL and event.trial is None:
-        raise ValueError(f"event {event.kind} names no trial")
-    if event.kind is Kind.REPORTED and event.epoch is None:
-        raise ValueError(f"event {event.kind} of trial {event.trial} names no epoch")
-    return {
-        "time": now,
-        "kind": event.kind.value,
-        "trial": event.trial,
-        "cohort": event.cohort,
-        "epoch": event.epoch,
-        "body": body,
-    }
+        place = ", ".join(f"{name} {number}" for name, number in columns.items())
+        raise ValueError(f"event {event.kind} of {place or 'the study'}: the body is no JSON: {error}") from error
+    return {"time": now, "kind": event.kind, **_NO_COLUMNS, **columns, "body": body}
 
 
 def event(row: Any) -> Event:
@@ -139,4 +130,4 @@ def event(row: Any) -> Event:
         raise TypeError(f"expected a body that is an object, got {type(body).__name__}")
     if not isinstance(row["time"], float | int):
         raise TypeError(f"expected a time in seconds, got {row['time']!r}")
-    return Event(Kind(row["kind"]), body, row["trial"], row["cohort"], row["epoch"], row["seq"], row["time"])
+    return read(row["kind"], body, row, row["seq"], row["time"])

@@ -14,11 +14,12 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from tuner.events import State, Trial
 from tuner.ray_tune.space import read
 from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, NUMBER
 from tuner.search import Search
+from tuner.seeds import derive
 from tuner.spec import StudySpec
-from tuner.trial import State, Trial, derive
 
 Log = list[dict[str, Any]]
 

@@ -23,14 +23,13 @@ from tuner import staff
 from tuner.data import Dataset
 from tuner.executors.ray_cluster import Needs, connected
 from tuner.grouping import device_of
-from tuner.history import History
-from tuner.ledger import Ledger
 from tuner.progress import Now, Progress
 from tuner.ray_tune.journal import Asking, Journal, Until, unfinished
 from tuner.ray_tune.space import mutations
 from tuner.ray_tune.trial import EPOCH, NUMBER, Luggage, trainable
 from tuner.search import Search
 from tuner.spec import StudySpec
+from tuner.study_log import StudyLog
 
 RETRIES = 2  # of a trial whose actor died
 _REDUCTION, _MIN_EPOCHS, _STARTUP = 3, 1, 5  # as our own pruners have them
@@ -112,8 +111,7 @@ def scheduler(spec: StudySpec, epochs: Mapping[int, int]) -> TrialScheduler:
 def drive(
     spec: StudySpec,
     dataset: Dataset,
-    ledger: Ledger,
-    history: History,
+    log: StudyLog,
     search: Search,
     progress: Progress,
     tick: Callable[[int], Now],
@@ -124,7 +122,7 @@ def drive(
     kind = spec.run.scheduler or "fifo"
     changing = frozenset(mutations(spec)) if kind == "pbt" else frozenset()
     count = workers or (spec.run.workers if isinstance(spec.run.workers, int) else 0)
-    journal = Journal(spec, ledger, history, search, progress, lambda: tick(count), stopping, changing)
+    journal = Journal(spec, log, search, progress, lambda: tick(count), stopping, changing)
     if not journal.left:
         return True
     run = spec.run
@@ -148,7 +146,7 @@ def drive(
             ),
             run_config=tune.RunConfig(
                 name=f"{os.getpid()}",
-                storage_path=str((ledger.folder / "checkpoints" / "ray-tune").absolute()),  # goes when all is over
+                storage_path=str((log.ledger.folder / "checkpoints" / "ray-tune").absolute()),  # goes when all is over
                 verbose=0,
                 stop=Until(journal),
                 callbacks=[journal],
@@ -161,8 +159,8 @@ def drive(
         raise journal.fault
     if stopping():
         return False
-    if history.ended < search.trials:
-        raise unfinished(history)
+    if log.history.ended < search.trials:
+        raise unfinished(log.history)
     return True
 
 

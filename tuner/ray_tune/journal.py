@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -18,16 +19,16 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from tuner.errors import TunerError, first_line
+from tuner.events import Cohort, Params, State
 from tuner.executors.shelf import Folder, MachineError, checkpoint_path
 from tuner.history import History, TrialHistory
-from tuner.ledger import Ledger
 from tuner.progress import Now, Progress
 from tuner.ray_tune.space import settled
 from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER, TRACE
 from tuner.search import Search
 from tuner.spec import StudySpec
+from tuner.study_log import StudyLog
 from tuner.training import checkpoint
-from tuner.trial import Event, Kind, Params, State
 
 SCHEDULE = "schedule/"  # before a hyperparameter's name: the metric that tells its value at each epoch of a population
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
@@ -56,25 +57,24 @@ class Journal(tune.Callback):
     def __init__(
         self,
         spec: StudySpec,
-        ledger: Ledger,
-        history: History,
+        log: StudyLog,
         search: Search,
         progress: Progress,
         tick: Callable[[], Now],
         stopping: Callable[[], bool],
         changing: frozenset[str],
     ) -> None:
-        self._spec, self._ledger, self._history, self._search = spec, ledger, history, search
+        self._spec, self._log, self._history, self._search = spec, log, log.history, search
         self._progress, self._tick, self._stopping, self._changing = progress, tick, stopping, changing
-        self._shelf = Folder(ledger.folder)
+        self._shelf = Folder(log.ledger.folder)
         search.release()  # trials are asked one by one here, also where a study loop has left a window half asked
         self.fault: Exception | None = None
         self.kept: dict[int, bytes] = {}  # states of trials that go on, by number
         self.epochs: dict[int, int] = {}  # how far those came
         self._changed: dict[int, Params] = {}  # what a population had made of their hyperparameters
-        self._left = deque(number for number, trial in history.trials.items() if not trial.ended)
+        self._left = deque(log.history.unfinished)
         for number in self._left:
-            self._find(history.trials[number])
+            self._find(log.history.trials[number])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tune writes its callbacks down, for a restore that nobody asks for."""
@@ -82,7 +82,7 @@ class Journal(tune.Callback):
 
     def _find(self, trial: TrialHistory) -> None:
         """The last whole state of a trial that an earlier launch has left."""
-        path = checkpoint_path(self._ledger.folder, trial.cohort if trial.cohort is not None else -1)
+        path = checkpoint_path(self._log.ledger.folder, trial.cohort if trial.cohort is not None else -1)
         for name, content in checkpoint.generations(path):
             state, _ = checkpoint.newest([(name, content)])
             if state is not None and state.get("rows") == [trial.number]:
@@ -109,16 +109,17 @@ class Journal(tune.Callback):
 
     def _ask(self) -> None:
         (trial,) = self._search.ask(len(self._history.trials), 1)
-        body = {"trials": [trial.number], "structure": self._spec.structure(trial.params), "company": False}
-        asked = Event(Kind.ASKED, {"params": dict(trial.params), "seed": trial.seed}, trial=trial.number)
-        self._store(asked, Event(Kind.GROUPED, body, cohort=len(self._history.cohorts)))
+        cohort = Cohort(len(self._history.cohorts), (trial,), self._spec.structure(trial.params), company=False)
+        with self._told():
+            self._log.asked([trial], [cohort])
         self._left.append(trial.number)
 
-    def _store(self, *events: Event) -> None:
-        stored = self._ledger.append(events)
-        for event in stored:
-            self._history.apply(event)
-        self._progress.update(self._history, stored, self._tick())
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What is written inside is on the disk at the end, and then people are told."""
+        with self._log.together():
+            yield
+        self._progress.update(self._history, self._log.fresh(), self._tick())
 
     # --- what Tune tells --------------------------------------------------------------------------
 
@@ -129,8 +130,8 @@ class Journal(tune.Callback):
         if told.state is State.WAITING:
             assert told.cohort is not None
             attempt = self._history.attempts.get(told.cohort, 0) + 1
-            body = {"attempt": attempt, "worker": 0, "trials": [told.number]}
-            self._store(Event(Kind.STARTED, {**body, "epoch": self.epochs.get(told.number, 0)}, cohort=told.cohort))
+            with self._told():
+                self._log.started(told.cohort, attempt, 0, [told.number], self.epochs.get(told.number, 0))
 
     @_noted
     def on_trial_result(self, *, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
@@ -147,14 +148,16 @@ class Journal(tune.Callback):
         if weights is not None and (self._changing or FINISHED in result) and self._counts(told, epoch, metrics):
             self._shelf.write(told.cohort or 0, told.number, weights, self._pause)
         if epoch not in told.reports:
-            body = {"metrics": metrics, "seconds": float(result["seconds"]), **self._schedule(told, result)}
-            self._store(Event(Kind.REPORTED, body, trial=told.number, epoch=epoch))
+            seconds, params = float(result["seconds"]), self._schedule(told, result)
+            with self._told():
+                self._log.reported(epoch, {told.number: metrics}, seconds, params=params)
             self._search.replay(told.number, epoch, metrics.get(self._spec.metric))
         if state is not None:
             self._shelf.write(told.cohort or 0, None, state, self._pause)
         if FINISHED in result:
             best = told.best_epoch(self._spec.metric, self._spec.maximize)
-            self._store(Event(Kind.FINISHED, {"epochs": epoch, "best_epoch": best or epoch}, trial=told.number))
+            with self._told():
+                self._log.finished(told.number, epoch, best or epoch)
             self._search.tell(told.number, State.COMPLETE, told.values(self._spec.objectives))
 
     @_noted
@@ -162,7 +165,8 @@ class Journal(tune.Callback):
         """Tune does not say why: what has not come to its own end was stopped by the scheduler."""
         told = self._history.trials[trial.config[NUMBER]]
         if not told.ended:
-            self._store(Event(Kind.PRUNED, {"epoch": told.epochs}, trial=told.number))
+            with self._told():
+                self._log.pruned(told.number, told.epochs)
             self._search.tell(told.number, State.PRUNED, None)
 
     @_noted
@@ -170,8 +174,8 @@ class Journal(tune.Callback):
         """The actor is gone, and Tune begins another one."""
         told = self._history.trials[trial.config[NUMBER]]
         if told.state is State.RUNNING and told.cohort is not None:
-            body = {"attempt": self._history.attempts[told.cohort], "message": "the trial's actor died"}
-            self._store(Event(Kind.LOST, body, cohort=told.cohort))
+            with self._told():
+                self._log.lost(told.cohort, self._history.attempts[told.cohort], "the trial's actor died")
             self._progress.message(f"the actor of trial {told.number} died, Ray Tune begins another one")
 
     @_noted
@@ -183,8 +187,8 @@ class Journal(tune.Callback):
             self._fail(told, "its actor died" if cause is None else f"{type(cause).__name__}: {first_line(cause)}")
 
     def _fail(self, told: TrialHistory, message: str, trace: str = "") -> None:
-        body = {"message": message, **({"traceback": trace} if trace else {})}
-        self._store(Event(Kind.FAILED, body, trial=told.number))
+        with self._told():
+            self._log.failed([told.number], message, trace)
         self._search.tell(told.number, State.FAILED, None)
 
     # --- what an epoch leaves ---------------------------------------------------------------------
@@ -196,10 +200,10 @@ class Journal(tune.Callback):
         now = settled(self._spec, result["config"]) if self._changing else {}
         return found | {f"{SCHEDULE}{name}": float(now[name]) for name in sorted(self._changing & now.keys())}
 
-    def _schedule(self, told: TrialHistory, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _schedule(self, told: TrialHistory, result: Mapping[str, Any]) -> Params | None:
         """For an epoch with other hyperparameters than were asked: all that the trial has now."""
         now = settled(self._spec, result["config"]) if self._changing else dict(told.params)
-        return {} if now == told.params else {"params": now}
+        return None if now == told.params else now
 
     def _counts(self, told: TrialHistory, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether the weights that came with this epoch are those to keep: in a population, the best until now."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from ray import tune
 
+from tuner.events import Value
 from tuner.search_spaces import Choice, Float, Int
 from tuner.spec import StudySpec
-from tuner.trial import Value
 
 _LENGTHS = ("epochs", "early_stopping")  # of a trial: a population is compared at equal epochs
 

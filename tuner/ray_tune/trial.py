@@ -22,15 +22,16 @@ from ray import tune
 from tuner import plan as planning
 from tuner.data import Dataset
 from tuner.errors import told, trace
+from tuner.events import Trial
 from tuner.executors.worker import CHECKPOINT_SECONDS, arrays
 from tuner.grouping import Grouping
 from tuner.ray_tune.space import read, settled
+from tuner.seeds import derive
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.training import checkpoint
 from tuner.training.loop import Training
 from tuner.training.task import Epoch, Finished
-from tuner.trial import Trial, derive
 
 NUMBER = "_trial"  # in a config: our number of the trial, which its seed comes from
 EPOCH = "epoch"  # in a result: absolute, also after a restore; use it as time_attr

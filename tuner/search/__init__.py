@@ -15,10 +15,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuner.events import Params, State, Trial, Value
 from tuner.search import pruners, samplers
 from tuner.search.memory import Memory, distribution
 from tuner.search_spaces import SearchSpace
-from tuner.trial import Params, State, Trial, Value, derive
+from tuner.seeds import derive
 
 
 class Search:

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from tuner.events import Value
 from tuner.search_spaces import Choice, Float, Int
-from tuner.trial import Value
 
 
 def value_at(parameter: Float | Int | Choice, place: float) -> Value:

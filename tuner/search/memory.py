@@ -20,8 +20,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.events import Params
 from tuner.search_spaces import Choice, Float, Int
-from tuner.trial import Params
 
 Values = tuple[float, ...]  # one for each objective
 Reports = Mapping[int, float | None]  # epoch → the first objective, None where it was not finite

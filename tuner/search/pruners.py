@@ -18,7 +18,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 
 from tuner.search.memory import Reports, bare, unborn
-from tuner.trial import derive
+from tuner.seeds import derive
 
 
 class Pruner(Protocol):

@@ -19,11 +19,12 @@ from optuna.samplers import GPSampler, NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tuner.events import Value
 from tuner.search.cube import drawn, place_of, value_at
 from tuner.search.memory import Memory, bare, quiet, unborn
 from tuner.search.parzen import Estimator
 from tuner.search_spaces import Choice, Float, Int, SearchSpace
-from tuner.trial import Value, derive
+from tuner.seeds import derive
 
 _AHEAD = 1024  # the most trials asked at once by samplers that do not learn: enough to fill any cohort
 _AHEAD_OF_GP = 8

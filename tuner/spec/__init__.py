@@ -19,6 +19,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from tuner import search_spaces
 from tuner.errors import InputError, SpecError
+from tuner.events import Objective, Params, Value
 from tuner.home import EMBEDDED, MLFLOW, embedded
 from tuner.models.interface import Hyperparameter
 from tuner.search_spaces import SearchSpace, SpaceError
@@ -39,7 +40,6 @@ from tuner.spec.mistakes import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.schema import schema
 from tuner.spec.sections import StudyFile, store_problem
-from tuner.trial import Objective, Params, Value
 
 __all__ = ["StudySpec", "schema"]
 

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from tuner.events import STUDY_NAME
 from tuner.models.interface import MODALITIES, TASKS
 from tuner.search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy, storage_problem
-from tuner.trial import STUDY_NAME
 
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}")
 MOST_TRIALS = 1_000_000

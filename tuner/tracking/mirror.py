@@ -14,8 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.counts import planned
+from tuner.events import (
+    TERMINAL,
+    Asked,
+    Completed,
+    Event,
+    Interrupted,
+    Reported,
+    Started,
+    State,
+    Tested,
+    TrialEvent,
+    Value,
+)
 from tuner.history import SHORT, History, TrialHistory, dominates
-from tuner.trial import TERMINAL, Event, Kind, State, Value
 
 # MLflow's names for how a run stands. A pruned trial ended before its time, as a killed one does.
 RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"
@@ -46,7 +58,7 @@ class Mirror:
     under_way: bool = False
     began: dict[int, Event] = field(default_factory=dict)  # trial → what its run begins with; only these have one
     digests: dict[int, str] = field(default_factory=dict)  # trial → digest of the spec under which it was asked
-    tests: dict[int, Event] = field(default_factory=dict)  # by trial, the first test of each
+    tests: dict[int, Tested] = field(default_factory=dict)  # by trial, the first test of each
     best: TrialHistory | None = None
     front: list[TrialHistory] = field(default_factory=list)  # of several objectives, as `History.front` finds it
     curve: list[Point] = field(default_factory=list)  # see `_lengthen`
@@ -57,22 +69,22 @@ class Mirror:
     def fold(self, event: Event) -> None:
         """Take one event in; they come in the order of `seq`."""
         self.history.apply(event)
-        if event.kind in (Kind.COMPLETED, Kind.INTERRUPTED):
+        if isinstance(event, Completed | Interrupted):
             self.under_way = False
-        elif event.kind is not Kind.TESTED:
+        elif not isinstance(event, Tested):
             self.under_way = True
-        if event.kind is Kind.ASKED and event.trial is not None:
+        if isinstance(event, Asked):
             self.digests[event.trial] = self.history.digest
-        elif event.kind is Kind.STARTED:
-            for number in event.body["trials"]:
+        elif isinstance(event, Started):
+            for number in event.trials:
                 self.began.setdefault(number, event)
-        elif event.trial is not None and (event.kind is Kind.REPORTED or event.kind in TERMINAL):
-            self.began.setdefault(event.trial, event)
-        elif event.kind is Kind.TESTED and event.trial is not None:
+        elif isinstance(event, Tested):
             self.tests.setdefault(event.trial, event)
-        if event.trial is not None and event.kind in TERMINAL:
-            self._consider(self.history.trials[event.trial])
-            self._lengthen()
+        elif isinstance(event, TrialEvent):
+            self.began.setdefault(event.trial, event)
+            if isinstance(event, TERMINAL):
+                self._consider(self.history.trials[event.trial])
+                self._lengthen()
 
     @property
     def study(self) -> str:
@@ -113,7 +125,7 @@ class Mirror:
         return [
             Point(key, value, milliseconds(test.time), step)
             for step, test in enumerate(self.tests.values())
-            for key, value in test.body["metrics"].items()
+            for key, value in test.metrics.items()
         ]
 
     def _consider(self, trial: TrialHistory) -> None:
@@ -265,7 +277,7 @@ class Mirror:
 
 def reported(event: Event) -> int:
     """How many points an event adds to a trial's curves."""
-    return len(event.body["metrics"]) if event.kind is Kind.REPORTED else 0
+    return len(event.metrics) if isinstance(event, Reported) else 0
 
 
 def _improvements(curve: Iterable[tuple[int, float]], maximize: bool) -> frozenset[int]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tuner import champion
 from tuner.errors import LedgerError
+from tuner.events import Created, Event, Extended, Failed, Reported, Started, Tested, TrialEvent
 from tuner.ledger import Ledger
 from tuner.tracking import in_the_way, page, registry
 from tuner.tracking.bulk import sink_for
@@ -31,7 +32,6 @@ from tuner.tracking.relocation import relocate
 from tuner.tracking.rest import remedy_for
 from tuner.tracking.sink import Sink, Written
 from tuner.tracking.store import connect
-from tuner.trial import Event, Kind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -186,12 +186,12 @@ class Tracker:
         """The trials that the events are about, and the epochs that they report."""
         due: dict[int, set[int]] = {}
         for event in events:
-            if event.kind is Kind.STARTED:
-                for number in event.body["trials"]:
+            if isinstance(event, Started):
+                for number in event.trials:
                     due.setdefault(number, set())
-            elif event.trial in self._mirror.began:
+            elif isinstance(event, TrialEvent) and event.trial in self._mirror.began:
                 epochs = due.setdefault(event.trial, set())
-                if event.kind is Kind.REPORTED and event.epoch is not None:
+                if isinstance(event, Reported):
                     epochs.add(event.epoch)
         return due
 
@@ -274,24 +274,23 @@ class Tracker:
 
     def _explain_failures(self, client: MlflowClient, sink: Sink, events: Sequence[Event]) -> None:
         """The tracebacks of trials that failed, each as an artifact of its run; written again it is the same file."""
-        failed = [event for event in events if event.kind is Kind.FAILED and event.body.get("traceback")]
+        failed = [event for event in events if isinstance(event, Failed) and event.traceback]
         if failed:
             sink.flush()  # the runs that these belong to
         for event in failed:
-            if event.trial is not None:
-                client.log_text(self._children[event.trial].id, event.body["traceback"], _TRACEBACK)
+            client.log_text(self._children[event.trial].id, event.traceback, _TRACEBACK)
 
     def _write_study(self, client: MlflowClient, sink: Sink, events: Sequence[Event], alive: bool) -> None:
-        mirror, kinds = self._mirror, {event.kind for event in events}
-        if kinds & {Kind.CREATED, Kind.EXTENDED}:
+        mirror = self._mirror
+        if any(isinstance(event, Created | Extended) for event in events):
             self._describe(client)
-        if Kind.TESTED in kinds:
+        tested = [event for event in events if isinstance(event, Tested)]
+        if tested:
             sink.flush()  # the runs that these belong to
-            for event in events:
-                if event.kind is Kind.TESTED and event.trial is not None:
-                    self._show(client, event.trial)
+            for event in tested:
+                self._show(client, event.trial)
             self._crown(client)
-        tests = mirror.test_points() if Kind.TESTED in kinds else []
+        tests = mirror.test_points() if tested else []
         cursor = {_CURSOR: str(events[-1].seq)} if events else {}
         sink.log(self._parent, [*mirror.curve[self._curve :], *tests], mirror.study_tags(alive))
         sink.settle(self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))

@@ -26,6 +26,7 @@ from tuner.data import augmentation, batches
 from tuner.errors import CheckpointCorrupt, first_line, out_of_memory, told
 from tuner.models import layers, stateless
 from tuner.models.interface import LANGUAGE
+from tuner.seeds import derive
 from tuner.training import attributes, checkpoint, losses
 from tuner.training.cohort import Stack
 from tuner.training.fusing import singular
@@ -37,7 +38,6 @@ from tuner.training.seeding import seed, seeded
 from tuner.training.single import Losses, Single, SingleOptimizer
 from tuner.training.standard import Standard
 from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
-from tuner.trial import derive
 
 EVALUATION_BATCH = 512  # examples; a constant, because another size would round sums differently
 _PER_ROW = ("best_value", "best_epoch", "loss_sum", "diverged_at")  # what a state has of every row beside its network

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from tuner import models
 from tuner.data import augmentation
 from tuner.errors import out_of_memory, told
+from tuner.seeds import derive
 from tuner.training import attributes
 from tuner.training.fusing import EXAMPLES, unsteady
 from tuner.training.loop import Training
 from tuner.training.seeding import seeded
 from tuner.training.task import Arrays, Epoch, Row, Task
-from tuner.trial import derive
 
 MOST_PARAMETERS = 1_000_000  # of one network: larger ones gain nothing in company on a CPU, and two copies take memory
 _MOST_KEPT = 100_000_000  # bytes that a step of one network keeps; a pair in float64 keeps four times as much

@@ -1,0 +1,121 @@
+"""The one writer of a study's events: what is appended to the ledger is folded into the history, in one step.
+
+Used by every driver of a study. Knows ledger and history; never who trains, what is asked, or who reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from tuner.events import (
+    Asked,
+    Asking,
+    Cohort,
+    Completed,
+    Event,
+    Failed,
+    Finished,
+    Interrupted,
+    Lost,
+    Params,
+    Pruned,
+    Reported,
+    Started,
+    Tested,
+    Trial,
+)
+from tuner.history import History
+from tuner.ledger import Ledger
+
+
+class StudyLog:
+    """A study's `ledger` and the `history` that its events tell."""
+
+    def __init__(self, ledger: Ledger, history: History) -> None:
+        self.ledger, self.history = ledger, history
+        self._fresh: list[Event] = []
+
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        """Store all of them or none, and fold them in. Returns what was stored; see `Ledger.append`."""
+        stored = self.ledger.append(events)
+        for event in stored:
+            self.history.apply(event)
+        self._fresh += stored
+        return stored
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Everything that is written inside is one transaction: on the disk at the end."""
+        with self.ledger.together():
+            yield
+
+    def fresh(self) -> list[Event]:
+        """What was stored since this was last asked: to be shown once it is on the disk."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    # --- a trial's life ---------------------------------------------------------------------------
+
+    def asking(self, count: int) -> None:
+        """A window of so many trials is being asked."""
+        self.append([Asking(count)])
+
+    def asked(self, trials: Sequence[Trial], cohorts: Sequence[Cohort]) -> None:
+        """The sampler has given these trials, and they train in these cohorts."""
+        asked = [Asked(trial.number, dict(trial.params), trial.seed) for trial in trials]
+        self.append([*asked, *(cohort.grouped() for cohort in cohorts)])
+
+    def grouped(self, cohorts: Sequence[Cohort]) -> None:
+        """Trials that were asked before train in these cohorts from now on."""
+        self.append([cohort.grouped() for cohort in cohorts])
+
+    def started(self, cohort: int, attempt: int, worker: int, trials: Sequence[int], epoch: int) -> None:
+        """A worker trains a cohort's trials, from `epoch` on."""
+        self.append([Started(cohort, attempt, worker, list(trials), epoch)])
+
+    def reported(
+        self,
+        epoch: int,
+        metrics: Mapping[int, Mapping[str, float]],
+        seconds: float,
+        *,
+        pruned: Sequence[int] = (),
+        failed: Mapping[int, str] | None = None,
+        params: Params | None = None,
+    ) -> None:
+        """Each trial's metrics at an epoch, then which of them were stopped there and which failed, and why.
+
+        `seconds` is what the epoch took each of them; `params` see `Reported`.
+        """
+        events: list[Event] = [Reported(trial, epoch, values, seconds, params) for trial, values in metrics.items()]
+        events += [Pruned(trial, epoch) for trial in pruned]
+        events += [Failed(trial, message) for trial, message in (failed or {}).items()]
+        self.append(events)
+
+    def pruned(self, trial: int, epoch: int) -> None:
+        """A trial was stopped after that epoch."""
+        self.append([Pruned(trial, epoch)])
+
+    def finished(self, trial: int, epochs: int, best_epoch: int) -> None:
+        """A trial has come to its own end."""
+        self.append([Finished(trial, epochs, best_epoch)])
+
+    def failed(self, trials: Sequence[int], message: str, traceback: str = "") -> None:
+        """One error has ended these trials."""
+        self.append([Failed(trial, message, traceback) for trial in trials])
+
+    def lost(self, cohort: int, attempt: int, message: str) -> None:
+        """The worker of a cohort died."""
+        self.append([Lost(cohort, attempt, message)])
+
+    # --- a study's end ----------------------------------------------------------------------------
+
+    def completed(self, message: str, *, winner: int | None = None, tested: Mapping[str, float] | None = None) -> None:
+        """Every trial has ended: `failed` without a winner; `tested` are the winner's metrics where they are new."""
+        events: list[Event] = [Tested(winner, tested)] if winner is not None and tested is not None else []
+        self.append([*events, Completed("failed" if winner is None else "complete", message)])
+
+    def interrupted(self, signal_name: str) -> None:
+        """The driver was told to stop, and has saved."""
+        self.append([Interrupted(signal_name)])
