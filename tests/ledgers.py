@@ -127,8 +127,8 @@ STUDIES = {
         sampler={"kind": "random"},
     ),
     "own-alone": study("wine", {"family": "alone.py:Net"}, {**RATE, **WIDTH}, sampler={"kind": "random"}),
-    "ray": study("wine", {"family": "mlp"}, {**RATE, **WIDTH}, sampler={"kind": "random"}, run={"executor": "ray"}),
-    "ray-tune": study(
+    "on-ray": study("wine", {"family": "mlp"}, {**RATE, **WIDTH}, sampler={"kind": "random"}, run={"executor": "ray"}),
+    "tuned-by-ray": study(
         "wine",
         {"family": "mlp"},
         RATE,
@@ -170,7 +170,8 @@ def events(checkout: Path, folder: Path, name: str) -> Counter[str]:
     if ran.returncode:
         raise SystemExit(f"{name} in {checkout}: exit {ran.returncode}\n{ran.stdout}{ran.stderr}")
     with sqlite3.connect(home / "studies" / name / "ledger.db") as ledger:
-        rows = ledger.execute("select kind, trial, cohort, epoch, body from events order by seq").fetchall()
+        # Whether a window of trials was noted before it was asked depends on who spoke meanwhile.
+        rows = ledger.execute("select kind, trial, cohort, epoch, body from events where kind != 'asking'").fetchall()
     found: Counter[str] = Counter()
     for kind, trial, cohort, epoch, body in rows:
         told = {key: value for key, value in json.loads(body).items() if key not in VOLATILE}

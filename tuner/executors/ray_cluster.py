@@ -11,6 +11,7 @@ the checkpoints where the setup names a storage, to which workers write them the
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import queue
 import threading
@@ -112,6 +113,7 @@ def connected(address: str | None, cores: int) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # a stream in a cycle that is freed after the shutdown calls Ray, which then ends this process
         ray.shutdown()
 
 
