@@ -1,4 +1,4 @@
-"""Studies that begin a Ray of their own from the command line, to their very end: Ray ends a process that calls it late."""
+"""Studies that begin a Ray of their own from the command line, to the end: Ray ends a process that calls it late."""
 
 from __future__ import annotations
 
