@@ -62,7 +62,7 @@ def _wanted(history: History) -> int:
     from tuner.search_spaces.parameters import parse
 
     size = SearchSpace({name: parse(definition) for name, definition in search["space"].items()}).size()
-    return wanted if size is None else min(wanted, size)
+    return wanted if size is None else min(wanted, size + len(search.get("start_with", ())))
 
 
 def _saved(history: History, folder: Path) -> int:
@@ -71,5 +71,6 @@ def _saved(history: History, folder: Path) -> int:
     begun = [trial for trial in history.trials.values() if not trial.ended and trial.cohort is not None]
     if history.storages and history.storages[-1]:
         return sum(bool(trial.reports) for trial in begun)
-    there = {path.name.split(".")[0] for path in (folder / "checkpoints").glob("*.pt*")}
+    kept = (path.name for path in (folder / "checkpoints").glob("*.pt*"))
+    there = {name.split(".")[0] for name in kept if name.endswith((".pt", ".pt.previous"))}  # whole ones
     return sum(f"{trial.cohort:06d}" in there for trial in begun)

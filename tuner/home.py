@@ -24,6 +24,11 @@ UMASK = "TUNER_UMASK"  # in the environment: which permissions a home's files do
 MLFLOW = "TUNER_MLFLOW"  # in the environment: the MLflow server of a service
 
 
+def expanded(path: str) -> Path:
+    """A path as a person writes it: ~ is their home; ~name of nobody stays what it is, and is told as any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError there
+
+
 def study_folder(home: Path, name: str) -> Path:
     """The folder of a study in a home. Raises InputError where `name` may not become a path."""
     if not STUDY_NAME.fullmatch(name):

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from enum import StrEnum
 from itertools import zip_longest
 from typing import Any
 
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _GAP = "  "  # between two columns
 _EASY, _NARROW = 24, 12  # characters of a column of text that is wrapped or cut: to be read easily, and at least
 
@@ -54,6 +56,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, document: Any)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(neutral, columns))
         writer.writerows([neutral(line.get(name)) for name in columns] for line in lines)
+        sys.stdout.flush()  # here, where what goes wrong is told, and not at the end of the process
         return
     table = [[name, *(cell(line.get(name)) for line in lines)] for name in columns]
     _print_columns(table, _room(table), wrapped=True)
@@ -166,8 +169,9 @@ def printable(text: str) -> str:
 
 
 def neutral(value: Any) -> Any:
-    """A CSV cell that no spreadsheet takes for a formula; numbers, negative ones too, stay numbers."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A CSV cell that no spreadsheet takes for a formula; numbers, negative ones too, stay numbers, also as text."""
+    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if risky and not _NUMBER.fullmatch(value) else value
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:

@@ -167,7 +167,9 @@ def plan(spec: StudySpec, dataset: Dataset) -> Plan:
         hyperparameters=len(spec.space.parameters),
         size=size,
         structures=structures(spec),
-        trials=min(spec.search.trials, size) if kind == "grid" and size is not None else spec.search.trials,
+        trials=min(spec.search.trials, size + len(spec.search.start_with))
+        if kind == "grid" and size is not None
+        else spec.search.trials,
         epochs=spec.epochs,
         parameters=(corners.least, corners.most),
         metric=spec.metric,

@@ -103,7 +103,9 @@ class _Leader:
             challenger = history.trials[event.trial]
             merit = challenger.merit(wanted)
             held = self.trial.merit(wanted) if self.trial else None
-            if merit is not None and (held is None or merit > held):
+            if merit is None:
+                continue
+            if self.trial is None or held is None or (merit, -challenger.number) > (held, -self.trial.number):
                 self.trial = challenger
 
 

@@ -28,6 +28,8 @@ class Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.first is not None:
+            if os.isatty(2):
+                os.write(2, b"\x1b[?25h\n")  # the cursor, which a table that moves has hidden
             os._exit(128 + number)  # workers die with their driver; the ledger holds what was acknowledged
         self.first = number
 

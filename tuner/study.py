@@ -14,7 +14,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,10 @@ import torch
 
 from tuner import code_versions, keeping, models, results, staff, winner
 from tuner import plan as planning
-from tuner.counts import counts
+from tuner.counts import counts, planned
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
-from tuner.errors import StudyChanged, StudyMissing
+from tuner.errors import LedgerDamaged, StudyChanged, StudyMissing
 from tuner.events import Cohort, Created, Event, Extended, Opened, State, Trial
 from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
@@ -122,6 +122,7 @@ def launch(
                 # an earlier launch may have died before it
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
+        plan = replace(plan, trials=planned(history))
         progress.start([*plan.lines(), *([counts(history, folder).resuming()] if history.trials else [])])
         with (
             Signals(ledger.asked_to_stop) as signals,
@@ -140,15 +141,19 @@ def launch(
         return Study(spec.study, folder, history, history.completed or "interrupted", number, tracked)
 
 
-def foreseen(spec: StudySpec, home: Path) -> tuple[StudySpec, list[str]]:
+def foreseen(
+    spec: StudySpec, home: Path, dataset: Dataset | None = None, *, accept_code: bool = False, accept_loss: bool = False
+) -> tuple[StudySpec, list[str]]:
     """The spec with which `launch` would go on with what is in the home, and what it would say of that.
 
-    Makes nothing. Raises StudyChanged where it would refuse.
+    Makes nothing. Raises StudyChanged and LedgerDamaged where it would refuse.
     """
     folder = study_folder(home, spec.study)
     try:
         with Ledger.open(folder, read_only=True) as ledger:
-            history = ledger.history()
+            history, audit = ledger.examine()
+            if (damage := ledger.damage(audit)) and (audit.fatal or not accept_loss):
+                raise LedgerDamaged(damage)
     except StudyMissing:
         return spec, []
     said: list[str] = []
@@ -161,6 +166,14 @@ def foreseen(spec: StudySpec, home: Path) -> tuple[StudySpec, list[str]]:
         history.apply(Extended(*_as_written(spec)))  # of this reading alone, to be counted as a launch would
     elif history.completed:
         said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
+    if history.digest:
+        _check_same(
+            spec,
+            planning.load(spec) if dataset is None else dataset,
+            history,
+            accept_code=accept_code,
+            more=not history.completed,
+        )
     if history.trials and not history.completed:
         said.append(counts(history, folder).resuming())
     return spec, said
@@ -200,9 +213,9 @@ def _open(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, 
         "rows": dataset.rows,
         "signature": dataset.signature.to_dict(),
     }
-    network = models.digest(spec.model["family"], spec.folder)
     number = history.study_id or uuid.uuid4().hex
     if not history.digest:
+        network = models.digest(spec.model["family"], spec.folder)
         first: Event | None = Created(*written, number, spec.seed, facts, network, str(spec.folder))
     elif history.digest != spec.digest:
         _check_extends(spec, history)
@@ -211,16 +224,8 @@ def _open(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, 
         first = Extended(*written)
     else:
         first = None
-    if history.digest and (facts["digest"], facts["split"]) != (history.data["digest"], history.data["split"]):
-        raise StudyChanged(
-            f"the data of study {spec.study} changed since it was created (digest {history.data['digest'][:12]} was, "
-            f"{dataset.digest[:12]} is); restore them, or give the study another name"
-        )
     more = first is not None or not history.completed
-    family = spec.model["family"]
-    if history.digest and not models.changed(history.network, family, spec.folder):
-        network = history.network  # perhaps as an older Tuner took it
-    version = code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
+    network, version = _check_same(spec, dataset, history, accept_code=accept_code, more=more)
     machine = _machine(spec, history, progress)
     storage = keeping.address(spec.run.storage, spec.study, number)
     changed = (network or "") if version else ""
@@ -231,6 +236,26 @@ def _open(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, 
         keeping.begin(log.ledger.folder, storage, spec.study, history, progress.message)
         ended = code_versions.left_behind(history, progress.message) if version else []
         log.append([*([first] if first else []), opened, *ended])
+
+
+def _check_same(
+    spec: StudySpec, dataset: Dataset, history: History, *, accept_code: bool, more: bool
+) -> tuple[str | None, bool]:
+    """The digest of the network's files, and whether they have changed, which was accepted; see `code_versions`.
+
+    Raises StudyChanged where the data are others than those that the study was made with.
+    """
+    known = history.data
+    if history.digest and (dataset.digest, dataset.split_digest) != (known["digest"], known["split"]):
+        raise StudyChanged(
+            f"the data of study {spec.study} changed since it was created (digest {known['digest'][:12]} was, "
+            f"{dataset.digest[:12]} is); restore them, or give the study another name"
+        )
+    family = spec.model["family"]
+    network = models.digest(family, spec.folder)
+    if history.digest and not models.changed(history.network, family, spec.folder):
+        network = history.network  # perhaps as an older Tuner took it
+    return network, code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
 
 
 def _as_written(spec: StudySpec) -> tuple[Mapping[str, Any], str, str]:

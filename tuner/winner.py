@@ -83,7 +83,7 @@ def crown(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) 
         tested = _finish(spec, dataset, folder, history, best, progress) if best.tested is None else None
         log.completed(f"best is trial {best.number}", winner=best.number, tested=tested)
     keeping.clear(folder, history, progress.message)
-    progress.update(history, log.fresh(), Now())
+    progress.update(history, log.fresh(), Now(trials=len(history.trials)))
 
 
 def mend(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) -> None:

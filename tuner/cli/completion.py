@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from tuner.home import studies
+from tuner.home import expanded, studies
 
 Node = Mapping[str, Any]
 
@@ -130,7 +130,7 @@ def overrides(incomplete: str) -> list[str]:
 
 def _files(incomplete: str, endings: tuple[str, ...]) -> Iterator[str]:
     head, slash, tail = incomplete.rpartition("/")
-    folder = Path(head + slash).expanduser() if slash else Path()
+    folder = expanded(head + slash) if slash else Path()
     try:
         entries = list(folder.iterdir())
     except OSError:

@@ -30,7 +30,7 @@ from tuner.errors import InputError, LedgerError
 from tuner.home import ADDRESS, LEDGER, embedded
 from tuner.ledger import Ledger, server, studies, study_folder
 from tuner.tracking import rest
-from tuner.tracking.dashboard import OFF, SQLITE, uri_of
+from tuner.tracking.dashboard import OFF, SQLITE, sqlite_path, uri_of
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -187,7 +187,7 @@ def _store(address: str, home: Path) -> Finding:
     uri, _ = uri_of(address, home)
     if not uri.startswith(SQLITE):
         return _server(uri)
-    path = Path(uri.removeprefix(SQLITE))
+    path = sqlite_path(uri)
     if not path.exists():
         return Finding("mlflow", OK, f"{address}: {path} is made by the first launch")
     from tuner.tracking.store import connect

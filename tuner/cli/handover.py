@@ -33,8 +33,12 @@ def submit(
     from tuner.cli.jobs import Cluster as Jobs
     from tuner.spec import StudySpec
 
-    spec = StudySpec.read(file, overrides=overrides or (), name=name, trials=trials)
-    given = [word for override in overrides or () for word in ("--set", override)]
+    told = list(overrides or ())
+    executor = StudySpec.read(file, overrides=told, name=name, trials=trials).run.executor
+    # As the cluster will read it, so that what it would refuse is told here.
+    told += [f"run.executor={executor if executor != 'local' else 'ray'}", "run.address=auto"]
+    spec = StudySpec.read(file, overrides=told, name=name, trials=trials)
+    given = [word for override in told for word in ("--set", override)]
     given += [] if name is None else ["--name", name]
     given += [] if trials is None else ["--trials", str(trials)]
     given += ["--accept-code"] if accept_code else []

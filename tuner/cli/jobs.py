@@ -72,7 +72,7 @@ class Cluster:
         running = [job for job in self.jobs(spec.study) if not job.ended]
         if running:
             raise InputError(f"study {spec.study} runs on {self.address} already; `tuner stop {spec.study}` stops it")
-        command = ["tuner", "launch", file.name, *given, "--set", "run.executor=ray", "--set", "run.address=auto"]
+        command = ["tuner", "launch", file.name, *given]
         with _package(spec, file) as folder, self._told():
             number = self._client.submit_job(
                 entrypoint=shlex.join(command),

@@ -34,6 +34,7 @@ from tuner.cli.arguments import (
 from tuner.output import Output, print_json, print_lines, print_rows
 
 if TYPE_CHECKING:
+    from tuner.data import Dataset
     from tuner.spec import StudySpec
 
 
@@ -64,10 +65,13 @@ def launch(
     typer.echo(f"{'checking' if dry_run else 'launching'} {file}: reading the study file and its data", err=True)
     if dry_run:
         spec = _read(file, overrides, name, trials)
+        from tuner.plan import load
         from tuner.study import foreseen
 
-        spec, said = foreseen(spec, home)
-        _print_plan(spec, Output.TABLE)
+        with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
+            dataset = load(spec)
+            spec, said = foreseen(spec, home, dataset, accept_code=accept_code, accept_loss=accept_loss)
+        _print_plan(spec, Output.TABLE, dataset)
         print_lines(said)
         return
     from tuner.tracking.standby import Standby
@@ -150,11 +154,11 @@ def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials:
     return StudySpec.read(file, overrides=overrides or (), name=name, trials=trials)
 
 
-def _print_plan(spec: StudySpec, output: Output) -> None:
+def _print_plan(spec: StudySpec, output: Output, dataset: Dataset | None = None) -> None:
     from tuner.plan import load, plan
 
     with contextlib.redirect_stdout(sys.stderr):
-        made = plan(spec, load(spec))
+        made = plan(spec, load(spec) if dataset is None else dataset)
     if output is Output.TABLE:
         print_lines(made.lines())
     else:

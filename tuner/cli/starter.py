@@ -21,6 +21,7 @@ from tuner.data import Dataset, sources
 from tuner.data.built_in import BUILT_IN
 from tuner.data.tables import Table
 from tuner.errors import DataError, InputError, SpecError, TunerError
+from tuner.home import expanded
 from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, REGRESSION
 from tuner.search_spaces import Choice, Int
 from tuner.search_spaces.document import parse, parse_value
@@ -120,7 +121,7 @@ def _columns(source: str) -> list[str]:
     if source in BUILT_IN:
         return []
     try:
-        inputs = sources.read_inputs(Path(source).expanduser())
+        inputs = sources.read_inputs(expanded(source))
     except DataError:
         return []
     return list(inputs.columns) if isinstance(inputs, Table) else []
@@ -281,7 +282,7 @@ def _subject(wish: Wish, dataset: Dataset) -> str:
 def _relative(source: str, folder: Path) -> str:
     """A path as seen from the study's folder; a name as it is."""
     path, colon, rest = source.partition(":")
-    if source in BUILT_IN or not Path(path).expanduser().exists() or Path(path).expanduser().is_absolute():
+    if source in BUILT_IN or not expanded(path).exists() or expanded(path).is_absolute():
         return source
     return os.path.relpath(path, folder) + colon + rest
 

@@ -69,7 +69,9 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
 
     history, holder = _history(study, home)
     document = as_json(history, driven=holder is not None)
-    if output is Output.TABLE:
+    if output is Output.TABLE and not document["trials"]:
+        typer.echo(f"study {study} has no trials yet", err=True)
+    elif output is Output.TABLE:
         _print_trials(_best_first(document), document, wide)
     else:
         print_rows([_row(trial) for trial in document["trials"]], output, document)
@@ -83,6 +85,8 @@ def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output
     history, _ = _history(study, home)
     found = best_json(history)
     if found is None:
+        if history.completed:
+            raise StudyMissing(f"none of the trials of study {study} completed; `tuner results {study}` tells why")
         raise StudyMissing(f"study {study} has no completed trial yet; `tuner status {study}` tells how far it is")
     if output is Output.TABLE and isinstance(found, list):
         _print_trials(found, as_json(history), wide)
@@ -112,7 +116,13 @@ def sync(
             raise InputError(f"--mlflow: {problem}")
     waiting = 0
     for name in [study] if study is not None else studies(home):
-        waiting += _sync(name, home, mlflow)
+        try:
+            waiting += _sync(name, home, mlflow)
+        except LedgerError as error:
+            if study is not None:
+                raise
+            typer.echo(str(error), err=True)  # the others are written all the same
+            waiting += 1
     if waiting:
         raise typer.Exit(1)
 
@@ -141,6 +151,9 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
     folder = study_folder(home, study)
     with Ledger.open(folder, read_only=True) as ledger:
         address = mlflow or ledger.history().tracking
+    if mlflow is None and _is_written(folder):
+        typer.echo(f"{study}: its launch is running, and writes to MLflow")
+        return 0
     if address == "off":
         typer.echo(f"{study}: launched with `tracking: {{mlflow: off}}`; --mlflow embedded writes it all the same")
         return 0
@@ -155,6 +168,15 @@ def _sync(study: str, home: Path, mlflow: str | None) -> int:
     waiting = said.get("waiting", 0)
     typer.echo(f"{study}: {waiting:,} points waiting ({said['error']}); {writer.log} has more", err=True)
     return max(1, waiting)
+
+
+def _is_written(folder: Path) -> bool:
+    """Whether a process writes the study to MLflow now, and goes on with it."""
+    from tuner import processes
+    from tuner.tracking.in_the_way import LOCK
+
+    holders = processes.holders(folder / LOCK)
+    return bool(holders) and not any(map(processes.stopped, holders))
 
 
 def _history(study: str, home: Path) -> tuple[History, Mapping[str, Any] | None]:
@@ -231,11 +253,11 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 def _best_first(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The trials, those that completed before those that did not, the best first; equal ones by number."""
-    metric, up = document["objectives"][0]["metric"], document["objectives"][0]["goal"] == "maximize"
+    signs = {one["metric"]: -1.0 if one["goal"] == "maximize" else 1.0 for one in document["objectives"]}
 
-    def place(trial: Mapping[str, Any]) -> tuple[int, float, int]:
-        value = trial["metrics"].get(metric, math.inf if not up else -math.inf)
-        return _ORDER.index(trial["state"]), -value if up else value, trial["number"]
+    def place(trial: Mapping[str, Any]) -> tuple[float, ...]:
+        values = (sign * trial["metrics"].get(name, sign * math.inf) for name, sign in signs.items())
+        return _ORDER.index(trial["state"]), *values, trial["number"]
 
     return sorted(document["trials"], key=place)
 

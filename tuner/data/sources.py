@@ -25,6 +25,7 @@ from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
 from tuner.data.tables import CATEGORY, DATE, NUMBER, TEXT_DTYPE, Table, first, typed
 from tuner.errors import DataError
+from tuner.home import expanded
 from tuner.models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, TEXT
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
@@ -63,9 +64,9 @@ def read(
         return built_in.read(source, target=target, task=task, modality=modality, length=length)
     if function := _FUNCTION.fullmatch(source):
         _needless(f"the function {source}", target=target, columns=columns, size=size)
-        path = _there(folder / Path(function[1]).expanduser(), "data.source: ")
+        path = _there(folder / expanded(function[1]), "data.source: ")
         return functions.read_function(path, function[2], task, modality)
-    path = folder / Path(source).expanduser()
+    path = folder / expanded(source)
     if path.suffix.lower() not in ENDINGS and _is_folder(path):
         _needless(f"the folder {path}", target=target, columns=columns, length=length)
         _only(f"the folder {path}", task, "classification", modality, IMAGE)
@@ -124,7 +125,7 @@ def _is_folder(path: Path) -> bool:
 
 def _file(source: str, folder: Path, key: str) -> Path:
     """The file that `source` names, there and of a known ending; complaints begin with `key`."""
-    path = folder / Path(source).expanduser()
+    path = folder / expanded(source)
     if path.suffix.lower() not in ENDINGS:
         from tuner.search_spaces.spelling import nearest  # pydantic comes with it: 0.15 s that only this mistake pays
 

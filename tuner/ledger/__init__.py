@@ -80,6 +80,11 @@ class Ledger:
         if address := os.environ.get(ADDRESS):
             from tuner.ledger import postgresql
 
+            if (folder / LEDGER).exists():
+                raise LedgerError(
+                    f"study {folder.name} has its ledger in {folder / LEDGER}, and {ADDRESS} names a database; "
+                    f"unset {ADDRESS} for studies of this home"
+                )
             place: Place | None = postgresql.find(folder, address, read_only=read_only, tell=_warn)
         else:
             _check_here(folder)

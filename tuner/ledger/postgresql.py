@@ -134,6 +134,8 @@ class Database(Place):
         with self.told(), self.engine.begin() as connection:
             connection.execute(_WRITE, self.key)
             self._lease.check(connection)
+            connection.execute(self.tables.drop_marks, {"after": self.mark_key(0), "end": self.bounds()["end"]})
+            connection.execute(self.tables.drop_note, {"name": self.note_key})
             for statement in (_FORGET, _LEASES.deleted, _GONE):
                 connection.execute(statement, {**self.key, "of": self.key["study"]})
         return self.name

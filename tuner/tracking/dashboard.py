@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -90,8 +91,8 @@ def first_use(uri: str) -> Iterator[None]:
         until = time.monotonic() + _USE_SECONDS
         while not _locked(file):
             who = in_the_way.clear(path)
-            if who and (in_the_way.is_stopped(path) or time.monotonic() > until):
-                raise TunerError(f"{path} is held by {who}")
+            if (who and in_the_way.is_stopped(path)) or time.monotonic() > until:
+                raise TunerError(f"{path} is held by {who or 'another process'}")
             processes.pause()
         yield
 
@@ -130,7 +131,10 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive us
     chosen = _free_port(port)
     with first_use(uri), (Path(artifacts).parent / "server.log").open("w") as log:
-        relocate(sqlite_path(uri), Path(artifacts))
+        try:
+            relocate(sqlite_path(uri), Path(artifacts))
+        except sqlite3.Error as error:
+            raise TunerError(f"the store {sqlite_path(uri)} cannot be used: {error}") from error
         process = subprocess.Popen(
             _server_command(uri, artifacts, chosen),
             stdin=subprocess.DEVNULL,

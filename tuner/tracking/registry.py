@@ -26,6 +26,7 @@ ALIAS = "champion"
 
 _MAP = "_MODULES_TO_PACKAGES"  # MLflow's own, None until it is made
 
+_LONGEST = 5_000  # characters of a version's description, as MLflow's table has it
 _NEEDS = ("torch", "safetensors", "numpy", "pandas")
 _ABOUT = (
     "The best network of the study **{name}**, a version for each time that it changed. To load the last one:\n\n"
@@ -66,7 +67,7 @@ def register(
             source=model.artifact_location,  # not models:/<id>, which MLflow looks up in the ambient store
             run_id=run,
             tags=dict(tags),
-            description=note,
+            description=note[:_LONGEST],
             await_creation_for=0,
             model_id=model.model_id,
         )
