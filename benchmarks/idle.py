@@ -36,7 +36,7 @@ from tuner.progress import Now, PlainProgress
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.staff import Begin
-from tuner.study_log import StudyLog
+from tuner.study.log import StudyLog
 
 METRIC = "val/accuracy"
 MARKS = 20  # looks at the memory, evenly over the trials

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tuner  # noqa: F401 # before numpy: its BLAS is told of the processor when it is loaded
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from tests.forks import Forks, Run
     from tests.postgres import Server
 
+
+# No example is late on a slow machine.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 os.environ.pop("TUNER_LEDGER", None)  # a test that wants a database says so, and has one of its own
 
@@ -71,6 +76,17 @@ def spawned_workers(copied_workers: Callable[[], AbstractContextManager[None]]) 
     """Where all others of a module are copies: workers as the program starts them, each a new interpreter."""
     with copied_workers():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> None:
+    """Workers that save and a writer that imports MLflow are waited for on any machine."""
+    from tests.servers import PATIENCE
+    from tuner import driver
+    from tuner.tracking import writer
+
+    driver.STOP_SECONDS = PATIENCE
+    writer.PATIENT = PATIENCE
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,9 +37,19 @@ from tuner.tracking import writer
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = [
-    "tuner.cli", "tuner.study", "tuner.search", "tuner.executors.local", "tuner.executors.worker", "tuner.champion",
-    "tuner.winner", "tuner.cli.summary", "tuner.ledger.sqlite", "optuna", "torch.export", "tests.points",
-]  # fmt: skip
+    "tuner.cli",
+    "tuner.study.launch",
+    "tuner.search",
+    "tuner.executors.local",
+    "tuner.executors.worker",
+    "tuner.champion",
+    "tuner.winner",
+    "tuner.cli.summary",
+    "tuner.ledger.sqlite",
+    "optuna",
+    "torch.export",
+    "tests.points",
+]
 _MESSAGE = 1 << 18  # bytes of a request, with its environment
 _SET_DEATH_SIGNAL = 1
 

@@ -27,7 +27,7 @@ from tuner.output import Output, print_rows
 from tuner.plan import load, plan
 from tuner.progress import _Leader
 from tuner.spec import StudySpec
-from tuner.study import foreseen, launch
+from tuner.study.launch import foreseen, launch
 
 Answer = tuple[int, str, str]
 

@@ -57,7 +57,9 @@ def test_the_inputs_of_one_column_count_together_and_columns_are_ranked(customer
     assert [one.read["plan"] for one in found.examples] == customers.preprocess.raw(split.inputs[:5])["plan"].tolist()  # type: ignore[call-overload]
     assert [row["column"] for row in found.rows()[:3]] == ["plan", "age", "spent"]
     ages = look(Weighted([1, 1, 0, 0, 0, 0]), customers.preprocess, customers.signature, split.inputs)
-    assert all(one.weights[0] == 1 for one in ages.examples if np.abs(one.weights).sum())
+    seen = [one for one in ages.examples if np.abs(one.weights).sum()]
+    assert seen
+    assert all(one.weights[0] == 1 for one in seen)
 
 
 def test_an_unknown_category_is_shown_as_none_of_the_known(customers: data.Dataset) -> None:

@@ -62,10 +62,12 @@ def test_every_row_of_a_step_gets_the_same_draws_and_scales_them() -> None:
     x = images()
     one, two = augment(x, keys(1, 0, 0), noise_K=torch.tensor([0.25, 0.5]))
     torch.testing.assert_close((two - x), 2 * (one - x), rtol=0, atol=1e-6)
+    x = images(batch=60)
     rare, often = augment(x, keys(1, 0, 0), flip_K=torch.tensor([0.3, 0.6]))
     mirrored = x.flip(-1)
     flipped_rarely, flipped_often = ((y == mirrored).flatten(1).all(1) for y in (rare, often))
     assert not (flipped_rarely & ~flipped_often).any()
+    assert 0 < flipped_rarely.sum() < flipped_often.sum() < 60
 
 
 @pytest.mark.parametrize("other", [(8, 2, 11), (7, 3, 11), (7, 2, 12)])

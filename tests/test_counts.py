@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import studies
+from tests.forks import Run
+from tests.servers import PATIENCE
 from tuner import cli
 from tuner.cli.summary import ending
 from tuner.counts import Counts, counts
@@ -88,30 +88,16 @@ def test_the_end_of_an_interrupted_launch_and_the_status_tell_the_same(
 
 def script(*arguments: Any) -> tuple[str, str]:
     process = studies.start(*arguments)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     return out, err
 
 
 @pytest.mark.slow
-def test_a_real_interrupt_a_dry_run_and_the_resume_tell_the_same(tmp_path: Path) -> None:
-    path = studies.write(tmp_path, studies.study(search={"trials": 8}, train={"epochs": 400}))
-    home = tmp_path / "home"
-    process = studies.start(path, home)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if any(trial.epochs > 3 for trial in studies.history(home).trials.values()):
-                    break
-            except LookupError:
-                pass
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
+def test_a_real_interrupt_a_dry_run_and_the_resume_tell_the_same(tmp_path: Path, run: Run) -> None:
+    content = studies.study(search={"trials": 8, "pruner": studies.WAITING}, train={"epochs": 30})
+    path, home = studies.write(tmp_path, content), tmp_path / "home"
+    out = run(path, home, "40:SIGINT", code=130)
     found = re.search(r"interrupted: (\d+) of 8 finished, (\d+) saved, (\d+) queued", out)
     assert found, out
     finished, saved, queued = map(int, found.groups())
@@ -119,7 +105,7 @@ def test_a_real_interrupt_a_dry_run_and_the_resume_tell_the_same(tmp_path: Path)
     assert saved > 0
     line = f"resuming: {finished} finished, {saved} from checkpoints, {queued} queued"
     assert line in script(path, home, "--dry-run")[0]
-    assert line in script(path, home, "--set", "train.epochs=400")[1]
+    assert line in script(path, home, "--set", "train.epochs=30")[1]
 
 
 @pytest.mark.slow
@@ -137,6 +123,6 @@ def test_a_dry_run_tells_what_a_launch_would_do_with_what_is_there(tmp_path: Pat
     assert "5 trials" in told
     assert "extends study small from 3 to 5 trials" in told
     refused = studies.start(path, home, "--dry-run", "--set", "train.epochs=2")
-    _, err = refused.communicate(timeout=60)
+    _, err = refused.communicate(timeout=PATIENCE)
     assert refused.returncode == 2
     assert "exists with other settings" in err

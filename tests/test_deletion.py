@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import studies
+from tests.servers import PATIENCE
 from tests.stores import Store
 from tests.stories import Story
 from tests.test_tracking import crown
@@ -48,7 +50,7 @@ def stories(tmp_path: Path, store: Store) -> Iterator[list[Story]]:
 
 def run(home: Path, *words: str, expect: int) -> str:
     line = [sys.executable, "-P", "-c", "from tuner.cli import main; main()", *words, "--home", str(home)]
-    how = {"capture_output": True, "text": True, "timeout": 120, "env": studies.environment()}
+    how = {"capture_output": True, "text": True, "timeout": PATIENCE, "env": studies.environment()}
     done = subprocess.run(line, check=False, stdin=subprocess.DEVNULL, **how)  # type: ignore[call-overload]
     assert done.returncode == expect, done.stdout + done.stderr
     assert not done.stdout and "Traceback" not in done.stderr
@@ -158,6 +160,11 @@ def test_the_rows_of_a_database_go_with_it_and_others_stay(
         Ledger.open(study_folder(tmp_path, "one"))
     with Ledger.open(study_folder(tmp_path, "two"), read_only=True) as ledger:
         assert len(ledger.history().trials) == 4
+    import psycopg
+
+    with psycopg.connect(os.environ["TUNER_LEDGER"]) as connection:
+        left = connection.execute("SELECT DISTINCT split_part(key, '/', 2) FROM tuner_meta WHERE key LIKE '%/%'")
+        assert len(left.fetchall()) == 1, "of one study there are digests"
     with Story(tmp_path, "one", trials=2).ledger as ledger:
         assert not ledger.history().trials
 

@@ -21,8 +21,8 @@ from tuner.ledger import Ledger
 from tuner.models import Signature
 from tuner.search import Search
 from tuner.search_spaces import SearchSpace
-from tuner.study import _search
-from tuner.study_log import StudyLog
+from tuner.study.launch import _search
+from tuner.study.log import StudyLog
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
 

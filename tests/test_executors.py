@@ -64,6 +64,7 @@ from tuner.executors.shelf import checkpoint_path, weights_path
 from tuner.executors.storage import Storage
 from tuner.ledger import Ledger
 from tuner.progress import PlainProgress
+from tuner.study.launch import Study
 from tuner.training import checkpoint
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row
@@ -432,7 +433,7 @@ def test_a_study_finds_its_checkpoints_under_another_storage_or_none(
     monkeypatch.setattr(RayExecutor, "stop", stopping)
     progress = heard[0]
 
-    def launched(storage: str) -> tuner.study.Study:
+    def launched(storage: str) -> Study:
         (tmp_path / storage).mkdir(exist_ok=True)
         content["run"] |= {"executor": "ray", "storage": str(tmp_path / storage)}
         return tuner.launch(studies.write(tmp_path, content, "there.yaml"), home=home, progress=progress)
@@ -486,7 +487,10 @@ def test_a_worker_that_finds_other_data_ends_the_launch_with_its_words(ray: Any,
         train(executor, [work(1, rows(0.1))])
 
 
-def test_fewer_places_than_workers_are_told_once_and_the_work_is_done(ray: Any, tmp_path: Path) -> None:
+def test_fewer_places_than_workers_are_told_once_and_the_work_is_done(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.executors.ray_cluster._PLACE_SECONDS", PATIENCE)
     told: list[str] = []
     with contextlib.closing(begin_on_ray(tmp_path, count=4)) as executor:
         assert executor.workers == 2

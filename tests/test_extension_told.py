@@ -15,8 +15,8 @@ from tuner.events import Completed
 from tuner.home import LEDGER
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
-from tuner.study import foreseen
-from tuner.study import launch as start
+from tuner.study.launch import foreseen
+from tuner.study.launch import launch as start
 
 pytestmark = pytest.mark.usefixtures("copied_workers")
 

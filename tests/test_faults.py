@@ -16,10 +16,10 @@ import pytest
 
 from tests import studies
 from tests.forks import Forks, Run
-from tests.points import DEATHS
+from tests.points import COMMITTED, DEATHS
 from tests.servers import PATIENCE, until
 from tests.stores import Store
-from tuner.events import TERMINAL, Reported, Started
+from tuner.events import TERMINAL, Event, Reported, Started
 from tuner.ledger import Ledger, study_folder
 
 TPE_ASHA = {
@@ -43,6 +43,11 @@ def check_ledger(home: Path, trials: int, name: str = "small") -> None:
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
 
 
+def events_of(home: Path) -> list[Event]:
+    with Ledger.open(study_folder(home, "small"), read_only=True) as ledger:
+        return list(ledger.read())
+
+
 def events_in(folder: Path) -> int:
     if not (folder / "ledger.db").exists():
         return 0
@@ -53,14 +58,18 @@ def events_in(folder: Path) -> int:
 def kill_again_and_again(run: Run, path: Path, home: Path, seed: int, kills: int, trials: int) -> None:
     """Launch, kill everything at a drawn event, launch again, …; every kill meets a living study. Then to its end."""
     run(path, home / "whole")
-    events = events_in(study_folder(home / "whole", "small"))
-    drawn = sorted(random.Random(seed).sample(range(2, events), kills))
+    events = events_of(home / "whole")
+    drawn = sorted(random.Random(seed).sample(range(2, len(events)), kills))
+    kept: list[Event] = []
     for at, death in zip(drawn, cycle(DEATHS), strict=False):
         said = run(path, home / "broken", f"{at}:{death}", code=-signal.SIGKILL)
         assert "Traceback" not in said, f"seed {seed}, killed at event {at} ({death})"
-        acknowledged = studies.facts(studies.history(home / "broken"))
-        assert len(acknowledged) <= trials
+        stored = events_of(home / "broken")
+        assert stored[: len(kept)] == kept, f"seed {seed}: lost by the kill at event {at} ({death})"
+        assert death != COMMITTED or len(stored) >= at
+        kept = stored
     run(path, home / "broken")
+    assert events_of(home / "broken")[: len(kept)] == kept, f"seed {seed}"
     check_ledger(home / "broken", trials)
     broken, whole = (studies.facts(studies.history(home / name)) for name in ("broken", "whole"))
     assert broken == whole, f"seed {seed}"

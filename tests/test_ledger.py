@@ -238,7 +238,7 @@ def told_twice(draw: st.DrawFn) -> tuple[list[Event], list[int], list[int]]:
     return events, draw(cuts), draw(cuts)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(told_twice())
 def test_the_history_is_the_same_however_the_events_were_batched(
     home: Path,

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +17,8 @@ import pytest
 
 from tests import studies
 from tests.events import asked, fork, in_a_process, reported
+from tests.forks import Forks, Run, ran
+from tests.points import COMMITTED
 from tests.postgres import Server
 from tuner import cli
 from tuner.errors import LedgerDamaged
@@ -391,44 +392,38 @@ def test_status_and_doctor_tell_of_a_damaged_study_and_of_the_others(
     assert "trials that can be read; " not in out  # all of them are covered
 
 
-def test_a_launch_refuses_a_ledger_that_lost_its_end_and_goes_on_when_told_to(tmp_path: Path) -> None:
+def test_a_launch_refuses_a_ledger_that_lost_its_end_and_goes_on_when_told_to(
+    tmp_path: Path, forks: Forks, run: Run
+) -> None:
     """A driver killed in its work, and its log deleted: what came after the last time that it was opened is lost."""
     path = studies.write(tmp_path, studies.study(search={"trials": 12}, train={"epochs": 12}))
     folder = study_folder(tmp_path, "small")
-    studies.run(path, tmp_path, "--trials", "2")
-    process = studies.start(path, tmp_path, "--trials", "12")
-    try:
-        with Ledger.open(folder, read_only=True) as ledger:
-            before = ledger.last()
-            until = time.monotonic() + 120
-            while ledger.last() < before + 40:
-                assert time.monotonic() < until, "the study does not come on"
-                time.sleep(0.02)
-    finally:
-        process.kill()
-        process.communicate()
+    words = (str(path), "--home", str(tmp_path), "--trials")
+    ran(forks.launch(*words, "2"))
+    with Ledger.open(folder, read_only=True) as ledger:
+        before = ledger.last()
+    ran(forks.launch(*words, "12", points=[f"{before + 40}:{COMMITTED}"]), -signal.SIGKILL)
     for name in ("ledger.db-wal", "ledger.db-shm"):
         (folder / name).unlink()
-    said = studies.run(path, tmp_path, "--trials", "12", expect=2)
+    said = ran(forks.launch(*words, "12"), 2)
     assert f"study small: events {before + 1} to " in said
     assert "Traceback" not in said
-    said = studies.run(path, tmp_path, "--trials", "12", "--accept-loss")
-    assert "accepted, going on without it" in said
-    whole = tmp_path / "whole"
-    studies.run(path, whole, "--trials", "12")
-    assert studies.facts(studies.history(tmp_path)).keys() == studies.facts(studies.history(whole)).keys()
+    assert "accepted, going on without it" in ran(forks.launch(*words, "12", "--accept-loss"))
+    run(path, tmp_path / "whole")
+    found_again, whole = (studies.facts(studies.history(home)) for home in (tmp_path, tmp_path / "whole"))
+    assert {n: fact[:4] for n, fact in found_again.items()} == {n: fact[:4] for n, fact in whole.items()}
     assert found(folder) == []
 
 
-def test_a_complete_study_with_an_open_trial_is_finished_when_told_to(tmp_path: Path) -> None:
+def test_a_complete_study_with_an_open_trial_is_finished_when_told_to(tmp_path: Path, forks: Forks, run: Run) -> None:
     path = studies.write(tmp_path, studies.study(search={"trials": 3}))
-    studies.run(path, tmp_path)
+    run(path, tmp_path)
     whole = studies.facts(studies.history(tmp_path))
     with contextlib.closing(sqlite3.connect(study_folder(tmp_path, "small") / "ledger.db")) as database:
         database.execute("DELETE FROM events WHERE trial = 1 AND (kind = 'finished' OR epoch > 2)")
         database.commit()
-    said = studies.run(path, tmp_path, expect=2)
+    said = run(path, tmp_path, code=2)
     assert "the study says that it is complete, but trial 1 has not ended" in said
-    studies.run(path, tmp_path, "--accept-loss")
+    ran(forks.launch(str(path), "--home", str(tmp_path), "--accept-loss"))
     assert studies.facts(studies.history(tmp_path)) == whole
-    assert "is complete" in studies.run(path, tmp_path)
+    assert "is complete" in run(path, tmp_path)

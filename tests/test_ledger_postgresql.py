@@ -239,10 +239,10 @@ def test_an_outage_that_lasts_too_long_ends_the_driver_in_plain_words(
 def test_a_server_that_is_stopped_and_keeps_its_connections_is_an_outage_like_any_other(
     ledger: Ledger, postgres: Server, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.5)
     with ledger.lock():
         ledger.append([asked(0)])
         postgres.freeze(True)
+        monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.5)
         stored: list[Event] = []
         writing = threading.Thread(target=lambda: stored.extend(ledger.append([asked(1)])))
         writing.start()

@@ -13,6 +13,7 @@ import pytest
 
 from tests import studies
 from tests.crews import Begin, begin_local, begin_on_ray, of, rows, small_ray, train, work
+from tests.servers import PATIENCE, until
 from tests.stories import Story
 from tuner.errors import InputError, first_line, trace
 from tuner.events import Asked, Failed, Grouped, Lost, State
@@ -76,7 +77,8 @@ def content(**changes: Any) -> dict[str, Any]:
 
 def tuner(*words: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-c", "from tuner.cli import main; main()", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=studies.environment())
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PATIENCE, "env": studies.environment()}
+    done = subprocess.run(command, check=False, **how)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
@@ -187,8 +189,7 @@ def test_follow_goes_on_until_the_study_ends_and_exits_as_its_launch_does(tmp_pa
     path = studies.write(written(tmp_path, waiting), made)
     launched = studies.start(path, tmp_path / "home")
     log = log_path(study_folder(tmp_path / "home", "small"), 0)
-    while not (log.exists() and "from beneath" in log.read_text()):
-        assert launched.poll() is None, launched.communicate()
+    until(lambda: log.exists() and "from beneath" in log.read_text(), launched)
     command = [sys.executable, "-P", "-c", "from tuner.cli import main; main()", "logs", "small", "-f"]
     follower = subprocess.Popen(
         [*command, "--home", str(tmp_path / "home")], stdout=subprocess.PIPE, text=True, env=studies.environment()
@@ -197,8 +198,8 @@ def test_follow_goes_on_until_the_study_ends_and_exits_as_its_launch_does(tmp_pa
     assert "width 16 says 16" in next(line for line in follower.stdout if line.startswith("trial"))
     assert launched.poll() is None
     gate.touch()
-    rest, _ = follower.communicate(timeout=120)
-    launched.communicate(timeout=120)
+    rest, _ = follower.communicate(timeout=PATIENCE)
+    launched.communicate(timeout=PATIENCE)
     assert (launched.returncode, follower.returncode) == (1, 1)
     assert sum("ValueError: Expected more than 1 value per channel" in line for line in rest.splitlines()) == 2
 

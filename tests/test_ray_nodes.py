@@ -27,7 +27,7 @@ from tuner.progress import PlainProgress
 pytestmark = pytest.mark.usefixtures("copied_workers")
 
 # How soon a frozen node is found; by itself Ray takes a minute.
-HEALTH = {"period_ms": 1000, "timeout_ms": 1000, "failure_threshold": 3, "initial_delay_ms": 0}
+HEALTH = {"period_ms": 1000, "timeout_ms": 10_000, "failure_threshold": 3, "initial_delay_ms": 0}
 
 
 @pytest.fixture
@@ -57,7 +57,10 @@ def processes_of(node: Any) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_workers_without_a_place_begin_when_the_cluster_grows(cluster: Any, tmp_path: Path) -> None:
+def test_workers_without_a_place_begin_when_the_cluster_grows(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.executors.ray_cluster._PLACE_SECONDS", PATIENCE)
     cluster.add_node(num_cpus=1)
     told: list[str] = []
     with contextlib.closing(begin_on_ray(tmp_path, count=2)) as executor:

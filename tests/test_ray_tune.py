@@ -23,7 +23,8 @@ from tuner.executors.shelf import weights_path
 from tuner.history import History, Window
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
-from tuner.study_log import StudyLog
+from tuner.study.launch import Study
+from tuner.study.log import StudyLog
 
 ray_tune = pytest.importorskip("tuner.ray_tune")
 tune = pytest.importorskip("ray.tune")
@@ -63,14 +64,14 @@ def tuned(scheduler: str | None = None, **changes: Any) -> dict[str, Any]:
     return content
 
 
-def launch(folder: Path, content: dict[str, Any], home: str = "home", **options: Any) -> tuple[tuner.study.Study, str]:
+def launch(folder: Path, content: dict[str, Any], home: str = "home", **options: Any) -> tuple[Study, str]:
     heard = Silent()
     path = studies.write(folder, content, f"{home}.yaml")
     study = tuner.launch(path, home=folder / home, progress=heard, **options)
     return study, "\n".join(heard.lines)
 
 
-def states(study: tuner.study.Study) -> Counter[State]:
+def states(study: Study) -> Counter[State]:
     return Counter(trial.state for trial in study.history.trials.values())
 
 
@@ -289,7 +290,7 @@ def test_a_populations_changes_are_told_epoch_by_epoch_and_the_best_weights_are_
     assert scored(study) == pytest.approx(study.history.trials[study.best["number"]].best_value("val/accuracy", True))
 
 
-def scored(study: tuner.study.Study) -> float:
+def scored(study: Study) -> float:
     """The champion's accuracy on the validation rows."""
     import torch
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests import studies
+from tests.forks import Run
+from tests.servers import PATIENCE
 from tests.stores import Store
 from tests.stories import Story
 from tuner.tracking.dashboard import uri_of
@@ -93,7 +95,9 @@ def test_artifacts_that_are_kept_elsewhere_or_under_another_name_stay_where_they
 
 
 @pytest.mark.slow
-def test_the_champion_of_a_moved_home_predicts_and_loads_and_the_dashboard_shows_its_artifacts(tmp_path: Path) -> None:
+def test_the_champion_of_a_moved_home_predicts_and_loads_and_the_dashboard_shows_its_artifacts(
+    tmp_path: Path, run: Run
+) -> None:
     from urllib.request import urlopen
 
     import mlflow.pyfunc
@@ -101,7 +105,7 @@ def test_the_champion_of_a_moved_home_predicts_and_loads_and_the_dashboard_shows
 
     home, there = tmp_path / "home", tmp_path / "there"
     written = studies.study(search={"trials": 2}, train={"epochs": 2}, tracking={"mlflow": "embedded"})
-    studies.run(studies.write(tmp_path, written), home)
+    run(studies.write(tmp_path, written), home)
     home.rename(there)
     command = [sys.executable, "-P", "-c", "from tuner.cli import main; main()"]
     rows = tmp_path / "rows.csv"
@@ -116,12 +120,12 @@ def test_the_champion_of_a_moved_home_predicts_and_loads_and_the_dashboard_shows
     assert ui.stdout is not None
     try:
         base = ui.stdout.readline().split("/#/")[0]
-        run = next(run for run in Store(there).runs("small") if "mlflow.parentRunId" not in run.data.tags)
-        with urlopen(f"{base}/get-artifact?path=study.yaml&run_uuid={run.info.run_id}") as answer:
+        parent = next(one for one in Store(there).runs("small") if "mlflow.parentRunId" not in one.data.tags)
+        with urlopen(f"{base}/get-artifact?path=study.yaml&run_uuid={parent.info.run_id}") as answer:
             assert b"small" in answer.read()
     finally:
         ui.terminate()
-        ui.communicate(timeout=60)
+        ui.communicate(timeout=PATIENCE)
     mlflow.set_tracking_uri(uri_of("embedded", there)[0])
     try:
         assert len(mlflow.pyfunc.load_model("models:/small@champion").predict(table)) == 3

@@ -11,13 +11,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.events import asked
+from tests.servers import until
 from tests.stores import Store, drain
 from tests.stories import Story
 from tuner import processes
@@ -47,13 +47,6 @@ DRIVER = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", *sys.argv[1:]]).wait()
 """
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 Abandon = Callable[..., tuple[subprocess.Popen[str], int]]

@@ -19,7 +19,8 @@ from tuner.events import Created, Finished, Reported, State, Tested
 from tuner.executors import local
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
-from tuner.study_log import StudyLog
+from tuner.study.launch import Study
+from tuner.study.log import StudyLog
 
 pytestmark = pytest.mark.usefixtures("copied_workers")
 
@@ -43,7 +44,7 @@ class Silent:
         pass
 
 
-def launch(folder: Path, content: dict[str, Any], home: str = "home", **options: Any) -> tuple[tuner.study.Study, str]:
+def launch(folder: Path, content: dict[str, Any], home: str = "home", **options: Any) -> tuple[Study, str]:
     heard = Silent()
     study = tuner.launch(studies.write(folder, content), home=folder / home, progress=heard, **options)
     return study, "\n".join(heard.lines)
@@ -312,6 +313,7 @@ def test_a_trial_that_reached_its_last_epoch_is_complete_whatever_the_pruner_thi
     study, _ = launch(tmp_path, studies.study(search={"trials": 12, "pruner": pruner}, train={"epochs": 9}))
     for trial in study.history.trials.values():
         assert (trial.epochs == 9) == (trial.state is State.COMPLETE), trial
+    assert {trial.state for trial in study.history.trials.values()} == {State.COMPLETE, State.PRUNED}
 
 
 def test_trials_of_different_length_share_cohorts_and_are_judged_by_their_own_end(tmp_path: Path) -> None:
@@ -510,7 +512,7 @@ def test_another_device_or_torch_than_the_launch_before_is_told(
 ) -> None:
     import torch
 
-    from tuner import study as opening
+    from tuner.study import launch as opening
 
     content = studies.study(search={"trials": 3}, train={"epochs": 2})
     with monkeypatch.context() as patch:
@@ -563,6 +565,7 @@ def test_a_buffer_that_a_network_replaces_is_kept(cohort: Any, tmp_path: Path) -
     )
     study, said = launch(tmp_path, content)
     assert "does not fuse" not in said
+    assert study.history.count(State.COMPLETE) == len(study.history.trials) > 0
     for trial in study.history.trials.values():
         if trial.state is State.COMPLETE:
             steps = -(-study.history.data["rows"]["train"] // trial.params["batch_size"])

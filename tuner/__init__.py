@@ -17,7 +17,7 @@ __all__ = ["StudySpec", "launch"]
 processor.tell()
 top_level.install()
 
-_HOME = {"launch": "tuner.study", "StudySpec": "tuner.spec"}
+_HOME = {"launch": "tuner.study.launch", "StudySpec": "tuner.spec"}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ from tuner.executors.protocol import (
 )
 from tuner.progress import Now, Progress
 from tuner.search import Search
-from tuner.study_log import StudyLog
+from tuner.study.log import StudyLog
 
 LOSSES = 3  # of workers under one cohort, before it is halved or its last trial given up
 STOP_SECONDS = 8.0  # for workers to save after the first signal; then they are ended

@@ -31,7 +31,7 @@ from tuner.models.interface import LANGUAGE
 from tuner.progress import Now, Progress
 from tuner.results import leader
 from tuner.spec import StudySpec
-from tuner.study_log import StudyLog
+from tuner.study.log import StudyLog
 from tuner.training import checkpoint
 from tuner.training.loop import Training
 from tuner.training.task import Arrays, Finished, Task

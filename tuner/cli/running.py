@@ -66,7 +66,7 @@ def launch(
     if dry_run:
         spec = _read(file, overrides, name, trials)
         from tuner.plan import load
-        from tuner.study import foreseen
+        from tuner.study.launch import foreseen
 
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
             dataset = load(spec)
@@ -79,12 +79,11 @@ def launch(
     with Standby(file, overrides or ()) as standby:  # it imports MLflow while we import torch
         spec = _read(file, overrides, name, trials)
         from tuner.progress import progress_for
-        from tuner.study import launch as launch_study
+        from tuner.study.launch import launch as launch_study
 
         gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
         options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
-        options |= {"accept_loss": accept_loss}
-        options["accept_code"] = accept_code
+        options |= {"accept_loss": accept_loss, "accept_code": accept_code}
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
             study = launch_study(spec, **options, forking=True, standby=standby)
     from tuner.cli.summary import called, ending

@@ -29,7 +29,7 @@ from tuner.ray_tune.space import mutations
 from tuner.ray_tune.trial import EPOCH, NUMBER, Luggage, trainable
 from tuner.search import Search
 from tuner.spec import StudySpec
-from tuner.study_log import StudyLog
+from tuner.study.log import StudyLog
 
 RETRIES = 2  # of a trial whose actor died
 _REDUCTION, _MIN_EPOCHS, _STARTUP = 3, 1, 5  # as our own pruners have them

@@ -27,7 +27,7 @@ from tuner.ray_tune.space import settled
 from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER, TRACE
 from tuner.search import Search
 from tuner.spec import StudySpec
-from tuner.study_log import StudyLog
+from tuner.study.log import StudyLog
 from tuner.training import checkpoint
 
 SCHEDULE = "schedule/"  # before a hyperparameter's name: the metric that tells its value at each epoch of a population

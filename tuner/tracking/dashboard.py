@@ -11,7 +11,6 @@ import fcntl
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -131,10 +130,7 @@ def serve(home: Path, study: str | None, port: int, out: TextIO = sys.stdout) ->
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive us
     chosen = _free_port(port)
     with first_use(uri), (Path(artifacts).parent / "server.log").open("w") as log:
-        try:
-            relocate(sqlite_path(uri), Path(artifacts))
-        except sqlite3.Error as error:
-            raise TunerError(f"the store {sqlite_path(uri)} cannot be used: {error}") from error
+        relocate(sqlite_path(uri), Path(artifacts))
         process = subprocess.Popen(
             _server_command(uri, artifacts, chosen),
             stdin=subprocess.DEVNULL,

@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tuner.errors import TunerError
+
 _BUSY_SECONDS = 20.0  # as long as MLflow itself waits for another writer
 _PATHS = {  # table → its columns with such paths
     "runs": ("artifact_uri",),
@@ -24,10 +26,15 @@ def relocate(store: Path, artifacts: Path) -> int:
     """Let the store's experiments find their artifacts in the folder `artifacts`; how many did not.
 
     Those are left alone that are kept anywhere else than in a folder of that name, or are still where the store says
-    and not here.
+    and not here. Raises TunerError where the store cannot be read or written.
     """
-    if not store.exists():
-        return 0
+    try:
+        return _relocate(store, artifacts) if store.exists() else 0
+    except sqlite3.Error as error:
+        raise TunerError(f"the store {store} cannot be used: {error}") from error
+
+
+def _relocate(store: Path, artifacts: Path) -> int:
     with closing(sqlite3.connect(store, timeout=_BUSY_SECONDS)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"experiments", *_PATHS} <= tables:  # of another MLflow, or not made yet

@@ -7,27 +7,21 @@ mlflow: the first is `search`'s, the second runs in a process of its own.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import platform
 import signal
-import socket
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from tuner import code_versions, keeping, models, results, staff, winner
 from tuner import plan as planning
 from tuner.counts import counts, planned
 from tuner.data.dataset import Dataset
 from tuner.driver import Driver, Terms
-from tuner.errors import LedgerDamaged, StudyChanged, StudyMissing
-from tuner.events import Cohort, Created, Event, Extended, Opened, State, Trial
+from tuner.errors import LedgerDamaged, StudyMissing
+from tuner.events import Cohort, Extended, State, Trial
 from tuner.executors.local import Crew, forks
 from tuner.grouping import Grouping, device_of
 from tuner.history import History, TrialHistory
@@ -39,10 +33,10 @@ from tuner.signals import Signals
 from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
-from tuner.study_log import StudyLog
+from tuner.study.log import StudyLog
+from tuner.study.opening import as_written, check_extends, check_same, open_study, remember_extension
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
-from tuner.training import products
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,8 +95,7 @@ def launch(
     spec, progress = _read(spec, trials), progress or PlainProgress()
     home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
     folder = study_folder(home, spec.study)
-    dataset = planning.load(spec)
-    plan = planning.plan(spec, dataset)
+    plan = planning.plan(spec, dataset := planning.load(spec))
     copied = forking and spec.run.executor == "local" and forks(device_of(spec))
     crew = Crew((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
     # The crew first: a copy must not hold a lock.
@@ -111,25 +104,25 @@ def launch(
         history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
             keeping.clear(folder, history, progress.message)
-        spec = _remember_extension(spec, history, progress.message)
+        spec = remember_extension(spec, history, progress.message)
         log = StudyLog(ledger, history)
-        _open(spec, dataset, log, progress, accept_code=accept_code)
+        open_study(spec, dataset, log, progress, accept_code=accept_code)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             winner.mend(spec, dataset, log, progress)
             crew.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
-            with Writer(folder, home, spec.store, standby=standby) as writer:
-                # an earlier launch may have died before it
+            with Writer(folder, home, spec.store, standby=standby) as writer:  # an earlier launch may have died before
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
         plan = replace(plan, trials=planned(history))
-        progress.start([*plan.lines(), *([counts(history, folder).resuming()] if history.trials else [])])
+        resuming = [counts(history, folder).resuming()] if history.trials else []
         with (
             Signals(ledger.asked_to_stop) as signals,
             winner.preparing(),
             Writer(folder, home, spec.store, standby=standby) as writer,
         ):
             try:
+                progress.start([*plan.lines(), *resuming])
                 number = _drive(spec, dataset, log, progress, signals, writer, crew, workers)
                 if number is None:
                     winner.crown(spec, dataset, log, progress)
@@ -157,17 +150,17 @@ def foreseen(
     except StudyMissing:
         return spec, []
     said: list[str] = []
-    spec = _remember_extension(spec, history, said.append)
+    spec = remember_extension(spec, history, said.append)
     if history.digest and history.digest != spec.digest:
-        _check_extends(spec, history)
+        check_extends(spec, history)
         said.append(
             f"extends study {spec.study} from {history.spec['search']['trials']} to {spec.search.trials} trials"
         )
-        history.apply(Extended(*_as_written(spec)))  # of this reading alone, to be counted as a launch would
+        history.apply(Extended(*as_written(spec)))  # of this reading alone, to be counted as a launch would
     elif history.completed:
         said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
     if history.digest:
-        _check_same(
+        check_same(
             spec,
             planning.load(spec) if dataset is None else dataset,
             history,
@@ -185,118 +178,6 @@ def _read(spec: StudySpec | str | Path, trials: int | None) -> StudySpec:
     if not isinstance(spec, StudySpec):
         raise TypeError(f"launch() takes a study file's path or a StudySpec, got {type(spec).__name__}")
     return spec if trials is None else spec.extended(trials)
-
-
-# --- opening --------------------------------------------------------------------------------------
-
-
-def _remember_extension(spec: StudySpec, history: History, say: Callable[[str], None]) -> StudySpec:
-    """A study that was extended on the command line goes on with its number, not the file's smaller one."""
-    told: dict[str, Any] = json.loads(json.dumps(history.spec))
-    if not told or spec.extends or told["search"]["trials"] <= spec.search.trials:
-        return spec
-    known = told["search"]["trials"]
-    told["search"]["trials"] = spec.search.trials
-    if told != spec.canonical():
-        return spec
-    say(f"study {spec.study} was extended to {known} trials, and goes on with them")
-    return spec.extended(known)
-
-
-def _open(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, *, accept_code: bool) -> None:
-    """Create, check or extend the study; the history then has what was added."""
-    history, written = log.history, _as_written(spec)
-    facts = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "split": dataset.split_digest,
-        "rows": dataset.rows,
-        "signature": dataset.signature.to_dict(),
-    }
-    number = history.study_id or uuid.uuid4().hex
-    if not history.digest:
-        network = models.digest(spec.model["family"], spec.folder)
-        first: Event | None = Created(*written, number, spec.seed, facts, network, str(spec.folder))
-    elif history.digest != spec.digest:
-        _check_extends(spec, history)
-        first = Extended(*written)
-    elif history.completed and history.unfinished:  # a ledger that has lost how they ended, which was accepted
-        first = Extended(*written)
-    else:
-        first = None
-    more = first is not None or not history.completed
-    network, version = _check_same(spec, dataset, history, accept_code=accept_code, more=more)
-    machine = _machine(spec, history, progress)
-    storage = keeping.address(spec.run.storage, spec.study, number)
-    changed = (network or "") if version else ""
-    opened = Opened(socket.gethostname(), os.getpid(), spec.store, machine, storage, changed)
-    if more:
-        if history.digest not in ("", spec.digest) and any(trial.tested for trial in history.trials.values()):
-            progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
-        keeping.begin(log.ledger.folder, storage, spec.study, history, progress.message)
-        ended = code_versions.left_behind(history, progress.message) if version else []
-        log.append([*([first] if first else []), opened, *ended])
-
-
-def _check_same(
-    spec: StudySpec, dataset: Dataset, history: History, *, accept_code: bool, more: bool
-) -> tuple[str | None, bool]:
-    """The digest of the network's files, and whether they have changed, which was accepted; see `code_versions`.
-
-    Raises StudyChanged where the data are others than those that the study was made with.
-    """
-    known = history.data
-    if history.digest and (dataset.digest, dataset.split_digest) != (known["digest"], known["split"]):
-        raise StudyChanged(
-            f"the data of study {spec.study} changed since it was created (digest {known['digest'][:12]} was, "
-            f"{dataset.digest[:12]} is); restore them, or give the study another name"
-        )
-    family = spec.model["family"]
-    network = models.digest(family, spec.folder)
-    if history.digest and not models.changed(history.network, family, spec.folder):
-        network = history.network  # perhaps as an older Tuner took it
-    return network, code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
-
-
-def _as_written(spec: StudySpec) -> tuple[Mapping[str, Any], str, str]:
-    """What the events that tell a study's spec begin with."""
-    return spec.canonical(), spec.digest, spec.text
-
-
-def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str, str]:
-    """What numbers hang on here; what is another than at the last launch is told."""
-    machine = {
-        "device": device_of(spec),
-        "torch": torch.__version__,
-        "matrix products": products.numpys() or "torch's own",
-        "python": platform.python_version(),
-    }
-    for name, before in history.machine.items():
-        if history.trials and not history.completed and machine[name] != before:
-            progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
-    return machine
-
-
-def _check_extends(spec: StudySpec, history: History) -> None:
-    """More trials, asked for in so many words, are an extension; anything else is another study."""
-    before = history.spec
-    more = json.loads(json.dumps(before))
-    more["search"]["trials"] = spec.search.trials
-    grows = spec.search.trials > before["search"]["trials"]
-    if more == spec.canonical() and grows and spec.extends:
-        return
-    if more == spec.canonical() and not grows and spec.extends:
-        known = before["search"]["trials"]
-        raise StudyChanged(f"study {spec.study} has {known} trials already; --trials can only raise that number")
-    lines = spec.difference(before)
-    remedy = (
-        f"launch with --trials {spec.search.trials} to extend it"
-        if more == spec.canonical() and grows
-        else "use the original file and options, or another --name"
-    )
-    raise StudyChanged(
-        [f"study {spec.study} exists with other settings:", *(f"  {line}" for line in lines), f"{remedy}"]
-    )
 
 
 # --- driving --------------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""A study that is taken up: made, gone on with, extended, or refused where its file, data or code are others.
+
+Knows the spec, the dataset and the history that a ledger tells; writes how the study begins. Never who trains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tuner import code_versions, keeping, models
+from tuner.data.dataset import Dataset
+from tuner.errors import StudyChanged
+from tuner.events import Created, Event, Extended, Opened
+from tuner.grouping import device_of
+from tuner.history import History
+from tuner.progress import Progress
+from tuner.spec import StudySpec
+from tuner.study.log import StudyLog
+from tuner.training import products
+
+
+def remember_extension(spec: StudySpec, history: History, say: Callable[[str], None]) -> StudySpec:
+    """A study that was extended on the command line goes on with its number, not the file's smaller one."""
+    told: dict[str, Any] = json.loads(json.dumps(history.spec))
+    if not told or spec.extends or told["search"]["trials"] <= spec.search.trials:
+        return spec
+    known = told["search"]["trials"]
+    told["search"]["trials"] = spec.search.trials
+    if told != spec.canonical():
+        return spec
+    say(f"study {spec.study} was extended to {known} trials, and goes on with them")
+    return spec.extended(known)
+
+
+def open_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, *, accept_code: bool) -> None:
+    """Create, check or extend the study; the history then has what was added."""
+    history, written = log.history, as_written(spec)
+    facts = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "split": dataset.split_digest,
+        "rows": dataset.rows,
+        "signature": dataset.signature.to_dict(),
+    }
+    number = history.study_id or uuid.uuid4().hex
+    if not history.digest:
+        network = models.digest(spec.model["family"], spec.folder)
+        first: Event | None = Created(*written, number, spec.seed, facts, network, str(spec.folder))
+    elif history.digest != spec.digest:
+        check_extends(spec, history)
+        first = Extended(*written)
+    elif history.completed and history.unfinished:  # a ledger that has lost how they ended, which was accepted
+        first = Extended(*written)
+    else:
+        first = None
+    more = first is not None or not history.completed
+    network, version = check_same(spec, dataset, history, accept_code=accept_code, more=more)
+    machine = _machine(spec, history, progress)
+    storage = keeping.address(spec.run.storage, spec.study, number)
+    changed = (network or "") if version else ""
+    opened = Opened(socket.gethostname(), os.getpid(), spec.store, machine, storage, changed)
+    if more:
+        if history.digest not in ("", spec.digest) and any(trial.tested for trial in history.trials.values()):
+            progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
+        keeping.begin(log.ledger.folder, storage, spec.study, history, progress.message)
+        ended = code_versions.left_behind(history, progress.message) if version else []
+        log.append([*([first] if first else []), opened, *ended])
+
+
+def check_same(
+    spec: StudySpec, dataset: Dataset, history: History, *, accept_code: bool, more: bool
+) -> tuple[str | None, bool]:
+    """The digest of the network's files, and whether they have changed, which was accepted; see `code_versions`.
+
+    Raises StudyChanged where the data are others than those that the study was made with.
+    """
+    known = history.data
+    if history.digest and (dataset.digest, dataset.split_digest) != (known["digest"], known["split"]):
+        raise StudyChanged(
+            f"the data of study {spec.study} changed since it was created (digest {known['digest'][:12]} was, "
+            f"{dataset.digest[:12]} is); restore them, or give the study another name"
+        )
+    family = spec.model["family"]
+    network = models.digest(family, spec.folder)
+    if history.digest and not models.changed(history.network, family, spec.folder):
+        network = history.network  # perhaps as an older Tuner took it
+    return network, code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
+
+
+def as_written(spec: StudySpec) -> tuple[Mapping[str, Any], str, str]:
+    """What the events that tell a study's spec begin with."""
+    return spec.canonical(), spec.digest, spec.text
+
+
+def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str, str]:
+    """What numbers hang on here; what is another than at the last launch is told."""
+    machine = {
+        "device": device_of(spec),
+        "torch": torch.__version__,
+        "matrix products": products.numpys() or "torch's own",
+        "python": platform.python_version(),
+    }
+    for name, before in history.machine.items():
+        if history.trials and not history.completed and machine[name] != before:
+            progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
+    return machine
+
+
+def check_extends(spec: StudySpec, history: History) -> None:
+    """More trials, asked for in so many words, are an extension; anything else is another study."""
+    before = history.spec
+    more = json.loads(json.dumps(before))
+    more["search"]["trials"] = spec.search.trials
+    grows = spec.search.trials > before["search"]["trials"]
+    if more == spec.canonical() and grows and spec.extends:
+        return
+    if more == spec.canonical() and not grows and spec.extends:
+        known = before["search"]["trials"]
+        raise StudyChanged(f"study {spec.study} has {known} trials already; --trials can only raise that number")
+    lines = spec.difference(before)
+    remedy = (
+        f"launch with --trials {spec.search.trials} to extend it"
+        if more == spec.canonical() and grows
+        else "use the original file and options, or another --name"
+    )
+    raise StudyChanged(
+        [f"study {spec.study} exists with other settings:", *(f"  {line}" for line in lines), f"{remedy}"]
+    )
