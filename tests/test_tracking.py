@@ -60,7 +60,7 @@ def test_everything_that_a_person_looks_for_is_found_after_a_sync(store: Store, 
     assert "| learning_rate |" in note
     tags = {key: value for key, value in parent.data.tags.items() if key.startswith("tuner.")}
     assert tags == {
-        "tuner.study.launch": "whole-study",
+        "tuner.study": "whole-study",
         "tuner.ledger": "id-of-whole-study",
         "tuner.seed": "7",
         "tuner.spec_sha256": "a" * 64,
@@ -87,7 +87,7 @@ def test_everything_that_a_person_looks_for_is_found_after_a_sync(store: Store, 
     assert children[2].data.tags == {
         "mlflow.parentRunId": parent.info.run_id,
         "mlflow.runName": "trial-0002",
-        "tuner.study.launch": "whole-study",
+        "tuner.study": "whole-study",
         "tuner.ledger": "id-of-whole-study",
         "tuner.trial": "2",
         "tuner.seed": "102",

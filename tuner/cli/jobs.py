@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PORT = 8265  # of Ray's dashboard, which answers for jobs
 SAVE_SECONDS = 20  # what a driver has to save in when told to stop; Ray's own 3 s are too few
-_STUDY = "tuner.study.launch"  # in a job's metadata
+_STUDY = "tuner.study"  # in a job's metadata
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 

@@ -180,7 +180,7 @@ class Mirror:
         trial = self.history.trials[number]
         running = RUNNING if alive else INTERRUPTED
         found = {
-            "tuner.study.launch": self.study,
+            "tuner.study": self.study,
             "tuner.ledger": self.history.study_id,
             "tuner.trial": str(number),
             "tuner.seed": str(trial.seed),
@@ -215,7 +215,7 @@ class Mirror:
     def study_tags(self, alive: bool) -> dict[str, str]:
         """The parent run's tags, the note that MLflow shows as its description among them."""
         found = {
-            "tuner.study.launch": self.study,
+            "tuner.study": self.study,
             "tuner.ledger": self.history.study_id,
             "tuner.seed": str(self.history.spec["seed"]),
             "tuner.spec_sha256": self.history.digest,

@@ -254,7 +254,7 @@ class Tracker:
 
     def _create_parent(self, sink: Sink) -> Written:
         study, history = self._mirror.study, self._mirror.history
-        tags = {"tuner.study.launch": study, "tuner.ledger": history.study_id, _FORM: _NEWEST}
+        tags = {"tuner.study": study, "tuner.ledger": history.study_id, _FORM: _NEWEST}
         return sink.create(self._experiment, study, milliseconds(history.created_at), tags)
 
     def _write_trial(self, sink: Sink, number: int, epochs: set[int], alive: bool) -> None:
