@@ -88,7 +88,9 @@ def nothing(worker: Any, work: Any) -> None:
     weights = {"0.weight": torch.zeros(16, 64), "1.weight": torch.zeros(10, 16)}
     for message in life(work):
         if isinstance(message, Ended):
-            worker.shelf.keep(work, message.trial, {"weights": weights}, lambda _: None)
+            worker.store.save_weights(
+                work.task.cohort, work.attempt, message.trial, {"weights": weights}, lambda _: None
+            )
         worker.channel.send(message)
 
 
@@ -100,7 +102,7 @@ def drive(given: argparse.Namespace) -> None:
     from tuner.data.dataset import Dataset
     from tuner.executors import ray_cluster, worker
     from tuner.executors.protocol import Executor
-    from tuner.grouping import Grouping
+    from tuner.study.cohorts import Grouping
 
     class Idler(ray_cluster.TunerWorker):
         def _work(self, fetch: Callable[[], Any]) -> None:

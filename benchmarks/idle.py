@@ -24,19 +24,21 @@ from typing import Any, TextIO, cast
 import psutil
 from reference import SPACE
 
-from tuner import keeping, plan, study
-from tuner.driver import Driver, Terms
+from tuner import study
+from tuner.checkpoints import migrate
+from tuner.checkpoints.store import Folder
 from tuner.events import Created, Opened
 from tuner.executors.protocol import Answer, Done, Ended, Message, Report, Started, Work
-from tuner.executors.shelf import Folder
-from tuner.grouping import Grouping
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger
-from tuner.progress import Now, PlainProgress
-from tuner.sizes import Sizes
 from tuner.spec import StudySpec
-from tuner.staff import Begin
+from tuner.study import preflight
+from tuner.study.cohorts import Grouping
 from tuner.study.log import StudyLog
+from tuner.study.loop import Driver, Terms
+from tuner.study.workers import Begin
+from tuner.terminal.progress import Now, PlainProgress
+from tuner.workloads.network_size import Sizes
 
 METRIC = "val/accuracy"
 MARKS = 20  # looks at the memory, evenly over the trials
@@ -182,7 +184,7 @@ def drive(
 
     `watch` sees it grow. The workers are those that `begin` makes, where it is given; who made them closes them.
     """
-    dataset = plan.load(wanted)
+    dataset = preflight.load(wanted)
     with Ledger.create(folder) as ledger, ledger.lock():
         body = {"spec": wanted.canonical(), "digest": wanted.digest, "text": "", "seed": wanted.seed, "id": "idle"}
         data = {"name": "digits", "digest": "", "split": "", "rows": dataset.rows, "signature": {}}
@@ -194,7 +196,7 @@ def drive(
         group, work = clock.around("group", grouping.group), clock.around("work", grouping.work)
         progress = PlainProgress(cast("TextIO", Nowhere()))
         known: Any = clock.around("sizes", Sizes(wanted, dataset.signature))
-        split = partial(keeping.split, Folder(folder))
+        split = partial(migrate.split, Folder(folder))
         terms = Terms(wanted.search.trials, wanted.objectives, group, work, split, known)
 
         def tick() -> Now:

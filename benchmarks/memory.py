@@ -30,17 +30,17 @@ def train(size: int) -> int:
     """Two epochs of one cohort of that size; the process's peak in bytes."""
     from idle import spec
 
-    from tuner import plan
     from tuner.events import Trial
     from tuner.executors.protocol import Message, Setup, Work
     from tuner.executors.worker import Worker
-    from tuner.grouping import Grouping
+    from tuner.study import preflight
+    from tuner.study.cohorts import Grouping
 
     wanted = spec("random", size, 2)
     params = {"learning_rate": 0.01, "batch_size": 64, "depth": 2, "width": 64, "dropout": 0.1, "optimizer": "adam"}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        grouping = Grouping(wanted, plan.load(wanted), folder, "cpu", 1, lambda _: set(), print)
+        grouping = Grouping(wanted, preflight.load(wanted), folder, "cpu", 1, lambda _: set(), print)
         trials = [Trial(number, {**params, "learning_rate": 0.01 + number * 1e-5}, number) for number in range(size)]
         setup: Setup = grouping.setup(0)
 

@@ -20,9 +20,9 @@ import harness
 import torch
 import torch.nn.functional as F
 
+from tuner.checkpoints import format as checkpoint
 from tuner.data import batches
 from tuner.models import Signature, build
-from tuner.training import checkpoint
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
 from tuner.training.task import Arrays, Epoch, Finished, Row, Task

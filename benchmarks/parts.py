@@ -95,17 +95,18 @@ class Parts:
 
 
 def watch_driver(parts: Parts) -> None:
-    from tuner import grouping, ledger, search, winner
-    from tuner.driver import Driver
+    from tuner import ledger, search
+    from tuner.study import cohorts, finish
+    from tuner.study.loop import Driver
 
     for owner, method, name in (
         (Driver, "run", LOOP),
         (search.Search, "ask", "asking the sampler"),
         (search.Search, "tell", "telling the sampler"),
         (search.Search, "observe", "telling the sampler"),
-        (grouping.Grouping, "group", "cohorts"),
+        (cohorts.Grouping, "group", "cohorts"),
         (ledger.Ledger, "append", "ledger"),
-        (winner, "crown", "the winner: test, export, example"),
+        (finish, "finish_study", "the winner: test, export, example"),
     ):
         setattr(owner, method, parts.around(name, getattr(owner, method)))
     ledger.Ledger.together = parts.opening("ledger", ledger.Ledger.together)  # type: ignore[method-assign]
@@ -115,10 +116,10 @@ def watch_workers(parts: Parts, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from tuner.executors.shelf import Folder
+    from tuner.checkpoints.store import Folder
     from tuner.executors.worker import Worker
     from tuner.training.loop import Training
-    from tuner.training.program import Program, Programs
+    from tuner.training.replay.tape import Program, Programs
 
     products = {np.matmul, torch.bmm, torch.baddbmm}
     record = Program.__init__
@@ -158,9 +159,9 @@ def inside(folder: Path, words: Sequence[str]) -> int:
     parts = Parts()
     parts.begin(START)
     from tuner.cli import main as command
-    from tuner.cli import running
+    from tuner.cli import run
 
-    running._one_thread()
+    run._one_thread()
     watch_driver(parts)
     watch_workers(parts, folder)
     sys.argv = ["tuner", *words]
@@ -180,7 +181,7 @@ def inside(folder: Path, words: Sequence[str]) -> int:
 def importing(folder: Path) -> float:
     """Processor seconds that MLflow's writer needs before it finds, in an empty folder, that there is no study."""
     arguments = [str(folder), "--uri", f"sqlite:///{folder}/none.db", "--patience", "0"]
-    command = [sys.executable, "-P", "-m", "tuner.tracking.follow", "--standby"]
+    command = [sys.executable, "-P", "-m", "tuner.tracking.process", "--standby"]
     told = json.dumps({"log": str(folder / "log.txt"), "arguments": arguments})
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(command, input=told, text=True, env=harness.environment(), check=False)

@@ -75,14 +75,14 @@ def chosen(shape: Shape, device: str = "cpu") -> int:
     """The rows of a cohort that Tuner's cost model gives a study's structure of this shape."""
     from tuner import models
     from tuner.models.interface import CLASSIFICATION, Signature
-    from tuner.training import cost
+    from tuner.training import cohort_size
 
-    if not cost.company(shape.family, shape.network, device, shape.modality):
+    if not cohort_size.company(shape.family, shape.network, device, shape.modality):
         return ALONE
     signature = Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES)
     network = models.build(shape.family, signature, shape.network)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return cost.largest(shape.family, parameters, device, shape.inputs)
+    return cohort_size.largest(shape.family, parameters, device, shape.inputs)
 
 
 def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:
@@ -188,8 +188,8 @@ def plain_study(job: Mapping[str, Any], device: torch.device) -> Laps:
 
 def products(_job: Mapping[str, Any], device: torch.device) -> Laps:
     """Matrix products and nothing else, as cohorts are multiplied; a lap is one product's multiply-adds."""
-    from tuner.training import products as tuners
-    from tuner.training.kernels import aten
+    from tuner.training.replay import blas as tuners
+    from tuner.training.replay.out_variants import aten
 
     one, other, target = torch.randn(3, 1, _PRODUCT, _PRODUCT, device=device)
     torchs = [(torch.bmm, (one, other), {"out": target})]

@@ -64,8 +64,8 @@ def drive(load: Load, given: argparse.Namespace, folder: Path) -> dict[str, Any]
     from tuner.data.dataset import Dataset
     from tuner.executors import local
     from tuner.executors.protocol import Executor
-    from tuner.grouping import Grouping
-    from tuner.history import History
+    from tuner.history.fold import History
+    from tuner.study.cohorts import Grouping
 
     clock = idle.Clock({"waiting": 0.0})
     crowds: list[Crowd] = []
@@ -142,8 +142,8 @@ def verdicts(waited: Sequence[float]) -> dict[str, float] | None:
 def mirror(folder: Path, home: Path) -> dict[str, float]:
     """Write the whole study to an empty MLflow: points, and seconds of it, without its making and imports."""
     from tuner.tracking.dashboard import uri_of
-    from tuner.tracking.store import connect
-    from tuner.tracking.tracker import Tracker
+    from tuner.tracking.sqlite_store import connect
+    from tuner.tracking.sync import Tracker
 
     uri, artifacts = uri_of("embedded", home)
     connect(uri)

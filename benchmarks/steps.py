@@ -24,7 +24,7 @@ from harness import Crew, Spread
 from racers import ALONE, chosen
 from shapes import SHAPES, Shape
 
-from tuner.processor import settings
+from tuner.cpu import settings
 
 PACKAGES = ("cohort-tuner", "torch", "numpy")
 QUICK = {"rows": [1, 8, 32], "rounds": 3, "seconds": 0.25}

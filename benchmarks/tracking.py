@@ -43,7 +43,7 @@ RUNS = {60: 64, 1_000: 16}  # points in a run → runs
 SHARE = 0.2  # of a tracked study's processor time that the writer may take
 PACKAGES = ("cohort-tuner", "torch", "mlflow", "sqlalchemy", "ray")
 STORES = {"embedded": "tracked by MLflow", "off": "not tracked"}
-_WRITER = "tuner.tracking.follow"
+_WRITER = "tuner.tracking.process"
 _SAMPLE_SECONDS = 0.1
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from tuner.data import Dataset, Split
 from tuner.errors import TunerError
 from tuner.models.interface import LANGUAGE, PADDING
-from tuner.plan import load
 from tuner.spec import StudySpec
+from tuner.study.preflight import load
 
 MODELS = ("unigram", "bigram", "trigram")
 MOST_TOKENS = 400  # the trigram's table holds tokens³ float64

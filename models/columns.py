@@ -33,7 +33,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         if x.is_contiguous():
-            weight = weight.mT.contiguous().mT  # OpenBLAS reads it faster so (tuner/training/products.py)
+            weight = weight.mT.contiguous().mT  # OpenBLAS reads it faster so (tuner/training/replay/blas.py)
         return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias, weight, x)
 
     @staticmethod

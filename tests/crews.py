@@ -37,7 +37,7 @@ from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
 
 if TYPE_CHECKING:
-    from tuner.executors.storage import Storage
+    from tuner.checkpoints.remote import Storage
 
 SOURCE = "breast_cancer"
 SIGNATURE = zoo.Signature("classification", "numbers", (30,), 2)
@@ -105,7 +105,7 @@ def begin_with_storage(folder: Path, count: int = 1, **options: Any) -> Executor
 
 def begun(url: str) -> Storage:
     """A study's storage as its driver leaves it to its workers."""
-    from tuner.executors.storage import Storage
+    from tuner.checkpoints.remote import Storage
 
     storage = Storage(url)
     storage.begin({"study": "small"}, known=False)

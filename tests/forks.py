@@ -43,7 +43,7 @@ IMPORTED = [
     "tuner.executors.local",
     "tuner.executors.worker",
     "tuner.champion",
-    "tuner.winner",
+    "tuner.study.finish",
     "tuner.cli.summary",
     "tuner.ledger.sqlite",
     "optuna",

@@ -21,10 +21,10 @@ from typing import Any
 import psutil
 
 from tests.servers import PATIENCE
-from tuner import driver
 from tuner.events import Reported
 from tuner.executors import local
 from tuner.ledger import Ledger, lease
+from tuner.study import loop
 
 OPEN, COMMITTED, ANSWERED = "open", "committed", "answered"
 MIDDLE = 3
@@ -117,7 +117,7 @@ def install(points: Sequence[str]) -> None:
         befall(told.deeds.pop(0)[1])
     stop = local.LocalExecutor.stop
     append, together, receive = Ledger.append, Ledger.together, local.LocalExecutor.receive
-    driver.STOP_SECONDS = PATIENCE  # for workers to save, on any machine
+    loop.STOP_SECONDS = PATIENCE  # for workers to save, on any machine
     clock = time.monotonic
 
     def appending(self: Ledger, events: Any) -> Any:

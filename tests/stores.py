@@ -8,10 +8,10 @@ from typing import Any
 
 from tests.stories import Story
 from tuner.events import State
-from tuner.history import History, TrialHistory
+from tuner.history.fold import History, TrialHistory
 from tuner.tracking.dashboard import uri_of
-from tuner.tracking.store import connect
-from tuner.tracking.tracker import Tracker
+from tuner.tracking.sqlite_store import connect
+from tuner.tracking.sync import Tracker
 
 STATUSES = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}
 

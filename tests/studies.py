@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import PATIENCE
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger, study_folder
 
 SMALL: dict[str, Any] = {

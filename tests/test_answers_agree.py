@@ -17,17 +17,18 @@ import pytest
 from tests import studies
 from tests.events import asked, reported
 from tests.test_study import Silent
-from tuner import cli, signals
-from tuner.counts import counts
+from tuner import cli
 from tuner.errors import DataError, LedgerDamaged, LedgerError, SpecError, StudyChanged
 from tuner.events import Completed, Created, Event, Failed, Finished, Opened
-from tuner.history import History
+from tuner.history.counts import counts
+from tuner.history.fold import History
 from tuner.ledger import Ledger, study_folder
-from tuner.output import Output, print_rows
-from tuner.plan import load, plan
-from tuner.progress import _Leader
 from tuner.spec import StudySpec
+from tuner.study import signals
 from tuner.study.launch import foreseen, launch
+from tuner.study.preflight import load, plan
+from tuner.terminal.progress import _Leader
+from tuner.terminal.tables import Output, print_rows
 
 Answer = tuple[int, str, str]
 
@@ -135,7 +136,7 @@ def test_a_dry_run_refuses_what_the_launch_would(tmp_path: Path) -> None:
 def test_what_is_handed_over_was_checked_as_the_cluster_will_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: dict[str, Any], expected: list[str] | None
 ) -> None:
-    from tuner.cli import handover, jobs
+    from tuner.cli import cluster, cluster_jobs
 
     given: list[str] = []
 
@@ -146,17 +147,17 @@ def test_what_is_handed_over_was_checked_as_the_cluster_will_read_it(
 
         def submit(self, spec: StudySpec, _: Path, words: list[str]) -> Any:
             given.extend(words)
-            return jobs.Job("small-1", spec.study, "PENDING", "", 0.0)
+            return cluster_jobs.Job("small-1", spec.study, "PENDING", "", 0.0)
 
-    monkeypatch.setattr(jobs, "Cluster", Cluster)
+    monkeypatch.setattr(cluster_jobs, "Cluster", Cluster)
     content = studies.study(search={"pruner": {"kind": "none"}})
     content["run"] = run
     path = studies.write(tmp_path, content)
     if expected is None:
         with pytest.raises(SpecError, match="share"):
-            handover.submit(path, cluster="head")
+            cluster.submit(path, cluster="head")
         return
-    handover.submit(path, cluster="head")
+    cluster.submit(path, cluster="head")
     assert given == [word for one in expected for word in ("--set", one)]
 
 

@@ -21,48 +21,53 @@ MAY_BE_LONGER: frozenset[str] = frozenset()  # "tuner/x.py" or "tuner/x.py:funct
 GATES = {
     "optuna": {
         "tuner.search",
-        "tuner.search.memory",
-        "tuner.search.parzen",
+        "tuner.search.trials",
+        "tuner.search.tpe",
         "tuner.search.pruners",
         "tuner.search.samplers",
     },
     "cmaes": {"tuner.search.samplers"},
-    "mlflow": {f"tuner.tracking.{name}" for name in ("tracker", "store", "sink", "bulk", "registry", "removal")},
+    "mlflow": {
+        f"tuner.tracking.{name}"
+        for name in ("sync", "sqlite_store", "client_writer", "sql_writer", "model_registry", "removal")
+    },
     "sqlalchemy": {
         "tuner.ledger",
         *(f"tuner.ledger.{name}" for name in ("tables", "place", "sqlite", "postgresql", "lease")),
-        "tuner.tracking.store",
-        "tuner.tracking.bulk",
+        "tuner.tracking.sqlite_store",
+        "tuner.tracking.sql_writer",
     },
-    "sqlite3": {"tuner.tracking.store", "tuner.tracking.relocation"},
-    "fsspec": {"tuner.executors.storage"},
+    "sqlite3": {"tuner.tracking.sqlite_store", "tuner.tracking.relocation"},
+    "fsspec": {"tuner.checkpoints.remote"},
     "ray": {
         "tuner.executors.ray_cluster",
-        "tuner.cli.jobs",
+        "tuner.cli.cluster_jobs",
         "tuner.ray_tune",
         *(f"tuner.ray_tune.{name}" for name in ("space", "trial", "bridge", "driver", "journal")),
     },
 }
 
 # A module (or a whole package, ending in .*), and everything outside the standard library that it may import.
-VALUES = {"tuner.errors", "tuner.events", "tuner.curves", "tuner.history"}
+VALUES = {"tuner.errors", "tuner.events", "tuner.history.curves", "tuner.history.fold"}
 ALLOWED = {
     "tuner.search_spaces.*": {"tuner.search_spaces", "pydantic", "pydantic_core", "ruamel"},
     "tuner.models.*": {"tuner.models", "torch"},
-    "tuner": {"tuner.processor", "tuner.top_level"},
-    "tuner.processor": set(),
+    "tuner": {"tuner.cpu", "tuner.top_level"},
+    "tuner.cpu": set(),
     "tuner.top_level": set(),
     "tuner.errors": set(),
     "tuner.events": set(),
     "tuner.seeds": set(),
-    "tuner.curves": set(),
-    "tuner.history": {"tuner.events", "tuner.curves"},
-    "tuner.output": set(),
+    "tuner.history.curves": set(),
+    "tuner.history.fold": {"tuner.events", "tuner.history.curves"},
+    "tuner.terminal.tables": set(),
     "tuner.data.batches": {"torch", "numpy", "tuner.seeds", "tuner.errors"},
     "tuner.data.augmentation": {"torch", "numpy", "tuner.seeds", "tuner.errors", "tuner.models"},
-    "tuner.training.products": {"torch", "numpy", "threadpoolctl", "tuner.processor"},
+    "tuner.training.replay.blas": {"torch", "numpy", "threadpoolctl", "tuner.cpu"},
+    "tuner.checkpoints.format": {"torch", "numpy", "tuner.errors"},
     "tuner.training.*": {
         "tuner.training",
+        "tuner.checkpoints.format",
         "tuner.models",
         "torch",
         "numpy",
@@ -71,12 +76,12 @@ ALLOWED = {
         "tuner.data.batches",
         "tuner.data.augmentation",
     },
-    "tuner.results": {"pandas", *VALUES},
+    "tuner.history.results": {"pandas", *VALUES},
 }
 
 # Parts that do not know one another: only the study loop joins them, and only the command line stands above it.
 APART = ("tuner.search", "tuner.executors", "tuner.ledger", "tuner.tracking")
-TOP = ("tuner.cli", "tuner.__main__", "tuner.study.launch", "tuner.driver")
+TOP = ("tuner.cli", "tuner.__main__", "tuner.study.launch", "tuner.study.loop")
 
 
 def module_of(path: Path) -> str:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tuner import data, drawing, models
-from tuner.attention import Example, Look, look, validated
+from tuner import data, models
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
+from tuner.inference import render
+from tuner.inference.explain import Example, Look, look, validated
 from tuner.models import Signature
 
 
@@ -129,13 +130,13 @@ def test_the_part_of_an_image_that_matters_is_the_brightest_of_its_picture(tmp_p
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 8))
     for read in (pixels, np.stack([pixels] * 3, axis=2), np.full((8, 8), 7.0)):
         shown = Look("image", "m", (example(read, weights),))
-        (file,) = drawing.write(shown, "t", tmp_path / "one.png")
+        (file,) = render.write(shown, "t", tmp_path / "one.png")
         picture = np.asarray(Image.open(file).convert("RGB"), float)
         yellow = (picture[..., 0] - picture[..., 2]).clip(0) * (picture[..., 1] > 200)
         y, x = np.unravel_index(yellow.argmax(), yellow.shape)
         side = 32  # pixels of a pixel: 256 / 8
-        left = drawing._GAP + 9 * side  # beside the image and a white column
-        assert ((y - drawing._GAP) // side, (x - left) // side) == (2, 5)
+        left = render._GAP + 9 * side  # beside the image and a white column
+        assert ((y - render._GAP) // side, (x - left) // side) == (2, 5)
 
 
 @pytest.mark.parametrize(("steps", "features"), [(1, 1), (30, 3), (8, 8), (3, 60), (3_000, 2), (1_500, 9)])
@@ -143,17 +144,17 @@ def test_sequences_of_any_size_are_drawn(steps: int, features: int, tmp_path: Pa
     read = np.random.default_rng(0).normal(size=(steps, features))
     one = example(read, np.full(steps, 1 / steps))
     short = example(read[:1], np.zeros(1))
-    (file,) = drawing.write(Look("sequence", "m", (one, short)), "t", tmp_path / "a" / "both.png")
+    (file,) = render.write(Look("sequence", "m", (one, short)), "t", tmp_path / "a" / "both.png")
     assert max(Image.open(file).size) < 2_500
 
 
 def test_a_folder_gets_a_file_for_each_example_and_another_ending_is_refused(tmp_path: Path) -> None:
     shown = Look("text", "m", (example("ab", [1, 0], row=3), example("c", [1], row=12)))
-    files = drawing.write(shown, "t", tmp_path / "many")
+    files = render.write(shown, "t", tmp_path / "many")
     assert [file.name for file in files] == ["000003.html", "000012.html"]
     for name in ("x.png", "x.txt"):
         with pytest.raises(InputError, match=r"folder or a file ending in \.html"):
-            drawing.write(shown, "t", tmp_path / name)
+            render.write(shown, "t", tmp_path / name)
 
 
 NASTY = "<script>alert(1)</script>&\"'\x1b[2J\n"
@@ -169,20 +170,20 @@ NASTY = "<script>alert(1)</script>&\"'\x1b[2J\n"
     ids=["text", "numbers", "image"],
 )
 def test_what_comes_from_data_is_escaped_in_a_page_and_harmless_on_a_terminal(shown: Look, tmp_path: Path) -> None:
-    (file,) = drawing.write(shown, NASTY, tmp_path / "page.html")
+    (file,) = render.write(shown, NASTY, tmp_path / "page.html")
     page = file.read_text()
     assert "<script" not in page
     assert 'charset="utf-8"' in page
     if shown.modality == "text":
         assert "".join(map(html.unescape, re.findall(r'title="[\d.]+">(.*?)</span>', page, re.DOTALL))) == NASTY
-        marked = re.sub(r"\x1b\[[\d;]*m", "", drawing.marked(shown.examples[0]))
+        marked = re.sub(r"\x1b\[[\d;]*m", "", render.marked(shown.examples[0]))
         assert "\x1b" not in marked
         assert "\n" not in marked
 
 
 def test_the_more_a_character_matters_the_stronger_its_background_on_a_terminal() -> None:
-    line = drawing.marked(example("abc", [0.0, 0.3, 0.7]))
+    line = render.marked(example("abc", [0.0, 0.3, 0.7]))
     assert line.startswith("a\x1b[30;48;5;")
     colours = [int(found) for found in re.findall(r"48;5;(\d+)m", line)]
-    assert [drawing._ANSI.index(colour) for colour in colours] == [round(9 * 3 / 7), 9]
-    assert "\x1b" not in drawing.marked(example("abc", [0.0, 0.0, 0.0]))
+    assert [render._ANSI.index(colour) for colour in colours] == [round(9 * 3 / 7), 9]
+    assert "\x1b" not in render.marked(example("abc", [0.0, 0.0, 0.0]))

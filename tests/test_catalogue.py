@@ -13,7 +13,7 @@ import pytest
 from tuner import cli, models, search_spaces
 from tuner.cli import catalogue
 from tuner.data import sources
-from tuner.spec.schema import schema
+from tuner.spec.json_schema import schema
 
 Run = Callable[..., tuple[object, str, str]]
 

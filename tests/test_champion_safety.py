@@ -26,10 +26,11 @@ from torch import nn
 
 import tuner
 from tests import studies
-from tuner import champion, cli, exported
+from tuner import champion, cli
 from tuner.champion import Predictor
 from tuner.data import Dataset
 from tuner.errors import TunerError
+from tuner.inference import export as exported
 
 MARK = "code-ran"
 Run = Callable[..., tuple[int, str]]

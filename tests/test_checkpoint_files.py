@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tuner.training import checkpoint
+from tuner.checkpoints import format as checkpoint
 
 STATE = {"rows": [3, 1], "epoch": 2, "stack": {"flat": torch.arange(6.0).view(2, 3), "buffer:n": torch.tensor(7)}}
 

@@ -17,11 +17,11 @@ import torch
 import tuner
 from tests import studies
 from tests.test_worker import Line, made
+from tuner.checkpoints import format as checkpoint
+from tuner.checkpoints.store import checkpoint_path, weights_path
 from tuner.errors import CheckpointCorrupt
 from tuner.executors import worker as working
 from tuner.executors.protocol import Done, Ended, Stop
-from tuner.executors.shelf import checkpoint_path, weights_path
-from tuner.training import checkpoint
 
 
 class Payload:
@@ -172,8 +172,8 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_winner_whose_weights_are_of_no_use_is_trained_again(
     kind: str, complete: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner.attention import Best
     from tuner.errors import StudyMissing
+    from tuner.inference.explain import Best
 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(complete / "home", tmp_path / "home")

@@ -22,7 +22,7 @@ from tests.servers import PATIENCE
 from tuner import cli
 from tuner.cli import stopping
 from tuner.events import Asked, Completed, Created, Event, Failed, Finished, Grouped, Pruned, Reported, Started, Tested
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger, study_folder
 
 ROOT = Path(__file__).parents[1]
@@ -194,7 +194,7 @@ def test_a_name_that_could_leave_the_home_is_refused(name: str, tuner: Run, home
 
 
 def test_results_in_json_is_the_document_of_the_ledger_and_nothing_else(tuner: Run, home: Path) -> None:
-    from tuner.results import as_json
+    from tuner.history.results import as_json
 
     folder = study(home)
     answer = tuner("results", "one", "--output", "json")
@@ -205,7 +205,7 @@ def test_results_in_json_is_the_document_of_the_ledger_and_nothing_else(tuner: R
 
 
 def test_results_in_csv_has_the_columns_of_the_frame(tuner: Run, home: Path) -> None:
-    from tuner.results import trials
+    from tuner.history.results import trials
 
     folder = study(home)
     rows = list(csv.DictReader(io.StringIO(tuner("results", "one", "--output", "csv").out)))

@@ -14,11 +14,11 @@ import pytest
 from tests import studies
 from tests.stories import Story
 from tests.test_study import launch
-from tuner import code_versions
 from tuner.errors import StudyChanged
 from tuner.events import Cohort, Created, Finished, Grouped, Opened, State
-from tuner.history import History
-from tuner.tracking.mirror import Mirror
+from tuner.history.fold import History
+from tuner.study import code_versions
+from tuner.tracking.projection import Projection
 
 NETWORK = """
 from torch import nn
@@ -94,11 +94,11 @@ def test_a_column_of_versions_is_there_only_where_there_are_several(tmp_path: Pa
 def test_a_winner_of_an_earlier_version_is_exported_where_the_present_one_is_the_same_network(
     layer: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner import winner
+    from tuner.study import finish
 
     launch(tmp_path, write(tmp_path))
     content = write(tmp_path, layer=layer)
-    monkeypatch.setattr(winner, "leader", lambda history: history.trials[0])
+    monkeypatch.setattr(finish, "leader", lambda history: history.trials[0])
     content["search"]["trials"] = 3
     study, lines = launch(tmp_path, content, trials=4, accept_code=True)
     assert study.state == "complete" and study.history.trials[0].code == 0 and study.history.code == 1
@@ -158,7 +158,7 @@ def test_mlflow_has_the_version_as_a_tag(tmp_path: Path) -> None:
     told = story(tmp_path)
     told.tell(Opened(host="h", pid=2, network="b" * 64))
     told.tell(Grouped(2, trials=[2], structure={}, company=False))
-    mirror = Mirror()
+    mirror = Projection()
     for event in told.ledger.read():
         mirror.fold(event)
     assert [mirror.tags(n, alive=True)["tuner.code"] for n in (0, 2)] == ["a" * 12, "b" * 12]

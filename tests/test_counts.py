@@ -15,9 +15,9 @@ from tests.forks import Run
 from tests.servers import PATIENCE
 from tuner import cli
 from tuner.cli.summary import ending
-from tuner.counts import Counts, counts
 from tuner.events import Asked, Completed, Created, Event, Finished, Grouped, Interrupted, Opened, Reported, Started
-from tuner.history import History
+from tuner.history.counts import Counts, counts
+from tuner.history.fold import History
 from tuner.ledger import Ledger, study_folder
 
 SPACE = {"width": {"type": "choice", "values": [8, 16]}, "depth": {"type": "int", "low": 1, "high": 3}}

@@ -7,7 +7,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.curves import Curves, Times
+from tuner.history.curves import Curves, Times
 
 EPOCHS = st.lists(st.integers(1, 9), unique=True)
 METRICS = st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False, allow_infinity=False), max_size=4)

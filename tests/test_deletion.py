@@ -17,9 +17,9 @@ from tests.stores import Store
 from tests.stories import Story
 from tests.test_tracking import crown
 from tuner import deletion
+from tuner.checkpoints.remote import Storage
 from tuner.errors import StudyLocked, StudyMissing, TunerError
 from tuner.events import Opened
-from tuner.executors.storage import Storage
 from tuner.ledger import Ledger, study_folder
 from tuner.ledger import studies as listed
 from tuner.tracking.dashboard import SQLITE

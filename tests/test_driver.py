@@ -12,17 +12,17 @@ import pytest
 import sqlalchemy.event
 
 from tests.events import place
-from tuner.driver import Driver, Terms
 from tuner.errors import TunerError
 from tuner.events import Asked, Asking, Cohort, Event, Grouped, Opened, Pruned, Reported, State, Trial
 from tuner.executors.protocol import Answer, Done, Ended, Flush, Lost, Message, Report, Started, Trouble, Work
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger
 from tuner.models import Signature
 from tuner.search import Search
 from tuner.search_spaces import SearchSpace
 from tuner.study.launch import _search
 from tuner.study.log import StudyLog
+from tuner.study.loop import Driver, Terms
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
 

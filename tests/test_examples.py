@@ -13,8 +13,8 @@ import pytest
 
 from tests.forks import Forks, ran
 from tuner.data import Dataset
-from tuner.plan import load
 from tuner.spec import StudySpec
+from tuner.study.preflight import load
 
 Best = Callable[..., dict[str, Any]]
 EXAMPLES = Path(__file__).parents[1] / "examples"

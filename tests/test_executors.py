@@ -43,9 +43,12 @@ from tests.crews import (
 from tests.servers import PATIENCE
 from tests.test_study import Silent
 from tuner import data, events, models
+from tuner.checkpoints import format as checkpoint
+from tuner.checkpoints.remote import Storage
+from tuner.checkpoints.store import checkpoint_path, weights_path
 from tuner.errors import DataError, InputError, SpecError, TunerError
 from tuner.events import Reported
-from tuner.executors import parcel
+from tuner.executors import code_bundle
 from tuner.executors.actor import File
 from tuner.executors.protocol import (
     Done,
@@ -60,12 +63,9 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
-from tuner.executors.shelf import checkpoint_path, weights_path
-from tuner.executors.storage import Storage
 from tuner.ledger import Ledger
-from tuner.progress import PlainProgress
 from tuner.study.launch import Study
-from tuner.training import checkpoint
+from tuner.terminal.progress import PlainProgress
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row
 
@@ -276,7 +276,7 @@ def test_a_network_of_ones_own_is_sent_with_what_it_imports(ray: Any, tmp_path: 
     (theirs / "inside" / "start.json").write_text("{}")
     one = work(1, [Row(0, 0, {}, TrainConfig(epochs=2))], family="net.py:Net", folder=str(theirs))
     digest = models.digest("net.py:Net", theirs, whole=False)
-    packed = parcel.pack("net.py:Net", theirs)
+    packed = code_bundle.pack("net.py:Net", theirs)
     assert packed["inside/start.json"] == b"{}"
     shutil.rmtree(theirs)
     before = set(Path(tempfile.gettempdir()).glob("tuner-network-*"))
@@ -292,13 +292,13 @@ def test_a_network_of_ones_own_is_sent_with_what_it_imports(ray: Any, tmp_path: 
 def test_nothing_is_packed_of_a_network_of_ours_nor_a_whole_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert parcel.pack("mlp", tmp_path) == {} == parcel.pack("package.module:Net", tmp_path)
+    assert code_bundle.pack("mlp", tmp_path) == {} == code_bundle.pack("package.module:Net", tmp_path)
     (tmp_path / "net.py").write_text("x" * 100)
     (tmp_path / "data.csv").write_text("y" * 1_000)
-    assert parcel.pack("net.py:Net", tmp_path) == {"net.py": b"x" * 100}
-    monkeypatch.setattr(parcel, "MOST_BYTES", 99)
+    assert code_bundle.pack("net.py:Net", tmp_path) == {"net.py": b"x" * 100}
+    monkeypatch.setattr(code_bundle, "MOST_BYTES", 99)
     with pytest.raises(InputError, match="give the network a folder of its own"):
-        parcel.pack("net.py:Net", tmp_path)
+        code_bundle.pack("net.py:Net", tmp_path)
 
 
 def test_the_test_rows_are_not_sent() -> None:
@@ -526,7 +526,7 @@ def test_a_stream_that_ends_is_followed_by_another_without_a_word_lost(monkeypat
     actor._thread = "begun"
     heard: list[Any] = []
     for number in range(5):
-        actor._line.send(Ready(number))
+        actor._connection.send(Ready(number))
         heard += actor.say(None)
     assert [word.worker for words in heard for word in words] == [0, 1, 2, 3, 4]
     assert [] in heard and len(heard) == 10

@@ -11,8 +11,8 @@ import pytest
 from tests import studies
 from tests.stories import spec
 from tuner.events import Asked, Completed, Created, Event, Failed, Finished, Pruned
-from tuner.failures import causes, named, told, too_many
-from tuner.history import History
+from tuner.history.failures import causes, named, told, too_many
+from tuner.history.fold import History
 
 PLACE = "ValueError: Expected more than 1 value per channel (net.py:12)"
 

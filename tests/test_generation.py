@@ -15,7 +15,7 @@ from tuner import models
 from tuner.champion import Predictor
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
-from tuner.generation import FIRST, continued, strangers
+from tuner.inference.generate import FIRST, continued, strangers
 from tuner.models.interface import PADDING, UNKNOWN
 
 WINDOW = 6

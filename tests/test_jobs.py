@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.cli.jobs import Job, _address, _package, lines
+from tuner.cli.cluster_jobs import Job, _address, _package, lines
 from tuner.errors import InputError
 from tuner.spec import StudySpec
 

@@ -9,12 +9,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.stories import Story
-from tuner import keeping
+from tuner.checkpoints import migrate
+from tuner.checkpoints import remote as storing
+from tuner.checkpoints.store import Checkpoints
 from tuner.errors import TunerError
 from tuner.events import Opened
-from tuner.executors import storage as storing
-from tuner.executors.shelf import Checkpoints
-from tuner.history import History
+from tuner.history.fold import History
 
 HOME = ""
 
@@ -44,7 +44,7 @@ def story(tmp_path: Path) -> Story:
 def launched(story: Story, storage: str) -> list[str]:
     """What the study loop does of it at a launch; what was said."""
     said: list[str] = []
-    keeping.begin(story.folder, storage, story.name, story.ledger.history(), said.append)
+    migrate.begin(story.folder, storage, story.name, story.ledger.history(), said.append)
     body = {"host": "here", "pid": 3, **({"storage": storage} if storage else {})}
     story.tell(Opened(**body))
     return said
@@ -62,38 +62,38 @@ def fill(kept: Checkpoints) -> None:
 
 def test_what_open_cohorts_kept_is_brought_along_wherever_a_launch_keeps_it(story: Story, shared: str) -> None:
     """From home to one storage, to another, back to the first with newer ones, and home."""
-    first, second = (keeping.address(shared, name, "id-of-it") for name in ("small", "other"))
+    first, second = (migrate.address(shared, name, "id-of-it") for name in ("small", "other"))
     expected = [b"third 0", b"second 0"]
-    fill(keeping.place(story.folder, HOME))
+    fill(migrate.place(story.folder, HOME))
     assert launched(story, first) == [f"checkpoints of 1 cohort brought from the study's folder to {first}"]
-    assert contents(keeping.place(story.folder, first)) == expected
+    assert contents(migrate.place(story.folder, first)) == expected
     assert launched(story, first) == []
     assert launched(story, second) == [f"checkpoints of 1 cohort brought from {first} to {second}"]
-    assert contents(keeping.place(story.folder, second)) == expected
-    keeping.place(story.folder, second).put(0, b"fourth 0")
+    assert contents(migrate.place(story.folder, second)) == expected
+    migrate.place(story.folder, second).put(0, b"fourth 0")
     launched(story, first)
-    assert contents(keeping.place(story.folder, first))[:2] == [b"fourth 0", b"third 0"]
+    assert contents(migrate.place(story.folder, first))[:2] == [b"fourth 0", b"third 0"]
     assert launched(story, HOME) == [f"checkpoints of 1 cohort brought from {first} to the study's folder"]
-    assert contents(keeping.place(story.folder, HOME))[:2] == [b"fourth 0", b"third 0"]
-    assert not contents(keeping.place(story.folder, second), 1)
+    assert contents(migrate.place(story.folder, HOME))[:2] == [b"fourth 0", b"third 0"]
+    assert not contents(migrate.place(story.folder, second), 1)
     assert story.ledger.history().storages == [HOME, first, second, first, HOME]
 
 
 def test_a_storage_that_has_lost_its_checkpoints_refuses_the_next_launch(story: Story, shared: str) -> None:
-    address = keeping.address(shared, "small", "id-of-it")
+    address = migrate.address(shared, "small", "id-of-it")
     launched(story, address)
-    keeping.place(story.folder, address).clear()
+    migrate.place(story.folder, address).clear()
     with pytest.raises(TunerError, match=r"expected the checkpoints of an earlier .*name another run\.storage"):
         launched(story, address)
 
 
 def test_what_a_lost_storage_had_begins_anew_where_a_person_names_another(story: Story, shared: str) -> None:
-    address = keeping.address(shared, "small", "id-of-it")
+    address = migrate.address(shared, "small", "id-of-it")
     launched(story, address)
-    keeping.place(story.folder, address).clear()
+    migrate.place(story.folder, address).clear()
     (said,) = launched(story, HOME)
     assert said.startswith(f"checkpoints cannot be brought from {address}, trials that had begun begin anew: ")
-    assert not contents(keeping.place(story.folder, HOME))
+    assert not contents(migrate.place(story.folder, HOME))
 
 
 def test_a_storage_that_cannot_be_written_to_ends_the_launch(
@@ -102,7 +102,7 @@ def test_a_storage_that_cannot_be_written_to_ends_the_launch(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    address = keeping.address(shared, "small", "id-of-it")
+    address = migrate.address(shared, "small", "id-of-it")
     monkeypatch.setattr(storing.Storage, "_write", full)
     with pytest.raises(TunerError, match=r"small-id-of-it cannot be used: No space left on device.*; mend it"):
         launched(story, address)
@@ -112,8 +112,8 @@ def test_a_storage_that_cannot_be_written_to_ends_the_launch(
 def test_a_complete_study_leaves_nothing_anywhere_and_says_what_it_had_to_leave(
     story: Story, shared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (keeping.address(shared, name, "id-of-it") for name in ("small", "other"))
-    fill(keeping.place(story.folder, HOME))
+    first, second = (migrate.address(shared, name, "id-of-it") for name in ("small", "other"))
+    fill(migrate.place(story.folder, HOME))
     launched(story, first)
     launched(story, second)
     said: list[str] = []
@@ -126,9 +126,9 @@ def test_a_complete_study_leaves_nothing_anywhere_and_says_what_it_had_to_leave(
 
     with monkeypatch.context() as patch:
         patch.setattr(storing.Storage, "clear", away)
-        keeping.clear(story.folder, story.ledger.history(), said.append)
+        migrate.clear(story.folder, story.ledger.history(), said.append)
     assert said == [f"checkpoints are left behind: {first} cannot be used: no answer"]
-    keeping.clear(story.folder, story.ledger.history(), said.append)
+    migrate.clear(story.folder, story.ledger.history(), said.append)
     assert len(said) == 1 and not (story.folder / "checkpoints").exists()
     for address in (first, second):
         files, path, _ = storing.reach(address)
@@ -136,23 +136,23 @@ def test_a_complete_study_leaves_nothing_anywhere_and_says_what_it_had_to_leave(
 
 
 def test_an_extended_study_begins_at_a_storage_that_was_cleared(story: Story, shared: str) -> None:
-    address = keeping.address(shared, "small", "id-of-it")
+    address = migrate.address(shared, "small", "id-of-it")
     launched(story, address)
     story.end([0, 1])
     story.complete()
-    keeping.clear(story.folder, story.ledger.history(), print)
+    migrate.clear(story.folder, story.ledger.history(), print)
     assert launched(story, address) == []
-    keeping.place(story.folder, address).put(2, b"content")
+    migrate.place(story.folder, address).put(2, b"content")
 
 
 def test_the_parts_of_a_halved_cohort_have_all_that_it_had(story: Story, shared: str) -> None:
-    address = keeping.address(shared, "small", "id-of-it")
+    address = migrate.address(shared, "small", "id-of-it")
     launched(story, address)
     for storage in (HOME, address):
-        kept = keeping.place(story.folder, storage)
+        kept = migrate.place(story.folder, storage)
         fill(kept)
-        keeping.split(kept, 0, [5, 6])
-        keeping.split(kept, 4, [7])
+        migrate.split(kept, 0, [5, 6])
+        migrate.split(kept, 4, [7])
         assert contents(kept, 5) == contents(kept, 6) == contents(kept, 0) == [b"third 0", b"second 0"]
         assert not contents(kept, 7)
 

@@ -16,7 +16,7 @@ from tuner import champion, cli
 from tuner.cli.summary import called, ending
 from tuner.events import Completed, Created
 from tuner.ledger import Ledger, study_folder
-from tuner.progress import Progress
+from tuner.terminal.progress import Progress
 from tuner.tracking import writer as writing
 from tuner.tracking.writer import Writer
 
@@ -153,7 +153,7 @@ class Net(nn.Module):
 
 def test_of_trials_that_tie_the_same_one_is_tested_and_restored(tmp_path: Path) -> None:
     """The first objective ties; the second decides at the study's end, and when the champion was lost."""
-    from tuner.results import leader
+    from tuner.history.results import leader
 
     (tmp_path / "net.py").write_text(EQUAL)
     objective = [{"metric": "val/accuracy", "goal": "maximize"}, {"metric": "parameters", "goal": "minimize"}]

@@ -11,8 +11,9 @@ import torch
 
 from tests import zoo
 from tests.zoo import Told, equal, told
-from tuner.training import checkpoint, products
+from tuner.checkpoints import format as checkpoint
 from tuner.training.loop import Training
+from tuner.training.replay import blas
 from tuner.training.task import Epoch, Row, Step
 
 torch.set_num_threads(1)
@@ -117,7 +118,7 @@ def test_a_structure_that_trains_alone_does_so_the_same_after_a_resume(case: zoo
 def test_a_recording_plays_the_bits_of_what_it_recorded(case: zoo.Case) -> None:
     rows = [zoo.row(case, number) for number in (0, 3, 4, 5, 7)]
     training = Training(zoo.task(case, rows), zoo.arrays(case.signature), recorded=False)
-    with products.Multiplied():
+    with blas.Multiplied():
         assert equal(told(training), {number: sixteen(case.name)[number] for number in (0, 3, 4, 5, 7)})
 
 

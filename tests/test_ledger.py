@@ -26,7 +26,7 @@ from tests.servers import PATIENCE, until
 from tuner import ledger as module
 from tuner.errors import InputError, LedgerError, StudyLocked, StudyMissing
 from tuner.events import Created, Event, Extended, Failed, Finished, Grouped, Opened, Pruned, Reported, Started
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger, lease, studies, study_folder
 
 

@@ -22,8 +22,8 @@ from tuner.cli import doctor
 from tuner.errors import InputError, LedgerError, StudyLocked
 from tuner.events import Asked, Created, Event, Opened, Reported, Started
 from tuner.ledger import FORMAT, Ledger, lease, postgresql, server, studies, study_folder
-from tuner.tracking import follow
-from tuner.tracking.tracker import Progress, Tracker
+from tuner.tracking import process as follow
+from tuner.tracking.sync import Progress, Tracker
 
 
 @pytest.fixture

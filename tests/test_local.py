@@ -18,7 +18,7 @@ from tests.servers import PATIENCE
 from tuner.executors import local
 from tuner.executors.local import LocalExecutor
 from tuner.executors.protocol import Setup
-from tuner.progress import PlainProgress
+from tuner.terminal.progress import PlainProgress
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies of the driver on Linux alone")
 
@@ -27,12 +27,12 @@ import os, sys
 from tuner.executors import local
 
 name = lambda pid: open(f"/proc/{pid}/cmdline").read()
-fork = local.Crew._fork
+fork = local.PreforkedWorkers._fork
 def note(self, *arguments):
     process, line = fork(self, *arguments)
     print("copied" if name(process.pid) == name(os.getpid()) else name(process.pid), file=sys.stderr)
     return process, line
-local.Crew._fork = note
+local.PreforkedWorkers._fork = note
 from tuner.cli import main
 main()
 """
@@ -59,11 +59,11 @@ from tuner import study
 from tuner.executors import local
 
 seen = []
-fork = local.Crew._fork
+fork = local.PreforkedWorkers._fork
 def note(self, *arguments):
     seen.append(fork(self, *arguments))
     return seen[-1]
-local.Crew._fork = note
+local.PreforkedWorkers._fork = note
 from tuner.cli import main
 try:
     main()
@@ -126,9 +126,10 @@ def test_what_crowning_imports_is_there_when_it_was_prepared() -> None:
     """Else the end of a study waits for torch.export and what comes with it."""
     code = (
         "import io, sys, torch\n"
-        "from tuner import champion, winner\n"
+        "from tuner import champion\n"
+        "from tuner.study import finish\n"
         "from tests import zoo\n"
-        "winner.prepare().join()\n"
+        "finish.prepare().join()\n"
         "before = set(sys.modules)\n"
         "program = champion._program(torch.nn.Linear(30, 2), zoo.Signature('classification', 'numbers', (30,), 2))\n"
         "torch.export.save(program, io.BytesIO())\n"

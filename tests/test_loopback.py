@@ -13,7 +13,7 @@ from urllib.request import Request
 
 import pytest
 
-from tuner.tracking import dashboard, registry, rest
+from tuner.tracking import dashboard, model_registry, rest
 
 NOBODY = "http://127.0.0.1:9"  # the port of a protocol that no machine serves any more
 
@@ -111,7 +111,7 @@ def test_other_clients_spare_this_machine_too(before: dict[str, str], monkeypatc
 
 
 def test_the_process_that_writes_spares_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tuner.tracking import follow
+    from tuner.tracking import process as follow
 
     spared: list[bool] = []
     monkeypatch.setattr(follow, "spare_loopback", lambda _: spared.append(True))
@@ -121,7 +121,7 @@ def test_the_process_that_writes_spares_this_machine(monkeypatch: pytest.MonkeyP
 
 
 def test_a_store_of_the_homes_own_keeps_models_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tuner.tracking.store import close, connect
+    from tuner.tracking.sqlite_store import close, connect
 
     for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_STORE_URI"):
         monkeypatch.setenv(name, f"sqlite:///{tmp_path / 'companys.db'}")
@@ -141,13 +141,13 @@ def test_a_store_of_the_homes_own_keeps_models_too(tmp_path: Path, monkeypatch: 
 def test_requirements_do_without_mlflows_map_of_packages(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.utils import requirements_utils
 
-    expected = registry._requirements()
+    expected = model_registry._requirements()
     if absent == "map":
-        monkeypatch.delattr(requirements_utils, registry._MAP)
-        assert registry._requirements() == expected
-        assert not hasattr(requirements_utils, registry._MAP)
+        monkeypatch.delattr(requirements_utils, model_registry._MAP)
+        assert model_registry._requirements() == expected
+        assert not hasattr(requirements_utils, model_registry._MAP)
     else:
         monkeypatch.delattr("mlflow.utils.requirements_utils")
         monkeypatch.setitem(sys.modules, "mlflow.utils.requirements_utils", None)
-        assert registry._requirements() == expected
+        assert model_registry._requirements() == expected
     assert [line.partition("==")[0] for line in expected] == ["torch", "safetensors", "numpy", "pandas"]

@@ -25,8 +25,8 @@ from tuner.events import (
     State,
     Tested,
 )
-from tuner.history import History
-from tuner.tracking.mirror import Mirror
+from tuner.history.fold import History
+from tuner.tracking.projection import Projection
 
 
 def numbered(events: Iterator[Event]) -> list[Event]:
@@ -61,8 +61,8 @@ def studies(draw: st.DrawFn) -> tuple[str, list[Event]]:
     return goal, numbered(tell())
 
 
-def mirror_of(events: list[Event]) -> Mirror:
-    mirror = Mirror()
+def mirror_of(events: list[Event]) -> Projection:
+    mirror = Projection()
     for event in events:
         mirror.fold(event)
     return mirror

@@ -19,7 +19,7 @@ from tuner.models.layers import BatchNorm
 from tuner.models.recurrent import Recurrent
 from tuner.models.sequences import LayerNorm, Patches, Readout, last_steps
 from tuner.training.cohort import Stack
-from tuner.training.fusing import unsteady
+from tuner.training.fusibility import unsteady
 
 torch.set_num_threads(1)
 TIME, BATCH, FEATURES, WIDTH = 7, 4, 5, 6

@@ -12,12 +12,13 @@ import torch
 
 from tests import studies
 from tests.test_study import launch
-from tuner import models, plan
+from tuner import models
 from tuner.errors import SpecError, StudyChanged
 from tuner.events import State
 from tuner.models import Signature, code
 from tuner.models.interface import hyperparameters
 from tuner.spec import StudySpec
+from tuner.study import preflight
 
 ROWS = 161  # of them 97 to train on, 1 more than whole batches of 16
 HEAD = "import torch\nfrom torch import nn\n"
@@ -64,9 +65,9 @@ def project(folder: Path, text: str, name: str = "net.py", **changes: Any) -> di
     return {**content, **changes}
 
 
-def check(folder: Path, content: dict[str, Any]) -> plan.Plan:
+def check(folder: Path, content: dict[str, Any]) -> preflight.Plan:
     spec = StudySpec.read(studies.write(folder, content))
-    return plan.plan(spec, plan.load(spec))
+    return preflight.plan(spec, preflight.load(spec))
 
 
 # --- what cannot be built, or not always ---------------------------------------------------------------

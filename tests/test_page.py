@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.stories import DATA, spec
 from tuner.events import Created
-from tuner.history import History
-from tuner.tracking.page import view_of
+from tuner.history.fold import History
+from tuner.tracking.shared_view import view_of
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},

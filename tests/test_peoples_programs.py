@@ -13,8 +13,8 @@ from PIL import Image
 
 from tuner.data import load
 from tuner.errors import DataError, InputError, SpecError
-from tuner.plan import plan
 from tuner.spec import StudySpec
+from tuner.study.preflight import plan
 
 STUDY = """
 study: s

@@ -15,9 +15,9 @@ import torch
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
 from tuner.models import Signature
-from tuner.plan import Plan, load, plan, structures
-from tuner.sizes import count
 from tuner.spec import StudySpec
+from tuner.study.preflight import Plan, load, plan, structures
+from tuner.workloads.network_size import count
 
 SPACE = """\
   space:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tuner import processor
-from tuner.training import products
-from tuner.training.kernels import aten
-from tuner.training.program import Program
+from tuner import cpu
+from tuner.training.replay import blas
+from tuner.training.replay.out_variants import aten
+from tuner.training.replay.tape import Program
 
 BMM, BADDBMM = aten.bmm.default, aten.baddbmm.default
 
@@ -26,7 +26,7 @@ def _numpy_multiplies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On every machine, whichever library is the faster one there."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(products, "numpys", lambda: "numpy's own")
+    monkeypatch.setattr(blas, "numpys", lambda: "numpy's own")
     yield
     torch.set_num_threads(before)
 
@@ -38,7 +38,7 @@ def matrices(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def by_numpy(operation: object, *arguments: Tensor) -> Tensor:
     first, second = arguments[-2:]
     result = torch.full((first.shape[0], first.shape[1], second.shape[2]), torch.nan, dtype=first.dtype)
-    calls = products.calls(operation, arguments, {}, result)
+    calls = blas.calls(operation, arguments, {}, result)
     assert calls and calls[0][0] is np.matmul
     for call, given, keywords in calls:
         call(*given, **keywords)
@@ -69,13 +69,13 @@ def test_numpy_finds_torchs_products(laid: str, dtype: torch.dtype) -> None:
 def test_a_factor_is_turned_beside_one_that_lies_turned(
     shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "numpys", lambda: "OpenBLAS, SkylakeX")
+    monkeypatch.setattr(blas, "numpys", lambda: "OpenBLAS, SkylakeX")
     rows, inner, columns = shape
     first, second = matrices(5, rows, inner), matrices(5, columns, inner).mT
     result = torch.empty(5, rows, columns)
 
     def multiply(first: Tensor, second: Tensor, result: Tensor) -> list[object]:
-        calls = products.calls(BMM, (first, second), {}, result)
+        calls = blas.calls(BMM, (first, second), {}, result)
         for call, given, keywords in calls:
             call(*given, **keywords)
         return [call for call, *_ in calls]
@@ -98,9 +98,9 @@ def test_a_factor_is_turned_beside_one_that_lies_turned(
     ],
 )
 def test_no_factor_is_turned_that_gains_nothing(first: Tensor, second: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "numpys", lambda: "OpenBLAS, SkylakeX")
+    monkeypatch.setattr(blas, "numpys", lambda: "OpenBLAS, SkylakeX")
     result = torch.empty(5, first.shape[1], second.shape[2], dtype=first.dtype)
-    assert [call for call, *_ in products.calls(BMM, (first, second), {}, result)] == [np.matmul]
+    assert [call for call, *_ in blas.calls(BMM, (first, second), {}, result)] == [np.matmul]
 
 
 SIZES = [(64, 64, 64), (37, 13, 5), (128, 128, 128), (1, 64, 10), (2048, 32, 128), (1184, 128, 32), (1009, 96, 32)]
@@ -128,7 +128,7 @@ def test_a_large_product_is_multiplied_in_pieces(
     """And not where no number of pieces divides it."""
     first, second = matrices(3, inner, high).mT if transposed else matrices(3, high, inner), matrices(3, inner, broad)
     result = torch.empty(3, high, broad)
-    ((_, factors, _),) = products.calls(BMM, (first, second), {}, result)
+    ((_, factors, _),) = blas.calls(BMM, (first, second), {}, result)
     assert max(math.prod(factor.shape[1:-2]) for factor in factors) == pieces
     torch.testing.assert_close(by_numpy(BMM, first, second), torch.bmm(first, second), rtol=1e-4, atol=1e-4)
 
@@ -136,26 +136,26 @@ def test_a_large_product_is_multiplied_in_pieces(
 @pytest.mark.parametrize(("high", "inner", "broad", "parts"), [(128, 2048, 32, 4), (96, 1024, 64, 2), (32, 512, 32, 0)])
 def test_where_both_lie_along_a_long_sum_its_parts_are_added_up(high: int, inner: int, broad: int, parts: int) -> None:
     first, second, result = matrices(3, high, inner), matrices(3, broad, inner).mT, torch.empty(3, high, broad)
-    made = [call for call, _, _ in products.calls(BMM, (first, second), {}, result)]
+    made = [call for call, _, _ in blas.calls(BMM, (first, second), {}, result)]
     assert made == ([np.matmul, torch.sum] if parts else [np.matmul])
     torch.testing.assert_close(by_numpy(BMM, first, second), torch.bmm(first, second), rtol=1e-4, atol=1e-4)
 
 
 def test_torch_multiplies_what_numpy_would_be_slow_or_wrong_with() -> None:
     x, y, result = matrices(3, 8, 5), matrices(3, 5, 7), torch.empty(3, 8, 7)
-    assert products.calls(BMM, (x, y), {}, result)
-    assert not products.calls(BMM, (matrices(3, 8, 10)[:, :, ::2], y), {}, result), "columns apart from each other"
-    assert not products.calls(BMM, (x, y), {}, torch.empty(3, 8, 14)[:, :, ::2])
-    assert not products.calls(BMM, (x.int(), y.int()), {}, result.int())
-    assert not products.calls(BADDBMM, (result, x, y), {"beta": 0.5}, torch.empty(3, 8, 7))
-    assert not products.calls(aten.baddbmm.out, (result, x, y), {"out": result}, result), "added to itself"
-    assert not products.calls(aten.mm.default, (x[0], y[0]), {}, result[0]), "rows may have been laid side by side"
+    assert blas.calls(BMM, (x, y), {}, result)
+    assert not blas.calls(BMM, (matrices(3, 8, 10)[:, :, ::2], y), {}, result), "columns apart from each other"
+    assert not blas.calls(BMM, (x, y), {}, torch.empty(3, 8, 14)[:, :, ::2])
+    assert not blas.calls(BMM, (x.int(), y.int()), {}, result.int())
+    assert not blas.calls(BADDBMM, (result, x, y), {"beta": 0.5}, torch.empty(3, 8, 7))
+    assert not blas.calls(aten.baddbmm.out, (result, x, y), {"out": result}, result), "added to itself"
+    assert not blas.calls(aten.mm.default, (x[0], y[0]), {}, result[0]), "rows may have been laid side by side"
 
 
 def test_more_threads_than_one_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, result = matrices(3, 8, 5), matrices(3, 5, 7), torch.empty(3, 8, 7)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert not products.calls(BMM, (x, y), {}, result)
+    assert not blas.calls(BMM, (x, y), {}, result)
 
 
 def test_a_program_multiplies_as_its_recording_did() -> None:
@@ -166,7 +166,7 @@ def test_a_program_multiplies_as_its_recording_did() -> None:
     answer.zero_()
     program()
     assert torch.equal(answer, recorded)
-    with products.Multiplied():
+    with blas.Multiplied():
         assert torch.equal(torch.baddbmm(x, x, y.mT).bmm(y), recorded)
 
 
@@ -179,16 +179,16 @@ def test_a_wide_amd_is_told_of_unless_a_person_has_said_something(
     monkeypatch.setenv("OPENBLAS_CORETYPE", before or "")
     if before is None:
         monkeypatch.delenv("OPENBLAS_CORETYPE")
-    monkeypatch.setattr(processor, "wide_amd", lambda: wide)
-    processor.tell()
+    monkeypatch.setattr(cpu, "wide_amd", lambda: wide)
+    cpu.tell()
     assert os.environ.get("OPENBLAS_CORETYPE") == after
 
 
-@pytest.mark.skipif(not processor.wide_amd(), reason="an AMD processor with vectors of 512 bits")
+@pytest.mark.skipif(not cpu.wide_amd(), reason="an AMD processor with vectors of 512 bits")
 def test_it_is_told_before_numpy_is_loaded() -> None:
     script = (
-        "import sys, tuner; assert 'numpy' not in sys.modules; from tuner.training import products;"
-        "print(products.numpys())"
+        "import sys, tuner; assert 'numpy' not in sys.modules; from tuner.training.replay import blas;"
+        "print(blas.numpys())"
     )
     around = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     done = subprocess.run([sys.executable, "-c", script], env=around, capture_output=True, text=True, check=True)

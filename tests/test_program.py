@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tuner.models.recurrent import Recurrent
-from tuner.training import products
-from tuner.training.products import Multiplied
-from tuner.training.program import CannotRecord, Program, Programs
+from tuner.training.replay import blas
+from tuner.training.replay.blas import Multiplied
+from tuner.training.replay.tape import CannotRecord, Program, Programs
 
 CPU = torch.device("cpu")
 
@@ -177,5 +177,5 @@ def calls(cell: str, steps: int) -> int:
 def test_another_step_of_a_recurrence_is_few_kernel_calls(
     cell: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "numpys", lambda: "")  # torch multiplies in one call, on whatever processor
+    monkeypatch.setattr(blas, "numpys", lambda: "")  # torch multiplies in one call, on whatever processor
     assert 0 < calls(cell, 5) - calls(cell, 4) <= most

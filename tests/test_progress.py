@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tuner.events import Asked, Completed, Created, Event, Failed, Finished, Grouped, Pruned, Reported, Started, Tested
-from tuner.history import History
-from tuner.pace import WINDOW, Pace, steps_per_epoch
-from tuner.progress import (
+from tuner.history.fold import History
+from tuner.terminal.pace import WINDOW, Pace, steps_per_epoch
+from tuner.terminal.progress import (
     REDRAW,
     Now,
     PlainProgress,

@@ -12,7 +12,7 @@ import pytest
 from tuner import cli
 from tuner.cli.summary import ending, overlooked
 from tuner.events import Asked, Completed, Created, Event, Finished, Pruned, Reported
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger, study_folder
 
 WORDS = "trial 7 was pruned at epoch 3 with val/accuracy 0.98, better than the winner's 0.97; pruned trials are not"

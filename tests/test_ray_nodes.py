@@ -22,7 +22,7 @@ from tests.crews import begin_on_ray, of, private_ray, rows, train, work
 from tests.servers import PATIENCE, ended, until
 from tuner.errors import StudyMissing
 from tuner.executors.protocol import Done, Ended, Message, Notice, Ready, Report
-from tuner.progress import PlainProgress
+from tuner.terminal.progress import PlainProgress
 
 pytestmark = pytest.mark.usefixtures("copied_workers")
 

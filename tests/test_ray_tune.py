@@ -17,10 +17,10 @@ import pytest
 import tuner
 from tests import studies
 from tests.test_study import Silent
+from tuner.checkpoints.store import weights_path
 from tuner.errors import LedgerError, SpecError
 from tuner.events import Asked, Grouped, Reported, Started, State
-from tuner.executors.shelf import weights_path
-from tuner.history import History, Window
+from tuner.history.fold import History, Window
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
 from tuner.study.launch import Study
@@ -294,12 +294,12 @@ def scored(study: Study) -> float:
     """The champion's accuracy on the validation rows."""
     import torch
 
-    from tuner import plan as planning
+    from tuner.checkpoints import format as checkpoint
     from tuner.events import Trial
     from tuner.executors.worker import arrays
-    from tuner.grouping import Grouping
-    from tuner.results import leader
-    from tuner.training import checkpoint
+    from tuner.history.results import leader
+    from tuner.study import preflight as planning
+    from tuner.study.cohorts import Grouping
     from tuner.training.loop import Training
 
     best, told = leader(study.history), StudySpec.from_json(study.history.spec, Path(study.history.folder))

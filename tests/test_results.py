@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner import results
 from tuner.errors import StudyMissing
 from tuner.events import Asked, Completed, Created, Event, Finished, Pruned, Reported, Started, Tested
-from tuner.history import History
+from tuner.history import results
+from tuner.history.fold import History
 from tuner.ledger import Ledger
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -206,7 +206,9 @@ def test_a_study_without_trials_has_empty_frames_of_the_same_types(golden: Histo
 
 
 def test_json_needs_no_pandas() -> None:
-    code = "import sys, tuner.ledger, tuner.results; sys.exit('pandas' in sys.modules or 'numpy' in sys.modules)"
+    code = (
+        "import sys, tuner.ledger, tuner.history.results; sys.exit('pandas' in sys.modules or 'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

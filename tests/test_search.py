@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 
 from tuner.events import State, Trial
-from tuner.search import Search, parzen, pruners
-from tuner.search.cube import drawn, place_of, value_at
-from tuner.search.memory import distribution, unborn
+from tuner.search import Search, pruners, tpe
 from tuner.search.samplers import groups, shuffled
+from tuner.search.trials import distribution, unborn
+from tuner.search.unit_interval import drawn, place_of, value_at
 from tuner.search_spaces import SearchSpace, load
 from tuner.seeds import derive
 
@@ -660,9 +660,9 @@ def test_a_mixture_that_grew_is_the_mixture_of_the_same_trials(data: st.DataObje
 
     observed, before = columns(data.draw(st.integers(1, 150))), None
     for _ in range(data.draw(st.integers(1, 5))):
-        before = parzen._Density(distributions, observed, before=before)
+        before = tpe._Density(distributions, observed, before=before)
         candidates = columns(24)
-        fresh = parzen._Density(distributions, observed)
+        fresh = tpe._Density(distributions, observed)
         np.testing.assert_allclose(before.log(candidates), fresh.log(candidates), rtol=0, atol=1e-12)
         kept = rng.uniform(size=observed.shape[1]) < data.draw(st.sampled_from([1.0, 0.99, 0.5]))
         observed = np.concatenate((observed[:, kept], columns(data.draw(st.integers(0, 3)))), axis=1)

@@ -9,7 +9,7 @@ import pytest
 import tuner
 from tests import studies
 from tests.stores import Store
-from tuner.progress import PlainProgress
+from tuner.terminal.progress import PlainProgress
 from tuner.tracking.dashboard import OFF
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer

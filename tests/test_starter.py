@@ -12,8 +12,8 @@ from tests import studies
 from tuner import cli, models
 from tuner.cli.starter import OBJECTIVES, Wish, write
 from tuner.data import sources
-from tuner.plan import load, plan
 from tuner.spec import StudySpec
+from tuner.study.preflight import load, plan
 
 ODD = "ja: #nein, 'so' \"so\""  # a column's name that is YAML of another kind
 

@@ -31,7 +31,7 @@ from tuner.tracking.dashboard import first_use
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from tuner.tracking import bulk, store, tracker
+from tuner.tracking import sql_writer, sqlite_store, sync
 
 def stop(*_):
     print(os.getpid(), flush=True)
@@ -39,9 +39,10 @@ def stop(*_):
 
 folder, uri, artifacts, point = sys.argv[1:]
 driver = os.getppid()
-owner, name = {"lock": (tracker.Tracker, "_write"), "use": (store, "_make"), "commit": (bulk.Bulk, "_check")}[point]
+points = {"lock": (sync.Tracker, "_write"), "use": (sqlite_store, "_make"), "commit": (sql_writer.Bulk, "_check")}
+owner, name = points[point]
 setattr(owner, name, stop)
-tracker.Tracker(Path(folder), uri, artifacts, driver).cycle()
+sync.Tracker(Path(folder), uri, artifacts, driver).cycle()
 """
 DRIVER = """
 import subprocess, sys

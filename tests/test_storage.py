@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,20 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests import studies
-from tests.crews import begun, rows, work
+from tests.crews import begun
 from tests.servers import until
 from tests.test_worker import Line, made
+from tuner.checkpoints import remote as storing
+from tuner.checkpoints.remote import Storage
+from tuner.checkpoints.store import MachineError
 from tuner.errors import SpecError, TunerError
 from tuner.executors import actor
-from tuner.executors import storage as storing
 from tuner.executors import worker as working
 from tuner.executors.protocol import Alive, Done, Notice, Report, Started
-from tuner.executors.shelf import MachineError
-from tuner.executors.storage import Storage
-from tuner.plan import load, plan
 from tuner.spec import StudySpec
+from tuner.study.preflight import load, plan
 
-WORK = work(7, rows(0.1))
+COHORT = 7
 
 
 def no_pause(notice: str | None) -> None:
@@ -71,11 +70,11 @@ def state(epoch: int) -> dict[str, Any]:
 
 def keep(kept: Storage, *epochs: int, attempt: int = 1) -> None:
     for epoch in epochs:
-        kept.keep(replace(WORK, attempt=attempt), state(epoch), no_pause)
+        kept.save(COHORT, attempt, state(epoch), no_pause)
 
 
 def newest(kept: Storage) -> tuple[int | None, list[str]]:
-    found, notes = kept.latest(WORK, no_pause)
+    found, notes = kept.latest(COHORT, no_pause)
     return (None if found is None else found["epoch"]), notes
 
 
@@ -90,10 +89,10 @@ def test_the_newest_is_read_and_two_are_kept(kept: Storage) -> None:
     assert newest(kept) == (None, [])
     keep(kept, 1, 2, 3)
     assert newest(kept) == (3, [])
-    found, _ = kept.latest(WORK, no_pause)
+    found, _ = kept.latest(COHORT, no_pause)
     assert found is not None and torch.equal(found["weights"], state(3)["weights"])
     assert names(kept) == ["0001-000002.pt", "0001-000003.pt"]
-    assert kept.latest(work(8, rows(0.1)), no_pause) == (None, [])
+    assert kept.latest(8, no_pause) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,7 @@ def test_a_storage_that_is_away_is_waited_for_with_one_notice(kept: Storage, mon
     def away(*_: Any, **__: Any) -> None:
         raise gone
 
-    for act in (lambda pause: kept.keep(WORK, state(2), pause), lambda pause: kept.latest(WORK, pause)):
+    for act in (lambda pause: kept.save(COHORT, 1, state(2), pause), lambda pause: kept.latest(COHORT, pause)):
         with monkeypatch.context() as patch:
             patch.setattr(files, "ls", away)
             pauses = Pauses(lambda patch=patch: patch.delattr(files, "ls", raising=False))
@@ -176,7 +175,7 @@ def test_a_full_storage_is_waited_for_and_what_was_there_stays(kept: Storage, mo
     write = kept._write
     monkeypatch.setattr(kept, "_write", crowded)
     pauses = Pauses(lambda: None)
-    kept.keep(WORK, state(2), pauses)
+    kept.save(COHORT, 1, state(2), pauses)
     assert pauses.said[0] is not None and "MB) cannot go to" in pauses.said[0] and "No space left" in pauses.said[0]
     assert ("MB free" in pauses.said[0]) == ("file" in kept._protocols)
     assert pauses.said[1:] == [None, None] and newest(kept) == (2, [])
@@ -188,8 +187,8 @@ def test_a_folder_that_is_not_mounted_is_not_taken_for_an_empty_one(tmp_path: Pa
     kept = begun(f"{tmp_path}/shared/small-1")
     keep(kept, 1)
     for act, expected in (
-        (lambda pause: kept.latest(WORK, pause)[0]["epoch"], 1),  # type: ignore[index]
-        (lambda pause: kept.keep(WORK, state(2), pause), None),
+        (lambda pause: kept.latest(COHORT, pause)[0]["epoch"], 1),  # type: ignore[index]
+        (lambda pause: kept.save(COHORT, 1, state(2), pause), None),
     ):
         (tmp_path / "shared").rename(tmp_path / "away")
         (tmp_path / "shared").mkdir()
@@ -254,11 +253,11 @@ def test_checkpoints_of_an_earlier_launch_that_are_not_there_are_missed(kept: St
 
 def trained(kept: Storage, folder: Path, **task: Any) -> tuple[Line, list[Any]]:
     """A worker of a cluster, in this process: what it said, and what it sent to the study's folder."""
-    line, shelf = Line(), actor.Line()
+    line, store = Line(), actor.Connection()
     worker, work = made(folder, line, **task)
-    worker.shelf, shelf.storage = shelf, kept
+    worker.store, store.storage = store, kept
     worker.train(work)
-    return line, [shelf.said.get_nowait() for _ in range(shelf.said.qsize())]
+    return line, [store.said.get_nowait() for _ in range(store.said.qsize())]
 
 
 def test_a_worker_goes_on_from_its_storage_to_the_numbers_of_an_unbroken_one(kept: Storage, tmp_path: Path) -> None:

@@ -264,8 +264,8 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("cohort", ["auto", 1])
 def test_tied_weights_and_passing_buffers_come_through_and_frozen_ones_stay(cohort: Any, tmp_path: Path) -> None:
-    from tuner.executors.shelf import weights_path
-    from tuner.training import checkpoint
+    from tuner.checkpoints import format as checkpoint
+    from tuner.checkpoints.store import weights_path
 
     (tmp_path / "mynet.py").write_text(TIED)
     content = studies.study(search={"trials": 3}, train={"epochs": 2, "weight_decay": 0.1}, run={"cohort": cohort})
@@ -388,7 +388,7 @@ def test_out_of_memory_halves_a_cohort_and_changes_no_number(tmp_path: Path, mon
 
 
 def test_a_torn_checkpoint_costs_a_generation_not_the_trial(tmp_path: Path) -> None:
-    from tuner.training import checkpoint
+    from tuner.checkpoints import format as checkpoint
 
     path = tmp_path / "c.pt"
     checkpoint.save(path, {"epoch": 1})
@@ -407,7 +407,7 @@ def test_a_full_disk_pauses_a_checkpoint_and_leaves_the_old_one(
 ) -> None:
     import os
 
-    from tuner.training import checkpoint
+    from tuner.checkpoints import format as checkpoint
 
     path = tmp_path / "c.pt"
     checkpoint.save(path, {"epoch": 1})
@@ -445,7 +445,7 @@ def test_workers_that_cannot_start_end_the_launch_with_their_last_words(
 
 def test_what_the_results_say_stands_in_the_ledger(tmp_path: Path) -> None:
     launch(tmp_path, studies.study(search={"trials": 3}))
-    from tuner import results
+    from tuner.history import results
 
     told = json.loads(json.dumps(results.as_json(studies.history(tmp_path / "home"))))
     assert told["study"] == "small" and told["state"] == "complete"
@@ -459,20 +459,20 @@ def test_what_the_results_say_stands_in_the_ledger(tmp_path: Path) -> None:
 def test_the_winners_weights_are_trained_again_where_they_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner import winner
-    from tuner.executors.shelf import weights_path
+    from tuner.checkpoints.store import weights_path
+    from tuner.study import finish
 
     content = studies.study(search={"trials": 3}, train={"epochs": 3})
     whole, _ = launch(tmp_path, content)
-    crown = winner.crown
+    finished = finish.finish_study
 
     def tear(spec: Any, dataset: Any, log: StudyLog, progress: Any) -> None:
         best = log.history.best(spec.metric, spec.maximize)
         assert best is not None
         weights_path(log.ledger.folder, best.number).write_bytes(b"torn")
-        crown(spec, dataset, log, progress)
+        finished(spec, dataset, log, progress)
 
-    monkeypatch.setattr(winner, "crown", tear)
+    monkeypatch.setattr(finish, "finish_study", tear)
     mended, text = launch(tmp_path, content, "again")
     assert "weights are lost" in text
     assert studies.facts(mended.history) == studies.facts(whole.history)
@@ -521,7 +521,7 @@ def test_another_device_or_torch_than_the_launch_before_is_told(
             raise KeyboardInterrupt
 
         patch.setattr(torch, "__version__", "2.9.0")
-        patch.setattr(opening.winner, "crown", interrupted)
+        patch.setattr(opening.finish, "finish_study", interrupted)
         with pytest.raises(KeyboardInterrupt):
             launch(tmp_path, content)
     _, text = launch(tmp_path, content)
@@ -551,8 +551,8 @@ def test_a_network_that_writes_into_its_input_spoils_nobodys_data(cohort: Any, t
 
 @pytest.mark.parametrize("cohort", ["auto", 1])
 def test_a_buffer_that_a_network_replaces_is_kept(cohort: Any, tmp_path: Path) -> None:
-    from tuner.executors.shelf import weights_path
-    from tuner.training import checkpoint
+    from tuner.checkpoints import format as checkpoint
+    from tuner.checkpoints.store import weights_path
 
     body = """def forward(self, x):
     if self.training:

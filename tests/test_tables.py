@@ -17,7 +17,7 @@ from tuner import cli
 from tuner.cli.summary import ago, for_people
 from tuner.events import Asked, Created, Failed, Finished, Pruned, Reported
 from tuner.ledger import Ledger, study_folder
-from tuner.output import Output, cell, print_rows, print_table
+from tuner.terminal.tables import Output, cell, print_rows, print_table
 
 Tuner = Callable[..., tuple[str, str]]
 PARAMS = {f"parameter_{letter}": 0.123456789 for letter in "abcdefgh"}

@@ -177,10 +177,10 @@ def test_a_network_of_more_than_a_million_parameters_trains_alone_untried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests import studies
-    from tuner import grouping
-    from tuner import plan as planning
     from tuner.events import Trial
     from tuner.spec import StudySpec
+    from tuner.study import cohorts as grouping
+    from tuner.study import preflight as planning
 
     monkeypatch.setattr(grouping, "fuses", lambda *_: pytest.fail("it was tried"))
     (tmp_path / "wide.py").write_text(

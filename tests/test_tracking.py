@@ -27,12 +27,12 @@ from tuner import champion as champion_of
 from tuner.errors import TunerError
 from tuner.events import Opened, Reported
 from tuner.ledger import Ledger
-from tuner.progress import PlainProgress
-from tuner.tracking import follow
+from tuner.terminal.progress import PlainProgress
+from tuner.tracking import process as follow
 from tuner.tracking.dashboard import SQLITE, command, link, serve, sqlite_uri, uri_of
-from tuner.tracking.page import VIEW
-from tuner.tracking.store import connect
-from tuner.tracking.tracker import Progress, Tracker
+from tuner.tracking.shared_view import VIEW
+from tuner.tracking.sqlite_store import connect
+from tuner.tracking.sync import Progress, Tracker
 from tuner.tracking.writer import Writer
 
 
@@ -357,7 +357,7 @@ def test_a_run_that_a_stopped_server_makes_late_is_taken_away(store: Store, tmp_
 
 
 def test_a_long_backlog_is_written_in_slices(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuner.tracking.tracker._SLICE", 3)
+    monkeypatch.setattr("tuner.tracking.sync._SLICE", 3)
     story = Story(tmp_path, "sliced", trials=3).whole()
     writer = store.track(story)
     waiting = [writer.cycle().waiting for _ in range(8)]
@@ -370,9 +370,9 @@ def test_a_long_backlog_is_written_in_slices(store: Store, tmp_path: Path, monke
 def test_a_study_that_an_older_release_wrote_gets_what_came_since(store: Store, tmp_path: Path) -> None:
     story = Story(tmp_path, "older").whole()
     with pytest.MonkeyPatch.context() as older:  # a release without best epochs, nor a mark of what it wrote
-        older.setattr("tuner.tracking.mirror._improvements", lambda *_: frozenset())
-        older.setattr("tuner.tracking.page.BEST", "")
-        older.setattr("tuner.tracking.tracker._NEWEST", "1")
+        older.setattr("tuner.tracking.projection._improvements", lambda *_: frozenset())
+        older.setattr("tuner.tracking.shared_view.BEST", "")
+        older.setattr("tuner.tracking.sync._NEWEST", "1")
         store.sync(story)
     assert "best/epoch" not in store.children("older")[0].data.metrics
     store.sync(story)
@@ -594,8 +594,8 @@ def test_the_writer_leaves_the_store_in_its_one_file(tmp_path: Path) -> None:
 
 
 def test_the_process_leaves_without_taking_mlflow_apart_and_says_all_that_it_has_to_say() -> None:
-    code = "import atexit, sys; from tuner.tracking import follow; atexit.register(print, 'taken apart')"
-    code += "; print('said'); print('told', file=sys.stderr); follow._leave(3)"
+    code = "import atexit, sys; from tuner.tracking import process; atexit.register(print, 'taken apart')"
+    code += "; print('said'); print('told', file=sys.stderr); process._leave(3)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "told\n")
 
@@ -983,7 +983,7 @@ def test_the_process_that_leaves_imports_out_still_tells_what_the_champion_takes
     story.test(3, accuracy=0.9)
     story.complete()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    command = [sys.executable, "-P", "-m", "tuner.tracking.follow", str(story.folder), "--uri", uri, "--once"]
+    command = [sys.executable, "-P", "-m", "tuner.tracking.process", str(story.folder), "--uri", uri, "--once"]
     said = subprocess.run([*command, "--artifacts", str(tmp_path)], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert "Failed to infer" not in said.stderr

@@ -19,12 +19,12 @@ from mlflow.exceptions import MlflowException
 from tests.servers import PATIENCE
 from tests.stores import Store, drain
 from tests.stories import Story, instalments
-from tuner.tracking import bulk
-from tuner.tracking.bulk import Bulk, sink_for
-from tuner.tracking.mirror import Point
-from tuner.tracking.sink import ClientSink, Sink
-from tuner.tracking.store import close
-from tuner.tracking.tracker import Tracker
+from tuner.tracking import sql_writer
+from tuner.tracking.client_writer import ClientSink, Sink
+from tuner.tracking.projection import Point
+from tuner.tracking.sql_writer import Bulk, sink_for
+from tuner.tracking.sqlite_store import close
+from tuner.tracking.sync import Tracker
 
 FORMS: dict[str, Callable[[MlflowClient], Sink]] = {"bulk": sink_for, "client": ClientSink}
 
@@ -109,7 +109,7 @@ def test_both_ways_of_writing_a_study_leave_the_same_rows_in_every_table(
         with story.ledger.lock() if number % 2 == 0 else nullcontext():
             for form, tracker in trackers.items():
                 with monkeypatch.context() as patched:
-                    patched.setattr("tuner.tracking.tracker.sink_for", FORMS[form])
+                    patched.setattr("tuner.tracking.sync.sink_for", FORMS[form])
                     assert tracker.cycle().error is None
         found = {form: tables(tmp_path / form) for form in FORMS}
         assert found["bulk"] == found["client"]
@@ -200,7 +200,7 @@ def test_what_the_client_refuses_is_refused_in_its_words(store: Store, points: A
     for form in FORMS.values():
         sink = form(client)
         with pytest.raises(MlflowException) as refused:
-            sink.log(bulk.Written(run), points, tags, params)
+            sink.log(sql_writer.Written(run), points, tags, params)
         said.append(str(refused.value).replace("metrics[0].", "").replace("params[0].", "").replace("tags[0].", ""))
     assert said[0] == said[1]
 
@@ -210,12 +210,12 @@ def test_sqlite_is_written_in_bulk_and_a_server_through_the_client(store: Store)
     assert type(sink_for(MlflowClient("http://127.0.0.1:9"))) is ClientSink
 
 
-@pytest.mark.parametrize("table", bulk._KNOWN)
+@pytest.mark.parametrize("table", sql_writer._KNOWN)
 def test_unknown_columns_send_a_study_through_the_client_and_that_is_said_once(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], table: str
 ) -> None:
-    monkeypatch.setitem(bulk._KNOWN, table, bulk._KNOWN[table] | {"colour"})
-    bulk._strange.cache_clear()
+    monkeypatch.setitem(sql_writer._KNOWN, table, sql_writer._KNOWN[table] | {"colour"})
+    sql_writer._strange.cache_clear()
     try:
         story = Story(tmp_path, f"other-{table}").whole()
         for _ in range(2):
@@ -224,7 +224,7 @@ def test_unknown_columns_send_a_study_through_the_client_and_that_is_said_once(
             assert type(tracker._sink) is ClientSink
             tracker.close()
     finally:
-        bulk._strange.cache_clear()
+        sql_writer._strange.cache_clear()
     store.assert_mirrors(story)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow ")]
     assert len(said) == 1

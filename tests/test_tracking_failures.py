@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from tests.stores import Store
 from tests.stories import Story
 from tuner.events import Failed, Finished
-from tuner.tracking.tracker import Tracker
+from tuner.tracking.sync import Tracker
 
 TRACE = 'Traceback (most recent call last):\n  File "net.py", line 3, in forward\nValueError: größer'
 

@@ -23,9 +23,10 @@ from tests.stories import Story
 from tuner.cli.doctor import OK, PROBLEM, Finding, Place, examine
 from tuner.errors import InputError, TunerError
 from tuner.events import Opened
-from tuner.tracking import follow, rest
+from tuner.tracking import process as follow
+from tuner.tracking import rest
 from tuner.tracking.dashboard import command, serve
-from tuner.tracking.tracker import Tracker
+from tuner.tracking.sync import Tracker
 
 USER, PASSWORD = "anna", "s%cret:1"
 

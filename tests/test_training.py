@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests import zoo
-from tuner.training import checkpoint, cost
+from tuner.checkpoints import format as checkpoint
+from tuner.training import cohort_size
 from tuner.training.loop import Training
 from tuner.training.task import Epoch, Finished, Row, Step
 
@@ -88,12 +89,12 @@ def test_the_weights_handed_out_are_those_of_the_best_epoch(case: zoo.Case, comp
     ],
 )
 def test_who_trains_in_company(family: str, network: dict[str, int], device: str, expected: bool) -> None:
-    assert cost.company(family, network, device) is expected
+    assert cohort_size.company(family, network, device) is expected
 
 
 def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width() -> None:
-    assert cost.company("cnn", {"width": 512}, "cpu", "sequence")
-    assert cost.company("cnn", {"width": 512}, "cpu", "text")
+    assert cohort_size.company("cnn", {"width": 512}, "cpu", "sequence")
+    assert cohort_size.company("cnn", {"width": 512}, "cpu", "text")
 
 
 @pytest.mark.parametrize(
@@ -115,15 +116,17 @@ def test_a_convolution_over_time_is_a_product_and_gains_in_company_at_any_width(
     ],
 )
 def test_how_many_train_together(parameters: int, device: str, expected: int) -> None:
-    assert cost.largest("mlp", parameters, device, (64,)) == expected
+    assert cohort_size.largest("mlp", parameters, device, (64,)) == expected
 
 
 def test_networks_with_numbers_at_every_step_train_fewer_together_on_a_cpu() -> None:
-    assert [cost.largest(family, 1_000, "cpu", (16, 8)) for family in ("cnn", "transformer", "net.py:Net")] == [8] * 3
-    assert cost.largest("rnn", 1_000, "cpu", (28, 28)) == 16
-    assert cost.largest("rnn", 1_000, "cuda", (28, 28)) == 1024
-    assert [cost.largest("transformer", 1_000, "cpu", (steps, 8)) for steps in (16, 32, 64, 512)] == [8, 4, 2, 2]
-    assert cost.largest("transformer", 1_000, "cuda", (512, 8)) == 1024
+    assert [cohort_size.largest(family, 1_000, "cpu", (16, 8)) for family in ("cnn", "transformer", "net.py:Net")] == [
+        8
+    ] * 3
+    assert cohort_size.largest("rnn", 1_000, "cpu", (28, 28)) == 16
+    assert cohort_size.largest("rnn", 1_000, "cuda", (28, 28)) == 1024
+    assert [cohort_size.largest("transformer", 1_000, "cpu", (steps, 8)) for steps in (16, 32, 64, 512)] == [8, 4, 2, 2]
+    assert cohort_size.largest("transformer", 1_000, "cuda", (512, 8)) == 1024
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -13,8 +13,8 @@ import pytest
 
 from tests import studies
 from tests.test_study import launch
-from tuner import winner
-from tuner.driver import Driver
+from tuner.study import finish
+from tuner.study.loop import Driver
 
 
 @pytest.fixture
@@ -32,23 +32,23 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Any:
             awaited.set()
             super().join(timeout)
 
-    winner.prepare.cache_clear()
-    monkeypatch.setattr(winner, "threading", SimpleNamespace(Thread=Thread))
-    monkeypatch.setattr(winner, "importlib", SimpleNamespace(import_module=lambda _: awaited.wait(60)))
+    finish.prepare.cache_clear()
+    monkeypatch.setattr(finish, "threading", SimpleNamespace(Thread=Thread))
+    monkeypatch.setattr(finish, "importlib", SimpleNamespace(import_module=lambda _: awaited.wait(60)))
     yield found
     awaited.set()
     for thread in found:
         threading.Thread.join(thread)
-    winner.prepare.cache_clear()
+    finish.prepare.cache_clear()
 
 
 def raises(*_: Any) -> bool:
-    winner.prepare()
+    finish.prepare()
     raise RuntimeError("of the machine")
 
 
 def stops(*_: Any) -> bool:
-    winner.prepare()
+    finish.prepare()
     return False
 
 
@@ -67,12 +67,12 @@ def test_a_study_without_a_winner_waits_for_what_was_being_imported_for_it(
 
 
 def test_nobody_waits_where_nothing_was_begun(importing: list[threading.Thread]) -> None:
-    with winner.preparing():
+    with finish.preparing():
         pass
     assert importing == []
 
 
 def test_a_process_may_end_in_the_middle_of_it() -> None:
-    code = "from tuner import winner\nwith winner.preparing():\n    winner.prepare()\n"
+    code = "from tuner.study import finish\nwith finish.preparing():\n    finish.prepare()\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout, done.stderr) == ("", "")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests import zoo
+from tuner.checkpoints import format as checkpoint
+from tuner.checkpoints.store import checkpoint_path
 from tuner.executors import worker as working
 from tuner.executors.protocol import (
     Alive,
@@ -25,8 +27,7 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
-from tuner.executors.shelf import checkpoint_path
-from tuner.training import checkpoint, loop
+from tuner.training import loop
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from tuner import processor, top_level
+from tuner import cpu, top_level
 
 __version__ = "0.1.0"
 __all__ = ["StudySpec", "launch"]
 
-processor.tell()
+cpu.tell()
 top_level.install()
 
 _HOME = {"launch": "tuner.study.launch", "StudySpec": "tuner.spec"}

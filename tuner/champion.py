@@ -2,7 +2,7 @@
 
 `export` writes `<study's folder>/champion`, `Predictor` reads it. The folder needs torch, safetensors, numpy and
 pandas, neither the study nor the class of the network: `network.safetensors` holds the weights and what is computed
-with them (see `tuner.exported`), `card.json` says how raw inputs become its inputs and what its outputs mean,
+with them (see `tuner.inference.export`), `card.json` says how raw inputs become its inputs and what its outputs mean,
 `example.json` (and `example.npy`) hold a few raw inputs with their predictions. People hand such folders to one
 another: nothing in one is ever run, imported or unpickled. Knows data's preprocessing. Must never know trackers,
 ledgers or search.
@@ -27,7 +27,7 @@ import numpy as np
 
 from tuner import __version__
 from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyMissing, TunerError, first_line
-from tuner.output import printable
+from tuner.terminal.tables import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ def refuse(folder: Path, reason: str) -> None:
 def _write(draft: Path, network: nn.Module, dataset: Dataset, about: Mapping[str, Any]) -> None:
     import torch
 
-    from tuner import exported
+    from tuner.inference import export as exported
 
     program = _program(network, dataset.signature)
     try:
@@ -187,7 +187,7 @@ class Predictor:
     @cached_property
     def network(self) -> nn.Module:
         """Inputs [N, *signature.inputs] → outputs; made when it is first needed, for torch's import takes its time."""
-        from tuner import exported
+        from tuner.inference import export as exported
 
         try:
             return exported.unpack(self._content)
@@ -260,11 +260,11 @@ class Predictor:
         return frame.astype({"prediction": "str"})
 
     def generate(self, prompt: str, length: int, temperature: float = 1.0, seed: int = 0) -> str:
-        """The `length` characters that follow `prompt`, as `tuner.generation.continued` draws them.
+        """The `length` characters that follow `prompt`, as `tuner.inference.generate.continued` draws them.
 
         Equal arguments give equal text. Raises InputError where the network does not continue text.
         """
-        from tuner.generation import continued
+        from tuner.inference.generate import continued
         from tuner.models.interface import LANGUAGE
 
         if self.signature.task != LANGUAGE:
@@ -352,13 +352,13 @@ def _load_pyfunc(data_path: str) -> Predictor:
 
 def _put(path: Path, content: bytes) -> None:
     """On the disk before the ledger says that the champion is there."""
-    from tuner.training import checkpoint
+    from tuner.checkpoints import format as checkpoint
 
     checkpoint.write(path, content)
 
 
 def _sync(folder: Path) -> None:
-    from tuner.training import checkpoint
+    from tuner.checkpoints import format as checkpoint
 
     checkpoint.sync_folder(folder)
 

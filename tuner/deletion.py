@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tuner import keeping, lock
+from tuner import lock
+from tuner.checkpoints import migrate
 from tuner.errors import StudyLocked, TunerError
 from tuner.ledger import Ledger, study_folder
 from tuner.tracking.dashboard import OFF, uri_of
@@ -49,7 +50,7 @@ def delete(home: Path, study: str, say: Callable[[str], None], *, keep_mlflow: b
                 raise TunerError(f"{error}; {kept}") from error
             say(f"removed from MLflow: {', '.join(gone) or 'nothing, it had nothing of this study'}")
         for storage in dict.fromkeys(filter(None, history.storages)):
-            keeping.place(folder, storage).clear()
+            migrate.place(folder, storage).clear()
             say(f"removed its checkpoints at {storage}")
         if where := ledger.discard():
             say(f"removed its events from the {where}")

@@ -14,9 +14,9 @@ from pathlib import Path
 from tuner.errors import InputError
 from tuner.events import Asked, Failed, Grouped, Lost
 from tuner.executors.worker_log import FOLDER, MARK
-from tuner.failures import named
+from tuner.history.failures import named
 from tuner.ledger import Ledger
-from tuner.output import printable
+from tuner.terminal.tables import printable
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # and other words to a terminal
 

@@ -15,18 +15,18 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from tuner.cli import aids, deletion, handover, logs, looks, running, studies
+from tuner.cli import cluster, deletion, inference, logs, run, setup, studies
 from tuner.cli.arguments import Verbs
 from tuner.errors import TunerError
-from tuner.output import tolerate_any_text
+from tuner.terminal.tables import tolerate_any_text
 
 VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows them
     "Run studies": {
-        "init": aids.init,
-        "launch": running.launch,
-        "check": running.check,
-        "stop": running.stop,
-        "submit": handover.submit,
+        "init": setup.init,
+        "launch": run.launch,
+        "check": run.check,
+        "stop": run.stop,
+        "submit": cluster.submit,
         "delete": deletion.delete,
     },
     "Inspect": {
@@ -38,9 +38,9 @@ VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows 
         "sync": studies.sync,
         "ui": studies.ui,
     },
-    "Use the best model": {"predict": looks.predict, "generate": looks.generate, "attend": looks.attend},
-    "Reference": {"schema": running.schema, **{kind: aids.listing(kind) for kind in aids.LISTS}},
-    "This machine": {"doctor": aids.doctor, "completion": aids.completion, "help": aids.explain},
+    "Use the best model": {"predict": inference.predict, "generate": inference.generate, "attend": inference.attend},
+    "Reference": {"schema": run.schema, **{kind: setup.listing(kind) for kind in setup.LISTS}},
+    "This machine": {"doctor": setup.doctor, "completion": setup.completion, "help": setup.explain},
 }
 
 app = typer.Typer(
@@ -54,10 +54,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich alone would take half of the 0.3 s that --help may take
     pretty_exceptions_enable=False,  # what is no TunerError is a bug, and a bug's traceback is shown as Python shows it
 )
-app.callback()(aids.program)
+app.callback()(setup.program)
 for heading, verbs in VERBS.items():
     for name, verb in verbs.items():
-        app.command(name, help=aids.LISTS.get(name), rich_help_panel=heading)(verb)
+        app.command(name, help=setup.LISTS.get(name), rich_help_panel=heading)(verb)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from tuner.cli import completion
-from tuner.output import Output
+from tuner.terminal.tables import Output
 
 DEFAULT_HOME = Path("tuner-home")
 

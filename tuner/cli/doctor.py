@@ -190,7 +190,7 @@ def _store(address: str, home: Path) -> Finding:
     path = sqlite_path(uri)
     if not path.exists():
         return Finding("mlflow", OK, f"{address}: {path} is made by the first launch")
-    from tuner.tracking.store import connect
+    from tuner.tracking.sqlite_store import connect
 
     experiments = connect(uri).search_experiments(max_results=1_000)
     return Finding("mlflow", OK, f"{address}: {path} opens, {len(experiments)} experiments")

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli import handover
+from tuner.cli import cluster as handover
 from tuner.cli.arguments import DEFAULT_HOME, Cluster, Home, StudyName
 from tuner.errors import InputError
-from tuner.output import print_lines
+from tuner.terminal.tables import print_lines
 
 _LOOK_SECONDS = 0.3  # between two looks at a study that runs
 
@@ -35,7 +35,7 @@ def logs(
             raise InputError("--trial: a cluster tells what a study's driver says, not its trials; leave out --cluster")
         handover.logs(study, cluster, follow=follow)
         return
-    from tuner.failures import too_many
+    from tuner.history.failures import too_many
     from tuner.ledger import Ledger, study_folder
     from tuner.logs import Logs
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuner import data, models, plan, search_spaces
+from tuner import data, models, search_spaces
 from tuner.data import Dataset, sources
 from tuner.data.built_in import BUILT_IN
 from tuner.data.tables import Table
@@ -26,6 +26,7 @@ from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, REGRESSION
 from tuner.search_spaces import Choice, Int
 from tuner.search_spaces.document import parse, parse_value
 from tuner.spec import StudySpec
+from tuner.study import preflight
 
 TRIALS, EPOCHS, SEED = 64, 20, 1
 OBJECTIVES = {  # task → what people ask of it first, and what else they may ask
@@ -204,14 +205,14 @@ def _spaces(family: str, rows: int) -> Iterator[tuple[dict[str, str], dict[str, 
         yield {**space, "depth": "null"}, {"depth": str(depth.low)}
 
 
-def _proven(wish: Wish, dataset: Dataset, file: Path) -> tuple[str, plan.Plan]:
+def _proven(wish: Wish, dataset: Dataset, file: Path) -> tuple[str, preflight.Plan]:
     """The text of the first study that can be planned. Raises InputError with what is wrong where none can."""
     told: SpecError | None = None
     for space, fixed in _spaces(str(wish.family), dataset.rows["train"]):
         text = _text(wish, dataset, space, fixed, file)
         try:
             spec = StudySpec.from_json(parse(text, str(file)).data, file.resolve().parent, text)
-            return text, plan.plan(spec, dataset)
+            return text, preflight.plan(spec, dataset)
         except SpecError as error:
             told = told or error
     assert told is not None

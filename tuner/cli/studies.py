@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner.cli import handover
+from tuner.cli import cluster as handover
 from tuner.cli.arguments import DEFAULT_HOME, AnyStudy, Cluster, Format, Home, StudyName, Wide
 from tuner.errors import InputError, LedgerDamaged, LedgerError, StudyMissing
-from tuner.output import Output, print_pairs, print_rows, print_table
+from tuner.terminal.tables import Output, print_pairs, print_rows, print_table
 
 if TYPE_CHECKING:
-    from tuner.history import History
+    from tuner.history.fold import History
 
 _ORDER = ("COMPLETE", "PRUNED", "RUNNING", "WAITING", "FAILED")  # of the states, in a table of trials
 SYNC_SECONDS = 30.0  # without an answer from MLflow, until `sync` gives up
@@ -65,7 +65,7 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
     """Print every trial of a study.
 
     The best first in a table, in CSV and JSON by number, with all digits."""
-    from tuner.results import as_json
+    from tuner.history.results import as_json
 
     history, holder = _history(study, home)
     document = as_json(history, driven=holder is not None)
@@ -80,7 +80,7 @@ def results(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Out
 def best(study: StudyName, *, home: Home = DEFAULT_HOME, output: Format = Output.TABLE, wide: Wide = False) -> None:
     """Print the best completed trial, or the Pareto front."""
     from tuner.cli.summary import overlooked
-    from tuner.results import as_json, best_json
+    from tuner.history.results import as_json, best_json
 
     history, _ = _history(study, home)
     found = best_json(history)

@@ -16,13 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tuner import failures
-from tuner.counts import Counts, counts
 from tuner.events import State
-from tuner.history import History
-from tuner.output import cell
-from tuner.progress import score
-from tuner.results import leader, objectives
+from tuner.history import failures
+from tuner.history.counts import Counts, counts
+from tuner.history.fold import History
+from tuner.history.results import leader, objectives
+from tuner.terminal.progress import score
+from tuner.terminal.tables import cell
 from tuner.tracking.dashboard import OFF
 
 _UNITS = (("min", 1, 60), ("h", 60, 48 * 60), ("days", 24 * 60, math.inf))  # each, its minutes, and up to how many

@@ -18,10 +18,10 @@ from tuner.executors.protocol import Answer, Message, Ready, Setup, Stop, Work
 from tuner.executors.worker_log import Capture, mark
 
 if TYPE_CHECKING:
+    from tuner.checkpoints.remote import Storage
+    from tuner.checkpoints.store import Pause, State
     from tuner.data import Dataset
-    from tuner.executors.parcel import Parcel
-    from tuner.executors.shelf import Pause, State
-    from tuner.executors.storage import Storage
+    from tuner.executors.code_bundle import CodeBundle
 
 BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
 STREAM = 10_000  # words in one stream; Ray keeps books for as long as one lasts
@@ -62,7 +62,7 @@ Word = Message | Placed | File | Printed | Failed
 
 
 @dataclass(frozen=True)
-class Delivery:
+class Resumed:
     """Work, and the generations of its checkpoint, the newest first, by name."""
 
     work: Work
@@ -70,7 +70,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Luggage:
+class ActorSetup:
     """What every worker needs: its setup, the data unless it is to read them itself, a person's network's files."""
 
     setup: Setup
@@ -78,8 +78,8 @@ class Luggage:
     network: Mapping[str, bytes]
 
 
-class Line:
-    """A worker's channel and its shelf: two queues, between its thread and the actor's methods.
+class Connection:
+    """A worker's channel and its checkpoint store: two queues, between its thread and the actor's methods.
 
     Checkpoints, which nobody here needs but the next worker, go to a storage instead where there is one.
     """
@@ -87,7 +87,7 @@ class Line:
     def __init__(self) -> None:
         self.storage: Storage | None = None
         self.said: queue.SimpleQueue[Word] = queue.SimpleQueue()
-        self.words: queue.SimpleQueue[Delivery | Answer | Stop] = queue.SimpleQueue()
+        self.words: queue.SimpleQueue[Resumed | Answer | Stop] = queue.SimpleQueue()
         self._kept: tuple[tuple[str, bytes], ...] = ()
 
     def send(self, message: Message) -> None:
@@ -95,7 +95,7 @@ class Line:
 
     def receive(self) -> Work | Answer | Stop:
         word = self.words.get()
-        if isinstance(word, Delivery):
+        if isinstance(word, Resumed):
             self._kept = word.kept
             return word.work
         return word
@@ -103,35 +103,41 @@ class Line:
     def waiting(self) -> bool:
         return not self.words.empty()
 
-    def latest(self, work: Work, pause: Pause, restore: Callable[[State], None]) -> tuple[State | None, list[str]]:
-        from tuner.training import checkpoint
+    def latest(self, cohort: int, pause: Pause, restore: Callable[[State], None]) -> tuple[State | None, list[str]]:
+        from tuner.checkpoints import format as checkpoint
 
         if self.storage is not None:
-            return self.storage.latest(work, pause, restore)
+            return self.storage.latest(cohort, pause, restore)
         kept, self._kept = self._kept, ()
         return checkpoint.newest(kept, restore)
 
-    def keep(self, work: Work, trial: int | None, state: State, pause: Pause) -> None:
-        from tuner.training import checkpoint
-
-        if self.storage is not None and trial is None:
-            self.storage.keep(work, state, pause)
+    def save(self, cohort: int, attempt: int, state: State, pause: Pause) -> None:
+        if self.storage is not None:
+            self.storage.save(cohort, attempt, state, pause)
         else:
-            self.said.put(File(work.task.cohort, work.attempt, trial, checkpoint.pack(state)))
+            self._send(cohort, attempt, None, state)
+
+    def save_weights(self, cohort: int, attempt: int, trial: int, state: State, _pause: Pause) -> None:
+        self._send(cohort, attempt, trial, state)
+
+    def _send(self, cohort: int, attempt: int, trial: int | None, state: State) -> None:
+        from tuner.checkpoints import format as checkpoint
+
+        self.said.put(File(cohort, attempt, trial, checkpoint.pack(state)))
 
 
 class Actor:
-    """A worker and its line, in a process of the cluster."""
+    """A worker and its connection, in a process of the cluster."""
 
     def __init__(self, number: int, threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before numpy and torch are imported, as for local workers
         self._number = number
-        self._line = Line()
+        self._connection = Connection()
         self._thread: threading.Thread | None = None
-        self._parcel: Parcel | None = None
+        self._parcel: CodeBundle | None = None
         self._capture: Capture | None = None
 
-    def say(self, fetch: Callable[[], Luggage]) -> Iterator[list[Word]]:
+    def say(self, fetch: Callable[[], ActorSetup]) -> Iterator[list[Word]]:
         """What is said, in its order, and an empty list now and then as a sign of life; call again when it ends."""
         if self._thread is None:
             yield [Placed(os.getpid())]
@@ -139,7 +145,7 @@ class Actor:
             mark(())
             self._thread = threading.Thread(target=self._work, args=(fetch,), daemon=True)
             self._thread.start()
-        said = self._line.said
+        said = self._connection.said
         for _ in range(STREAM):
             words: list[Word] = []
             with contextlib.suppress(queue.Empty):
@@ -153,31 +159,33 @@ class Actor:
                 if isinstance(word, Failed):
                     raise word.error
 
-    def heed(self, word: Delivery | Answer | Stop) -> None:
-        self._line.words.put(word)
+    def heed(self, word: Resumed | Answer | Stop) -> None:
+        self._connection.words.put(word)
 
     def put_away(self) -> None:
         """Leave nothing on the node's disk, before the end."""
         if self._parcel is not None:
             self._parcel.close()
 
-    def _work(self, fetch: Callable[[], Luggage]) -> None:
+    def _work(self, fetch: Callable[[], ActorSetup]) -> None:
         """The worker's own thread: train what comes, until the actor's end."""
         try:
             from tuner.executors import worker as working
-            from tuner.executors.parcel import Parcel
+            from tuner.executors.code_bundle import CodeBundle
 
             luggage = fetch()
-            parcel = self._parcel = Parcel(luggage.network)
+            parcel = self._parcel = CodeBundle(luggage.network)
             if luggage.setup.storage:
-                from tuner.executors.storage import Storage
+                from tuner.checkpoints.remote import Storage
 
-                self._line.storage = Storage(luggage.setup.storage)
-            worker = working.Worker(self._number, luggage.setup, self._line, luggage.dataset, self._line, mark)
-            self._line.send(Ready(self._number))
+                self._connection.storage = Storage(luggage.setup.storage)
+            worker = working.Worker(
+                self._number, luggage.setup, self._connection, luggage.dataset, self._connection, mark
+            )
+            self._connection.send(Ready(self._number))
             while True:
-                word = self._line.receive()
+                word = self._connection.receive()
                 if isinstance(word, Work):
                     worker.train(replace(word, task=parcel.unpacked(word.task)))
         except BaseException as error:  # noqa: BLE001 - whatever it is ends the actor, and the driver is told
-            self._line.said.put(Failed(error))
+            self._connection.said.put(Failed(error))

@@ -3,8 +3,8 @@
 Knows processes and the protocol; never a sampler or a ledger. A worker that dies is replaced and its
 cohort reported lost; a driver that dies takes its workers with it, so that none lives on alone.
 Run as a module it is the worker's process: `python -P -m tuner.executors.local FD NUMBER PARENT`.
-Where `forks` allows it the first workers are copies of the driver instead (`Crew`): they have torch and the data in
-memory from the beginning, so that nobody imports and loads the same thing on every core.
+Where `forks` allows it the first workers are copies of the driver instead (`PreforkedWorkers`): they have torch and the
+data in memory from the beginning, so that nobody imports and loads the same thing on every core.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def forks(device: str) -> bool:
     return sys.platform == "linux" and device == "cpu" and len([*Path("/proc/self/task").iterdir()]) == 1
 
 
-class Crew:
+class PreforkedWorkers:
     """Workers that began as copies of this process, before it held a lock or a database; killed unless taken.
 
     They share torch and the data set with it in memory, and wait for their setup.
@@ -136,7 +136,7 @@ class LocalExecutor(Pool[_Slot]):
     def __init__(
         self,
         setups: Sequence[Setup],
-        crew: Crew | None = None,
+        crew: PreforkedWorkers | None = None,
         *,
         cores: int = 0,
         spare: Callable[[], object] = lambda: None,
@@ -148,7 +148,7 @@ class LocalExecutor(Pool[_Slot]):
         _log(setups[0], 0).parent.mkdir(parents=True, exist_ok=True)
         self._slots = [self._first(number, setup, crew) for number, setup in enumerate(setups)]
 
-    def _first(self, number: int, setup: Setup, crew: Crew | None) -> _Slot:
+    def _first(self, number: int, setup: Setup, crew: PreforkedWorkers | None) -> _Slot:
         if crew is None or (taken := crew.take()) is None:
             return self._spawn(number, setup)
         process, line = taken

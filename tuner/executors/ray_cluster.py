@@ -25,7 +25,7 @@ import ray
 from ray._private import ray_logging
 
 from tuner.errors import InputError, TunerError, first_line
-from tuner.executors.actor import Actor, Delivery, Failed, File, Luggage, Placed, Printed, Word
+from tuner.executors.actor import Actor, ActorSetup, Failed, File, Placed, Printed, Resumed, Word
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
 from tuner.executors.protocol import Answer, Lost, Message, Notice, Setup, Stop, Trouble, Work
 from tuner.executors.worker_log import log_path
@@ -45,11 +45,11 @@ class TunerWorker(Actor):
     """An actor as Ray has it."""
 
     @ray.method(num_returns="streaming")
-    def serve(self, luggage: list[ray.ObjectRef[Luggage]]) -> Iterator[list[Word]]:
+    def serve(self, luggage: list[ray.ObjectRef[ActorSetup]]) -> Iterator[list[Word]]:
         yield from self.say(lambda: ray.get(luggage[0]))
 
     @ray.method(concurrency_group="words")
-    def tell(self, word: Delivery | Answer | Stop) -> None:
+    def tell(self, word: Resumed | Answer | Stop) -> None:
         self.heed(word)
 
     @ray.method(concurrency_group="words")
@@ -150,7 +150,7 @@ class RayExecutor(Pool[_Slot]):
         hang_seconds: float = HANG_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
-        from tuner.executors.shelf import Folder
+        from tuner.checkpoints.store import Folder
 
         super().__init__()
         self._setup, self._needs = setup, needs
@@ -160,7 +160,7 @@ class RayExecutor(Pool[_Slot]):
         self._closing = threading.Event()
         self._unlogged = False  # a worker's log could not be written
         self._listeners: list[threading.Thread] = []
-        self._luggage = ray.put(Luggage(setup, dataset, network))
+        self._luggage = ray.put(ActorSetup(setup, dataset, network))
         self._expected = max(1, min(count, needs.room))
         self._told = self._expected == count
         self._alone_since = time.monotonic()
@@ -209,7 +209,7 @@ class RayExecutor(Pool[_Slot]):
 
     def _filed(self, slot: _Slot, word: Word) -> Word | None:
         """The word, unless it was a file, or of the worker's log, and is written."""
-        from tuner.executors.shelf import MachineError
+        from tuner.checkpoints.store import MachineError
 
         if isinstance(word, Printed):
             return self._logged(slot, word)
@@ -244,7 +244,7 @@ class RayExecutor(Pool[_Slot]):
         return None
 
     def _send(self, slot: _Slot, word: Work | Answer | Stop) -> None:
-        slot.actor.tell.remote(Delivery(word, self._kept(word)) if isinstance(word, Work) else word)
+        slot.actor.tell.remote(Resumed(word, self._kept(word)) if isinstance(word, Work) else word)
 
     def _kept(self, work: Work) -> tuple[tuple[str, bytes], ...]:
         """What a worker without a storage chooses from."""

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from tuner import data, models
+from tuner.checkpoints.store import CheckpointStore, Folder, MachineError
 from tuner.data import batches
 from tuner.errors import DataError, told, trace
 from tuner.executors.protocol import (
@@ -32,7 +33,6 @@ from tuner.executors.protocol import (
     Trouble,
     Work,
 )
-from tuner.executors.shelf import Folder, MachineError, Shelf
 from tuner.training.loop import Training
 from tuner.training.task import Arrays, Epoch, Step
 
@@ -79,16 +79,16 @@ class Worker:
         setup: Setup,
         channel: Channel,
         dataset: data.Dataset | None = None,
-        shelf: Shelf | None = None,
+        store: CheckpointStore | None = None,
         mark: Callable[[Sequence[int]], None] = lambda _: None,
     ) -> None:
         """`dataset` where the process has it in memory already, else it is loaded as `setup` says.
 
-        Without a `shelf` it is the study's folder. `mark` is told whose trials' code runs from now on.
+        Without a `store` it is the study's folder. `mark` is told whose trials' code runs from now on.
         """
         torch.set_num_threads(setup.threads)
         self.number = number
-        self.shelf = shelf or Folder(Path(setup.folder))
+        self.store = store or Folder(Path(setup.folder))
         self.device = torch.device(setup.device)
         if self.device.type == "cuda":
             # Fractions of a GPU isolate nothing by themselves: an allocator's limit does.
@@ -168,13 +168,15 @@ class Worker:
                 if gone := {*event.failed, *(answer or ())}:
                     self.mark([row.number for row in training.rows if row.number not in gone])
             else:
-                self.shelf.keep(work, event.number, {"weights": event.weights}, partial(self._pause, work))
+                self.store.save_weights(
+                    task.cohort, attempt, event.number, {"weights": event.weights}, partial(self._pause, work)
+                )
                 self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))
                 flushed = False  # the ledger may not have this end yet
 
     def _resume(self, work: Work) -> tuple[Training, list[str]]:
         training = Training(work.task, self.arrays, pulse=lambda: self._pulse(work))
-        state, notes = self.shelf.latest(work, partial(self._pause, work), training.restore)
+        state, notes = self.store.latest(work.task.cohort, partial(self._pause, work), training.restore)
         if state is not None:
             return training, [f"{note}, using the one before" for note in notes]
         return training, [f"{note}, starting over" for note in notes[-1:]]
@@ -213,7 +215,7 @@ class Worker:
         if not flushed:
             self.channel.send(Flush(work.task.cohort, work.attempt))
             self._expect_answer()
-        self.shelf.keep(work, None, training.state(), partial(self._pause, work))
+        self.store.save(work.task.cohort, work.attempt, training.state(), partial(self._pause, work))
         self._saved = time.monotonic()
 
     def _pause(self, work: Work, notice: str | None) -> None:

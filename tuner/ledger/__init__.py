@@ -22,7 +22,7 @@ from typing import Any, Self
 from tuner import home as homes
 from tuner.errors import LedgerDamaged, LedgerError, StudyMissing
 from tuner.events import Event
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.home import ADDRESS, ELSEWHERE, LEDGER, study_folder
 from tuner.ledger import head, sqlite, tables
 from tuner.ledger.digests import SIZE, Audit

@@ -19,17 +19,17 @@ from ray.tune import schedulers
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
-from tuner import staff
 from tuner.data import Dataset
 from tuner.executors.ray_cluster import Needs, connected
-from tuner.grouping import device_of
-from tuner.progress import Now, Progress
 from tuner.ray_tune.journal import Asking, Journal, Until, unfinished
 from tuner.ray_tune.space import mutations
-from tuner.ray_tune.trial import EPOCH, NUMBER, Luggage, trainable
+from tuner.ray_tune.trial import EPOCH, NUMBER, ActorSetup, trainable
 from tuner.search import Search
 from tuner.spec import StudySpec
+from tuner.study import workers as staff
+from tuner.study.cohorts import device_of
 from tuner.study.log import StudyLog
+from tuner.terminal.progress import Now, Progress
 
 RETRIES = 2  # of a trial whose actor died
 _REDUCTION, _MIN_EPOCHS, _STARTUP = 3, 1, 5  # as our own pruners have them
@@ -167,7 +167,7 @@ def drive(
 def _trained(spec: StudySpec, dataset: Dataset, journal: Journal, needs: Needs, *, always: bool) -> Any:
     """The study's Trainable with what its actors are given and need."""
     mapped = any(isinstance(split.inputs, np.memmap) for split in (dataset.train, dataset.validation))
-    luggage = Luggage(None if mapped else dataset.without_test(), journal.kept, always, needs.gpus)
+    luggage = ActorSetup(None if mapped else dataset.without_test(), journal.kept, always, needs.gpus)
     wanted = {"cpu": needs.cpus, "gpu": needs.gpus, "memory": needs.memory}
     resources = {name: amount for name, amount in wanted.items() if amount}
     return tune.with_resources(tune.with_parameters(trainable(spec), luggage=luggage), resources)

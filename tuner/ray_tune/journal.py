@@ -18,17 +18,17 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
+from tuner.checkpoints import format as checkpoint
+from tuner.checkpoints.store import Folder, MachineError, checkpoint_path
 from tuner.errors import TunerError, first_line
 from tuner.events import Cohort, Params, State
-from tuner.executors.shelf import Folder, MachineError, checkpoint_path
-from tuner.history import History, TrialHistory
-from tuner.progress import Now, Progress
+from tuner.history.fold import History, TrialHistory
 from tuner.ray_tune.space import settled
 from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER, TRACE
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.study.log import StudyLog
-from tuner.training import checkpoint
+from tuner.terminal.progress import Now, Progress
 
 SCHEDULE = "schedule/"  # before a hyperparameter's name: the metric that tells its value at each epoch of a population
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk

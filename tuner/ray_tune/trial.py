@@ -1,7 +1,7 @@
 """A trial of a study as Ray Tune's class Trainable: a cohort of one, an epoch a step, with the numbers it has anywhere.
 
 Knows data, training and Tune's protocol; never a sampler, a scheduler or the ledger. In the hands of our own driver
-(`Luggage`) it brings files along with its results, and says of a failure what failed instead of raising it, so that
+(`ActorSetup`) it brings files along with its results, and says of a failure what failed instead of raising it, so that
 the actor can be used again.
 """
 
@@ -19,19 +19,19 @@ import ray
 import torch
 from ray import tune
 
-from tuner import plan as planning
+from tuner.checkpoints import format as checkpoint
 from tuner.data import Dataset
 from tuner.errors import told, trace
 from tuner.events import Trial
 from tuner.executors.worker import CHECKPOINT_SECONDS, arrays
-from tuner.grouping import Grouping
 from tuner.ray_tune.space import read, settled
 from tuner.seeds import derive
-from tuner.sizes import Sizes
 from tuner.spec import StudySpec
-from tuner.training import checkpoint
+from tuner.study import preflight as planning
+from tuner.study.cohorts import Grouping
 from tuner.training.loop import Training
 from tuner.training.task import Epoch, Finished
+from tuner.workloads.network_size import Sizes
 
 NUMBER = "_trial"  # in a config: our number of the trial, which its seed comes from
 EPOCH = "epoch"  # in a result: absolute, also after a restore; use it as time_attr
@@ -58,7 +58,7 @@ class Freight:
 
 
 @dataclass(frozen=True)
-class Luggage:
+class ActorSetup:
     """What our driver gives to every actor.
 
     The data unless each is to read them, the last states of trials that go on, by number, and whether weights and
@@ -76,7 +76,7 @@ class StudyTrainable(tune.Trainable):
 
     study: tuple[dict[str, Any], str]
 
-    def setup(self, config: dict[str, Any], luggage: Luggage | None = None) -> None:
+    def setup(self, config: dict[str, Any], luggage: ActorSetup | None = None) -> None:
         body, folder = self.study
         self._spec = spec = StudySpec.from_json(body, Path(folder))
         self._luggage = luggage
@@ -145,7 +145,7 @@ class StudyTrainable(tune.Trainable):
         said = {FAILED: message, **({TRACE: trace} if trace else {})}
         return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
 
-    def _freight(self, luggage: Luggage, finished: Finished | None) -> Freight:
+    def _freight(self, luggage: ActorSetup, finished: Finished | None) -> Freight:
         freight = Freight()
         stack = self._training.stack
         if luggage.always:

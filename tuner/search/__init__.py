@@ -17,7 +17,7 @@ from typing import Any
 
 from tuner.events import Params, State, Trial, Value
 from tuner.search import pruners, samplers
-from tuner.search.memory import Memory, distribution
+from tuner.search.trials import Memory, distribution
 from tuner.search_spaces import SearchSpace
 from tuner.seeds import derive
 

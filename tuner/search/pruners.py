@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from tuner.search.memory import Reports, bare, unborn
+from tuner.search.trials import Reports, bare, unborn
 from tuner.seeds import derive
 
 

@@ -20,9 +20,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.events import Value
-from tuner.search.cube import drawn, place_of, value_at
-from tuner.search.memory import Memory, bare, quiet, unborn
-from tuner.search.parzen import Estimator
+from tuner.search.tpe import Estimator
+from tuner.search.trials import Memory, bare, quiet, unborn
+from tuner.search.unit_interval import drawn, place_of, value_at
 from tuner.search_spaces import Choice, Float, Int, SearchSpace
 from tuner.seeds import derive
 

@@ -36,9 +36,9 @@ from tuner.search_spaces.document import (
 )
 from tuner.spec.checks import TRAINING, examine
 from tuner.spec.execution import CLUSTER, TUNE
-from tuner.spec.mistakes import mistakes
+from tuner.spec.json_schema import schema
+from tuner.spec.messages import mistakes
 from tuner.spec.rules import cast
-from tuner.spec.schema import schema
 from tuner.spec.sections import StudyFile, store_problem
 
 __all__ = ["StudySpec", "schema"]

@@ -15,28 +15,32 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import code_versions, keeping, models, results, staff, winner
-from tuner import plan as planning
-from tuner.counts import counts, planned
+from tuner import models
+from tuner.checkpoints import migrate
 from tuner.data.dataset import Dataset
-from tuner.driver import Driver, Terms
 from tuner.errors import LedgerDamaged, StudyMissing
 from tuner.events import Cohort, Extended, State, Trial
-from tuner.executors.local import Crew, forks
-from tuner.grouping import Grouping, device_of
-from tuner.history import History, TrialHistory
+from tuner.executors.local import PreforkedWorkers, forks
+from tuner.history import results
+from tuner.history.counts import counts, planned
+from tuner.history.fold import History, TrialHistory
 from tuner.home import private
 from tuner.ledger import Ledger, study_folder
-from tuner.progress import Now, PlainProgress, Progress, Tracking
 from tuner.search import Search
-from tuner.signals import Signals
-from tuner.sizes import Sizes
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
+from tuner.study import code_versions, finish
+from tuner.study import preflight as planning
+from tuner.study import workers as staff
+from tuner.study.cohorts import Grouping, device_of
 from tuner.study.log import StudyLog
+from tuner.study.loop import Driver, Terms
 from tuner.study.opening import as_written, check_extends, check_same, open_study, remember_extension
+from tuner.study.signals import Signals
+from tuner.terminal.progress import Now, PlainProgress, Progress, Tracking
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
+from tuner.workloads.network_size import Sizes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,19 +101,19 @@ def launch(
     folder = study_folder(home, spec.study)
     plan = planning.plan(spec, dataset := planning.load(spec))
     copied = forking and spec.run.executor == "local" and forks(device_of(spec))
-    crew = Crew((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
+    crew = PreforkedWorkers((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
     # The crew first: a copy must not hold a lock.
     opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)
-    with crew, staff.reached(spec, folder), opened() as ledger, ledger.lock():
+    with crew, staff.connect_early(spec, folder), opened() as ledger, ledger.lock():
         history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
-            keeping.clear(folder, history, progress.message)
+            migrate.clear(folder, history, progress.message)
         spec = remember_extension(spec, history, progress.message)
         log = StudyLog(ledger, history)
         open_study(spec, dataset, log, progress, accept_code=accept_code)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
-            winner.mend(spec, dataset, log, progress)
+            finish.restore_champion(spec, dataset, log, progress)
             crew.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
             with Writer(folder, home, spec.store, standby=standby) as writer:  # an earlier launch may have died before
                 tracked = writer.drain(progress, patient=True)
@@ -118,14 +122,14 @@ def launch(
         resuming = [counts(history, folder).resuming()] if history.trials else []
         with (
             Signals(ledger.asked_to_stop) as signals,
-            winner.preparing(),
+            finish.preparing(),
             Writer(folder, home, spec.store, standby=standby) as writer,
         ):
             try:
                 progress.start([*plan.lines(), *resuming])
                 number = _drive(spec, dataset, log, progress, signals, writer, crew, workers)
                 if number is None:
-                    winner.crown(spec, dataset, log, progress)
+                    finish.finish_study(spec, dataset, log, progress)
             finally:
                 progress.stop()
             tracked = writer.drain(
@@ -190,7 +194,7 @@ def _drive(
     progress: Progress,
     signals: Signals,
     writer: Writer,
-    crew: Crew,
+    crew: PreforkedWorkers,
     workers: int | None,
 ) -> int | None:
     """Run the loop; the number of the signal that ended it, None where every trial has ended."""
@@ -200,7 +204,7 @@ def _drive(
 
     def tick(count: int) -> Now:
         if history.epochs_ended:
-            winner.prepare()  # while workers train, not after them
+            finish.prepare()  # while workers train, not after them
         return Now(trials=limit, workers=count, tracking=writer.said)
 
     def take_up(group: Callable[[Sequence[Trial], int], list[Cohort]]) -> None:
@@ -211,15 +215,15 @@ def _drive(
         if _tuned()(spec, dataset, log, search, progress, tick, signals.pending, workers):
             return None
         return _interrupted(log, signals)
-    with staff.HIRED[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
-        storage = keeping.address(spec.run.storage, spec.study, history.study_id)
-        kept = keeping.place(log.ledger.folder, storage)
+    with staff.EXECUTORS[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
+        storage = migrate.address(spec.run.storage, spec.study, history.study_id)
+        kept = migrate.place(log.ledger.folder, storage)
         device, say = device_of(spec), progress.message
         grouping = Grouping(spec, dataset, log.ledger.folder, device, count, search.rungs, say, storage)
         take_up(grouping.group)
         with contextlib.closing(begin(grouping, dataset)) as executor:
             known = Sizes(spec, dataset.signature)
-            split = partial(keeping.split, kept)
+            split = partial(migrate.split, kept)
             for cohort in history.cohorts.values():
                 if not cohort.company:
                     grouping.apart(cohort.structure)

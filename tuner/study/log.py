@@ -25,7 +25,7 @@ from tuner.events import (
     Tested,
     Trial,
 )
-from tuner.history import History
+from tuner.history.fold import History
 from tuner.ledger import Ledger
 
 

@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 
-from tuner import code_versions, keeping, models
+from tuner import models
+from tuner.checkpoints import migrate
 from tuner.data.dataset import Dataset
 from tuner.errors import StudyChanged
 from tuner.events import Created, Event, Extended, Opened
-from tuner.grouping import device_of
-from tuner.history import History
-from tuner.progress import Progress
+from tuner.history.fold import History
 from tuner.spec import StudySpec
+from tuner.study import code_versions
+from tuner.study.cohorts import device_of
 from tuner.study.log import StudyLog
-from tuner.training import products
+from tuner.terminal.progress import Progress
+from tuner.training.replay import blas
 
 
 def remember_extension(spec: StudySpec, history: History, say: Callable[[str], None]) -> StudySpec:
@@ -64,13 +66,13 @@ def open_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progr
     more = first is not None or not history.completed
     network, version = check_same(spec, dataset, history, accept_code=accept_code, more=more)
     machine = _machine(spec, history, progress)
-    storage = keeping.address(spec.run.storage, spec.study, number)
+    storage = migrate.address(spec.run.storage, spec.study, number)
     changed = (network or "") if version else ""
     opened = Opened(socket.gethostname(), os.getpid(), spec.store, machine, storage, changed)
     if more:
         if history.digest not in ("", spec.digest) and any(trial.tested for trial in history.trials.values()):
             progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
-        keeping.begin(log.ledger.folder, storage, spec.study, history, progress.message)
+        migrate.begin(log.ledger.folder, storage, spec.study, history, progress.message)
         ended = code_versions.left_behind(history, progress.message) if version else []
         log.append([*([first] if first else []), opened, *ended])
 
@@ -105,7 +107,7 @@ def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str,
     machine = {
         "device": device_of(spec),
         "torch": torch.__version__,
-        "matrix products": products.numpys() or "torch's own",
+        "matrix products": blas.numpys() or "torch's own",
         "python": platform.python_version(),
     }
     for name, before in history.machine.items():

@@ -29,8 +29,8 @@ from tuner.errors import InputError, StudyMissing, TunerError
 from tuner.home import EMBEDDED, embedded, private
 from tuner.ledger import Ledger, study_folder
 from tuner.tracking import in_the_way, rest
-from tuner.tracking.page import TRIALS, VIEW, VIEW_TAG
 from tuner.tracking.relocation import relocate
+from tuner.tracking.shared_view import TRIALS, VIEW, VIEW_TAG
 from tuner.tracking.standby import FOLLOW
 
 OFF = "off"
@@ -69,7 +69,7 @@ def sqlite_path(uri: str) -> Path:
 
 
 def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
-    """The command line of the process that writes the study in `folder` to MLflow; see `tuner.tracking.follow`."""
+    """The command line of the process that writes the study in `folder` to MLflow; see `tuner.tracking.process`."""
     line = [*FOLLOW, str(folder), "--uri", uri, "--patience", str(patience)]
     return line + (["--artifacts", artifacts] if artifacts else []) + (["--once"] if once else [])
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from tuner.errors import TunerError
 from tuner.tracking.dashboard import SQLITE, sqlite_path
-from tuner.tracking.follow import SETTINGS
 from tuner.tracking.in_the_way import LOCK
-from tuner.tracking.store import close, connect
-from tuner.tracking.tracker import explain
+from tuner.tracking.process import SETTINGS
+from tuner.tracking.sqlite_store import close, connect
+from tuner.tracking.sync import explain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-FOLLOW = (sys.executable, "-P", "-m", "tuner.tracking.follow")  # the process's command, before its arguments
+FOLLOW = (sys.executable, "-P", "-m", "tuner.tracking.process")  # the process's command, before its arguments
 _NICE = 10  # from its first import on: training comes first
 
 

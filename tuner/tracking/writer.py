@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from tuner.home import private
-from tuner.progress import Progress, Tracking
+from tuner.terminal.progress import Progress, Tracking
 from tuner.tracking.dashboard import OFF, command, uri_of
 from tuner.tracking.standby import FOLLOW, Standby
 

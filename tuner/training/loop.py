@@ -22,21 +22,22 @@ import torch
 from torch import Tensor, nn
 
 from tuner import models
+from tuner.checkpoints import format as checkpoint
 from tuner.data import augmentation, batches
 from tuner.errors import CheckpointCorrupt, first_line, out_of_memory, told
 from tuner.models import layers, stateless
 from tuner.models.interface import LANGUAGE
 from tuner.seeds import derive
-from tuner.training import attributes, checkpoint, losses
+from tuner.training import attributes, losses
 from tuner.training.cohort import Stack
-from tuner.training.fusing import singular
+from tuner.training.fusibility import singular
 from tuner.training.losses import loss_of, of_one
 from tuner.training.metrics import Account, account
 from tuner.training.optimizers import Optimizer, rank
-from tuner.training.program import Programs
+from tuner.training.replay.tape import Programs
 from tuner.training.seeding import seed, seeded
 from tuner.training.single import Losses, Single, SingleOptimizer
-from tuner.training.standard import Standard
+from tuner.training.target_scaling import Standard
 from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
 
 EVALUATION_BATCH = 512  # examples; a constant, because another size would round sums differently
@@ -392,9 +393,8 @@ class Training:
             if step:  # in the middle of an epoch, in the modes that it had come to
                 self.stack.told(training=True)
         self.best = {name: value.to(self.device) for name, value in parts["best"].items()}
-        rows = parts["rows"]
-        self.best_value, self.best_epoch = rows["best_value"], rows["best_epoch"]
-        self.loss_sum = rows["loss_sum"].to(self.device)
-        self.diverged_at = rows["diverged_at"].to(self.device)
+        self.best_value, self.best_epoch = parts["rows"]["best_value"], parts["rows"]["best_epoch"]
+        self.loss_sum = parts["rows"]["loss_sum"].to(self.device)
+        self.diverged_at = parts["rows"]["diverged_at"].to(self.device)
         self.epoch, self.step = epoch, step
         self._settle()

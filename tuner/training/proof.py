@@ -21,7 +21,7 @@ from tuner.data import augmentation
 from tuner.errors import out_of_memory, told
 from tuner.seeds import derive
 from tuner.training import attributes
-from tuner.training.fusing import EXAMPLES, unsteady
+from tuner.training.fusibility import EXAMPLES, unsteady
 from tuner.training.loop import Training
 from tuner.training.seeding import seeded
 from tuner.training.task import Arrays, Epoch, Row, Task

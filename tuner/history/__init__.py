@@ -1,0 +1,1 @@
+"""What a study's events tell: trials, curves, counts and tables."""

@@ -1,0 +1,1 @@
+"""What a trial of a study is: a network that Tuner trains."""
