@@ -104,7 +104,7 @@ class CNN(nn.Module):
         kernel: Annotated[int, Setting("side of the convolution's window, odd", low=1, high=31)] = 3,
         activation: Activation = "relu",
         norm: Norm = "none",
-        readout: Annotated[str, Setting("how the places become one vector", choices=tuple(_READOUTS))] = "flatten",
+        readout: Annotated[str, Setting("pooling", choices=tuple(_READOUTS))] = "flatten",
         embedding: Embedded = 32,
         dropout: DropoutRate = 0.0,
     ) -> None:

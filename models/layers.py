@@ -336,7 +336,7 @@ NORMS = tuple(_NORMS)
 
 Activation = Annotated[str, Setting("the nonlinearity", choices=ACTIVATIONS)]
 Norm = Annotated[str, Setting("normalisation before each nonlinearity", choices=NORMS)]
-DropoutRate = Annotated[float, Setting("share of units silenced per step", low=0.0, below=1.0, fusible=True)]
+DropoutRate = Annotated[float, Setting("dropout probability", low=0.0, below=1.0, fusible=True)]
 
 
 def nonlinearity(name: str) -> nn.Module:

@@ -17,10 +17,10 @@ from tuner.models import layers
 from tuner.models.interface import LANGUAGE, PADDING, TEXT, Setting, Signature
 
 READOUTS = ("mean", "last", "attention")
-ReadoutName = Annotated[str, Setting("how the steps become one vector", choices=READOUTS)]
+ReadoutName = Annotated[str, Setting("pooling", choices=READOUTS)]
 STEP_NORMS = ("none", "layer")
 StepNorm = Annotated[str, Setting("normalisation of every step's vector", choices=STEP_NORMS)]
-Embedded = Annotated[int, Setting("text: numbers that stand for one token", low=1, high=65_536)]
+Embedded = Annotated[int, Setting("text: embedding size", low=1, high=65_536)]
 
 HIDDEN = -1e9  # a score whose softmax is 0 and, where every score has it, no NaN
 

@@ -169,7 +169,7 @@ def _content(path: Path) -> bytes:
         remedy = suggest(path.name, names) or (
             "; give the path of an existing file" if folder.is_dir() else f"; there is no folder {folder} either"
         )
-        raise ValueError(f"expected a file, got a path where nothing is{remedy}")
+        raise ValueError(f"file not found{remedy}")
     if not path.is_file():
         kind = "a directory" if path.is_dir() else "something that is not a plain file"
         inside = sorted(path.glob("*.y*ml"))[:5] if path.is_dir() else []

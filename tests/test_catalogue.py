@@ -94,7 +94,7 @@ def test_a_model_tells_its_hyperparameters_with_defaults_ranges_and_help(tuner: 
         "default": "0",
         "range": "from 0, below 1",
         "fusible": True,
-        "help": "share of units silenced per step",
+        "help": "dropout probability",
     }
 
 

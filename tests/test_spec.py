@@ -124,9 +124,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     ),
     "yes for a number": (
         [("{family: mlp}", "{family: mlp, dropout: yes}")],
-        [
-            "4:22: model.dropout: expected a number of at least 0 and below 1 (share of units silenced per step), got the text 'yes'"
-        ],
+        ["4:22: model.dropout: expected a number of at least 0 and below 1 (dropout probability), got the text 'yes'"],
     ),
     "yes for true": (
         [("{epochs: 9}", "{nesterov: yes}")],
@@ -433,7 +431,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a range beyond the rule": (
         [(WIDTH, "dropout: {type: float, low: 0, high: 1}")],
         [
-            "9:36: search.space.dropout.high: expected a number of at least 0 and below 1 (share of units silenced per step), got the number 1"
+            "9:36: search.space.dropout.high: expected a number of at least 0 and below 1 (dropout probability), got the number 1"
         ],
     ),
     "a float range for an integer": (
@@ -627,7 +625,7 @@ def test_bad_input_ends_the_program_with_2() -> None:
 def test_a_missing_file_is_answered_with_a_near_name(tmp_path: Path) -> None:
     written(tmp_path)
     (line,) = problems(tmp_path / "stdy.yaml")
-    assert line == "1:1: expected a file, got a path where nothing is; did you mean 'study.yaml'?"
+    assert line == "1:1: file not found; did you mean 'study.yaml'?"
     (line,) = problems(tmp_path)
     assert line.startswith("1:1: expected a file, got a directory; name a file in it")
 

@@ -1,4 +1,4 @@
-"""What there is to choose from: search spaces, networks, data, samplers and pruners, each with its line of help.
+"""Reference lists: search spaces, networks, data, samplers and pruners, each with its line of help.
 
 Reads the registries that the rest of Tuner uses (`search_spaces`, `models.FAMILIES`, `tuner.data.built_in.BUILT_IN`,
 the sections of the study file) and says nothing that does not stand there, so that an addition appears by itself.

@@ -49,7 +49,9 @@ def generate(
     study: StudyName,
     *,
     prompt: Annotated[str, typer.Option(help="What to go on from.", show_default=False)],
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest; 1: as it learnt; more: wilder.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 is greedy, 1 the model's distribution, higher is more random.")
+    ] = 1.0,
     length: Annotated[int, typer.Option(min=0, help="Characters to write.")] = 500,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
     home: Home = DEFAULT_HOME,

@@ -249,7 +249,7 @@ seed: {SEED}  # of everything random: the split, the batches, the sampler, the w
 data:
   source: {_scalar(_relative(str(wish.data), file.parent))}{target}
   validation: 0.2  # share of the rows that trials are compared on
-  test: 0.2  # share put away until the search is over, opened once for the winner
+  test: 0.2  # held-out test share, scored once for the best trial
 model:
   family: {_scalar(_relative(family, file.parent))}  # {about}; fix here what is not searched{model}
 train:

@@ -1,4 +1,4 @@
-"""A data set ready for training: normalised splits, the test rows shut away until the search is over.
+"""A data set ready for training: normalised splits, held-out test rows until the search is over.
 
 Joins sources, splits and preprocessing. Must never know trials or search, nor open the test rows
 for anybody who does not call `open_test`.
@@ -132,7 +132,7 @@ def load(
 
 
 def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
-    """Everything fitted on the training rows, and the test rows shut away."""
+    """Everything fitted on the training rows, and held-out test rows."""
     classes = raw.targets.classes
     preprocess = Preprocess.fit(
         raw.inputs,

@@ -243,7 +243,7 @@ class Asha(_Section):
     min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
     """the first rung; the next are at `reduction` times as many epochs each"""
     reduction: Annotated[int, Field(ge=2, le=100_000)] = 3
-    """one in so many goes on"""
+    """reduction factor: keeps 1 of N per rung"""
 
 
 class Hyperband(_Section):
@@ -254,7 +254,7 @@ class Hyperband(_Section):
     min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
     """the first rung of the first bracket; the next bracket's is `reduction` times as late"""
     reduction: Annotated[int, Field(ge=2, le=100_000)] = 3
-    """one in so many goes on"""
+    """reduction factor: keeps 1 of N per rung"""
 
 
 class Patient(_Section):

@@ -29,7 +29,8 @@ _MAP = "_MODULES_TO_PACKAGES"  # MLflow's own, None until it is made
 _LONGEST = 5_000  # characters of a version's description, as MLflow's table has it
 _NEEDS = ("torch", "safetensors", "numpy", "pandas")
 _ABOUT = (
-    "The best network of the study **{name}**, a version for each time that it changed. To load the last one:\n\n"
+    "The best network of the study **{name}**, a new version each time the best model changes. "
+    "To load the last one:\n\n"
     '```python\nmlflow.pyfunc.load_model("models:/{name}@{alias}").predict(data)\n```'
 )
 
