@@ -23,6 +23,7 @@ from tuner.search_spaces.document import parse
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()  # goes on from there
 BIN = Path(sys.executable).parent
 WAITS = {"ui"}  # commands that run until Ctrl-C
 AWAY = "--cluster"  # asks a cluster that is not here: tests/compose runs these
@@ -40,7 +41,9 @@ class Block:
         return found.group(1) if found else None
 
 
-BLOCKS = [Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)]
+BLOCKS = [
+    Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT + COMMAND_LINE, re.MULTILINE | re.DOTALL)
+]
 FILES = {block.name: block.text for block in BLOCKS if block.name}
 FILES["customers.csv"] = next(block.text for block in BLOCKS if block.language == "csv")
 COMMANDS = [
@@ -221,6 +224,7 @@ def test_a_speed_stands_in_the_readme_only_beside_the_script_that_measured_it() 
     before, _, rest = prose.partition("## How fast\n")
     section, _, after = rest.partition("\n## ")
     assert re.findall(r"\d[\d.,]*\s*(?:%|×|x faster|times|seconds|minutes|ms\b)", before + after) == []
+    assert TEXT.count("\n") <= 150
     _, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
     named = [re.findall(r"`(\w+\.py)", row) for row in rows]
     assert all(len(scripts) == 1 and (ROOT / "benchmarks" / scripts[0]).is_file() for scripts in named), rows
