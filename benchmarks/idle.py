@@ -24,7 +24,6 @@ from typing import Any, TextIO, cast
 import psutil
 from reference import SPACE
 
-from tuner import study
 from tuner.checkpoints import migrate
 from tuner.checkpoints.store import Folder
 from tuner.events import Created, Opened
@@ -32,7 +31,7 @@ from tuner.executors.protocol import Answer, Done, Ended, Message, Report, Start
 from tuner.history.fold import History
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
-from tuner.study import preflight
+from tuner.study import launch, preflight
 from tuner.study.cohorts import Grouping
 from tuner.study.log import StudyLog
 from tuner.study.loop import Driver, Terms
@@ -190,7 +189,7 @@ def drive(
         data = {"name": "digits", "digest": "", "split": "", "rows": dataset.rows, "signature": {}}
         ledger.append([Created(**body, data=data), Opened(host="here", pid=1)])
         history, clock = ledger.history(), Clock()
-        search = study._search(wanted, history)
+        search = launch._search(wanted, history)
         grouping = Grouping(wanted, dataset, folder, "cpu", workers, search.rungs, print)
         executor = begin(grouping, dataset) if begin else Idle(workers)
         group, work = clock.around("group", grouping.group), clock.around("work", grouping.work)
