@@ -376,8 +376,9 @@ def test_a_part_is_charged_with_what_is_spent_in_it_and_in_no_part_inside_it(
 def test_a_small_study_is_taken_apart_to_the_last_process(tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "parts.py"), "--trials", "8", "--epochs", "2", "--repeats", "1"]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "parts.json")], capture_output=True, text=True, check=True, timeout=PATIENCE
+        [*command, "--out", str(tmp_path / "parts.json")], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
+    assert done.returncode == 0, done.stdout + done.stderr
     (run,) = json.loads((tmp_path / "parts.json").read_text())["runs"]
     assert {name for name, parts in run["parts"].items() if sum(parts.values()) > 0} == {
         "driver",
