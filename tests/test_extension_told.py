@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.test_code_versions import write
 from tests.test_mirror import mirror_of
 from tests.test_study import Silent, launch
 from tuner.errors import StudyChanged
-from tuner.events import Completed
+from tuner.events import Completed, Event
 from tuner.home import LEDGER
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
@@ -32,6 +33,20 @@ def test_a_dry_run_of_an_extension_counts_the_trials_that_it_adds(tmp_path: Path
     assert (study_folder(home, "small") / LEDGER).read_bytes() == before
     _, text = launch(tmp_path, content, trials=5)
     assert counted in text
+
+
+def test_a_progress_is_told_what_trials_do_and_not_how_a_study_is_taken_up(tmp_path: Path) -> None:
+    class Recorded(Silent):
+        def update(self, history: object, fresh: Sequence[Event], now: object) -> None:
+            self.lines += [event.kind for event in fresh]
+
+    for trials in (2, 3):
+        heard = Recorded()
+        content = studies.study(search={"trials": 2, "sampler": {"kind": "random"}}, train={"epochs": 1})
+        start(studies.write(tmp_path, content), home=tmp_path / "home", trials=trials, progress=heard)
+        assert not {"created", "opened", "extended"} & set(heard.lines)
+        assert heard.lines.count("asked") == heard.lines.count("finished") == (2 if trials == 2 else 1)
+        assert heard.lines[-1] == "completed"
 
 
 def test_a_refused_extension_says_nothing_of_test_scores(tmp_path: Path) -> None:

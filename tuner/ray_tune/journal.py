@@ -117,9 +117,9 @@ class Journal(tune.Callback):
     @contextmanager
     def _told(self) -> Iterator[None]:
         """What is written inside is on the disk at the end, and then people are told."""
-        with self._log.together():
+        with self._log.together() as stored:
             yield
-        self._progress.update(self._history, self._log.fresh(), self._tick())
+        self._progress.update(self._history, stored, self._tick())
 
     # --- what Tune tells --------------------------------------------------------------------------
 

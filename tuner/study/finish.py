@@ -77,15 +77,17 @@ def finish_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Pro
     """Test and export the best trial, once, and close the study; "failed" where no trial completed."""
     history, folder = log.history, log.ledger.folder
     best = leader(history)
+    tested = None
     if best is None:
         message = f"none of {len(history.trials)} trials completed"
         progress.message(message)
-        log.completed(message)
     else:
+        message = f"best is trial {best.number}"
         tested = _finish(spec, dataset, folder, history, best, progress) if best.tested is None else None
-        log.completed(f"best is trial {best.number}", winner=best.number, tested=tested)
+    with log.together() as stored:
+        log.completed(message, winner=None if best is None else best.number, tested=tested)
     migrate.clear(folder, history, progress.message)
-    progress.update(history, log.fresh(), Now(trials=len(history.trials)))
+    progress.update(history, stored, Now(trials=len(history.trials)))
 
 
 def restore_champion(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) -> None:

@@ -34,26 +34,30 @@ class StudyLog:
 
     def __init__(self, ledger: Ledger, history: History) -> None:
         self.ledger, self.history = ledger, history
-        self._fresh: list[Event] = []
+        self._inside: list[Event] | None = None  # what the transaction that is open has stored
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Store all of them or none, and fold them in. Returns what was stored; see `Ledger.append`."""
         stored = self.ledger.append(events)
         for event in stored:
             self.history.apply(event)
-        self._fresh += stored
+        if self._inside is not None:
+            self._inside += stored
         return stored
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Everything that is written inside is one transaction: on the disk at the end."""
-        with self.ledger.together():
-            yield
+    def together(self) -> Iterator[list[Event]]:
+        """Everything that is written inside is one transaction: on the disk at the end.
 
-    def fresh(self) -> list[Event]:
-        """What was stored since this was last asked: to be shown once it is on the disk."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
+        Gives a list of what is stored inside, to be shown then.
+        """
+        stored: list[Event] = []
+        self._inside = stored
+        try:
+            with self.ledger.together():
+                yield stored
+        finally:
+            self._inside = None
 
     # --- a trial's life ---------------------------------------------------------------------------
 

@@ -131,9 +131,9 @@ class Driver:
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """What is stored inside is on the disk at the end, and then workers and people are told."""
-        with self._log.together():
+        with self._log.together() as stored:
             yield
-        self._progress.update(self._history, self._log.fresh(), {**self._tick(), "within": self._within})
+        self._progress.update(self._history, stored, {**self._tick(), "within": self._within})
         words, self._words = self._words, []
         for say in words:
             say()

@@ -70,7 +70,7 @@ class Training:
         self._foreign = task.family not in models.FAMILIES
         self._recorded = recorded and not self._foreign
         self._single = self._foreign and not task.company
-        self._only_torch = models.only_torch(task.family, Path(task.folder))
+        self._only_torch = self._single and models.only_torch(task.family, Path(task.folder))
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
         config = self.rows[0].config
         self.steps = batches.steps(len(arrays.train_inputs), config.batch_size, drop_last=config.drop_last)
