@@ -149,9 +149,12 @@ def read(path: Path) -> Document:
     file = str(path)
     try:
         content = _content(path)
+    except _Unfit as error:
+        raise DocumentError([Problem(shorten(file, 200), 1, 1, "", str(error))]) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise DocumentError([Problem(shorten(file, 200), 1, 1, "", reason)]) from None
+        message = f"expected a file that can be read, got the error '{reason}'; check the path"
+        raise DocumentError([Problem(shorten(file, 200), 1, 1, "", message)]) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -162,23 +165,27 @@ def read(path: Path) -> Document:
     return parse(text, file)
 
 
+class _Unfit(Exception):
+    """A path that is no study file, in words for people."""
+
+
 def _content(path: Path) -> bytes:
     if not path.exists():
         folder = path.parent
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         remedy = suggest(path.name, names) or (
-            "; give the path of an existing file" if folder.is_dir() else f"; there is no folder {folder} either"
+            "; check the path" if folder.is_dir() else f"; there is no folder {folder} either"
         )
-        raise ValueError(f"file not found{remedy}")
+        raise _Unfit(f"expected the path of a file, found nothing there{remedy}")
     if not path.is_file():
         kind = "a directory" if path.is_dir() else "something that is not a plain file"
         inside = sorted(path.glob("*.y*ml"))[:5] if path.is_dir() else []
         remedy = f"name a file in it, such as {', '.join(map(str, inside))}" if inside else "name a YAML file"
-        raise ValueError(f"expected a file, got {kind}; {remedy}")
+        raise _Unfit(f"expected a file, got {kind}; {remedy}")
     with path.open("rb") as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise ValueError(
+        raise _Unfit(
             f"expected at most {MOST_BYTES // 1_000_000} MB, got {path.stat().st_size / 1e6:.1f} MB; "
             "is this a data file? Data are named in the study file under data.source"
         )

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from tests.postgres import Server
 
 
-# No example is late on a slow machine.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+# No example is late on a slow machine, and every run tries the same ones: what fails is what the change did.
+# HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("same"), derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Ray's workers else come last on a busy machine, thirty times slower.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it

@@ -427,13 +427,13 @@ def test_an_included_file_that_is_no_yaml_is_told_with_its_own_position(tmp_path
     ("written", "path", "fragment"),
     [
         ("cnnn", (), "did you mean 'cnn'?"),
-        ("./nothing.yaml", (), "file not found"),
+        ("./nothing.yaml", (), "expected the path of a file, found nothing there"),
         (3, (), "name or a mapping of parameters, got the integer 3"),
         ({"include": "optimzer"}, ("include",), "did you mean 'optimizer'?"),
         ({"include": ["mlp", 3]}, ("include", 1), "got the integer 3"),
         ({"include": None}, ("include",), "got null"),
         ({"include": {"mlp": 1}}, ("include",), "got a mapping"),
-        ({"include": ["./absent.yaml"]}, ("include", 0), "file not found"),
+        ({"include": ["./absent.yaml"]}, ("include", 0), "expected the path of a file, found nothing there"),
         ({"include": "mlp", "widht": None}, ("widht",), "did you mean 'width'?"),
     ],
 )

@@ -625,7 +625,7 @@ def test_bad_input_ends_the_program_with_2() -> None:
 def test_a_missing_file_is_answered_with_a_near_name(tmp_path: Path) -> None:
     written(tmp_path)
     (line,) = problems(tmp_path / "stdy.yaml")
-    assert line == "1:1: file not found; did you mean 'study.yaml'?"
+    assert line == "1:1: expected the path of a file, found nothing there; did you mean 'study.yaml'?"
     (line,) = problems(tmp_path)
     assert line.startswith("1:1: expected a file, got a directory; name a file in it")
 
