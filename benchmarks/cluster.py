@@ -78,7 +78,7 @@ def spec(trials: int, cohort: int, workers: int) -> Any:
     )
 
 
-def nothing(worker: Any, work: Any) -> None:
+def nothing(worker: Any, job: Any) -> None:
     """What `Worker.train` does where the training takes no time: the same words, the same files."""
     import torch
     from idle import life
@@ -86,11 +86,9 @@ def nothing(worker: Any, work: Any) -> None:
     from tuner.executors.protocol import Ended
 
     weights = {"0.weight": torch.zeros(16, 64), "1.weight": torch.zeros(10, 16)}
-    for message in life(work):
+    for message in life(job):
         if isinstance(message, Ended):
-            worker.store.save_weights(
-                work.task.cohort, work.attempt, message.trial, {"weights": weights}, lambda _: None
-            )
+            worker.store.save_weights(job.cohort, job.attempt, message.trial, {"weights": weights}, lambda _: None)
         worker.channel.send(message)
 
 
@@ -99,10 +97,10 @@ def drive(given: argparse.Namespace) -> None:
     import idle
     import ray
 
-    from tuner.data.dataset import Dataset
     from tuner.executors import ray_cluster, worker
     from tuner.executors.protocol import Executor
-    from tuner.study.cohorts import Grouping
+    from tuner.study.session import StudySession
+    from tuner.study.workers import setup_of
 
     class Idler(ray_cluster.TunerWorker):
         def _work(self, fetch: Callable[[], Any]) -> None:
@@ -114,9 +112,9 @@ def drive(given: argparse.Namespace) -> None:
     executors: list[ray_cluster.RayExecutor] = []
     clock = idle.Clock()
 
-    def begin(grouping: Grouping, dataset: Dataset) -> Executor:
-        needs = ray_cluster.Needs(1.0)
-        executor = ray_cluster.RayExecutor(grouping.setup(0), given.workers, needs, dataset.without_test(), {})
+    def begin(session: StudySession) -> Executor:
+        needs, shared = ray_cluster.Needs(1.0), session.workload.travels()
+        executor = ray_cluster.RayExecutor(setup_of(session, "cpu"), given.workers, needs, shared, {})
         executors.append(executor)
         while not all(slot.ready for slot in executor._slots):
             executor.receive(0.1)

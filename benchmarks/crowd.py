@@ -24,7 +24,8 @@ from typing import Any
 from idle import Life, life
 
 from tuner.executors.local import LocalExecutor, _Slot
-from tuner.executors.protocol import Answer, Ready, Report, Setup, Work
+from tuner.executors.protocol import Answer, Ready, Report
+from tuner.workloads.base import Job, Setup
 
 
 class Crowd(LocalExecutor):
@@ -73,7 +74,7 @@ class Workers:
             line.send(Ready(number))
 
     def heed(self, number: int, word: object) -> None:
-        if isinstance(word, Work):
+        if isinstance(word, Job):
             self._lives[number] = life(word)
             self._go_on(number, None)
         elif isinstance(word, Answer):

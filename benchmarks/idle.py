@@ -17,27 +17,28 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import psutil
 from reference import SPACE
 
-from tuner.checkpoints import migrate
 from tuner.checkpoints.store import Folder
 from tuner.events import Created, Opened
-from tuner.executors.protocol import Answer, Done, Ended, Message, Report, Started, Work
+from tuner.executors.protocol import Answer, Done, Ended, Executor, Message, Report, Started
 from tuner.history.fold import History
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
-from tuner.study import launch, preflight
-from tuner.study.cohorts import Grouping
+from tuner.study import launch
 from tuner.study.log import StudyLog
-from tuner.study.loop import Driver, Terms
-from tuner.study.workers import Begin
+from tuner.study.loop import Driver
+from tuner.study.session import StudySession
+from tuner.study.startup import ImportAhead
 from tuner.terminal.progress import Now, PlainProgress
-from tuner.workloads.network_size import Sizes
+from tuner.workloads.base import Job
+from tuner.workloads.network.workload import NetworkWorkload
+
+Begin = Callable[[StudySession], Executor]
 
 METRIC = "val/accuracy"
 MARKS = 20  # looks at the memory, evenly over the trials
@@ -115,8 +116,8 @@ class Idle:
     _live: dict[int, Life] = field(default_factory=dict)
     _due: dict[int, Answer | None] = field(default_factory=dict)  # what to send next; absent while one waits
 
-    def submit(self, work: Work) -> None:
-        self._live[work.task.cohort], self._due[work.task.cohort] = life(work), None
+    def submit(self, job: Job) -> None:
+        self._live[job.cohort], self._due[job.cohort] = life(job), None
 
     def receive(self, timeout: float) -> Sequence[Message]:  # noqa: ARG002 - the protocol's
         messages: list[Message] = []
@@ -141,10 +142,10 @@ class Idle:
     def close(self) -> None: ...
 
 
-def life(work: Work) -> Life:
+def life(job: Job) -> Life:
     """What a worker says of a cohort that needs no time."""
-    task, attempt = work.task, work.attempt
-    cohort, rows, epochs = task.cohort, {row.number: row for row in task.rows}, task.rows[0].config.epochs
+    task, cohort, attempt = job.payload, job.cohort, job.attempt
+    rows, epochs = {row.number: row for row in task.rows}, task.rows[0].config.epochs
     yield Started(cohort, attempt, 0, 0)
     for epoch in range(1, epochs + 1):
         if not rows:
@@ -183,22 +184,19 @@ def drive(
 
     `watch` sees it grow. The workers are those that `begin` makes, where it is given; who made them closes them.
     """
-    dataset = preflight.load(wanted)
+    workload = NetworkWorkload(wanted)
     with Ledger.create(folder) as ledger, ledger.lock():
         body = {"spec": wanted.canonical(), "digest": wanted.digest, "text": "", "seed": wanted.seed, "id": "idle"}
-        data = {"name": "digits", "digest": "", "split": "", "rows": dataset.rows, "signature": {}}
+        data = {"name": "digits", "digest": "", "split": "", "rows": workload.dataset.rows, "signature": {}}
         ledger.append([Created(**body, data=data), Opened(host="here", pid=1)])
         history, clock = ledger.history(), Clock()
         search = launch._search(wanted, history)
-        grouping = Grouping(wanted, dataset, folder, "cpu", workers, search.rungs, print)
-        executor = begin(grouping, dataset) if begin else Idle(workers)
-        group, work = clock.around("group", grouping.group), clock.around("work", grouping.work)
         progress = PlainProgress(cast("TextIO", Nowhere()))
-        known: Any = clock.around("sizes", Sizes(wanted, dataset.signature))
-        split = partial(migrate.split, Folder(folder))
-        terms = Terms(wanted.search.trials, wanted.objectives, group, work, split, known)
+        session = StudySession(wanted, workload, StudyLog(ledger, history), progress, folder, ImportAhead())
+        executor = begin(session) if begin else Idle(workers)
+        cohorts = workload.cohorts(workers, (), print)
 
-        def tick() -> Now:
+        def now(_workers: int) -> Now:
             watch(history)
             return Now(trials=wanted.search.trials, workers=workers, tracking=None)
 
@@ -206,12 +204,13 @@ def drive(
             ("ask", search, "ask"), ("observe", search, "observe"), ("tell", search, "tell"),
             ("ledger", ledger, "append"), ("progress", progress, "update"),
             ("worker", executor, "receive"),
+            ("group", cohorts, "group"), ("work", workload, "payload"), ("sizes", workload, "known"),
         ]  # fmt: skip
         for name, owner, method in timed:
             setattr(owner, method, clock.around(name, getattr(owner, method)))
         ledger.together = clock.outside("commit", ledger.together)  # type: ignore[method-assign]
         begun = time.perf_counter()
-        driver = Driver(terms, StudyLog(ledger, history), search, executor, progress, tick)
+        driver = Driver(session, search, executor, cohorts, Folder(folder), now)
         if not driver.run(lambda: False):
             raise RuntimeError("the study loop stopped before its last trial ended")
         total = time.perf_counter() - begun - clock.seconds.pop("worker")

@@ -31,18 +31,19 @@ def train(size: int) -> int:
     from idle import spec
 
     from tuner.events import Trial
-    from tuner.executors.protocol import Message, Setup, Work
+    from tuner.executors.protocol import Message
     from tuner.executors.worker import Worker
-    from tuner.study import preflight
-    from tuner.study.cohorts import Grouping
+    from tuner.workloads.base import Job, Setup
+    from tuner.workloads.network.tasks import task
+    from tuner.workloads.network.workload import NetworkWorkload
 
     wanted = spec("random", size, 2)
     params = {"learning_rate": 0.01, "batch_size": 64, "depth": 2, "width": 64, "dropout": 0.1, "optimizer": "adam"}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        grouping = Grouping(wanted, preflight.load(wanted), folder, "cpu", 1, lambda _: set(), print)
+        workload = NetworkWorkload(wanted)
         trials = [Trial(number, {**params, "learning_rate": 0.01 + number * 1e-5}, number) for number in range(size)]
-        setup: Setup = grouping.setup(0)
+        setup = Setup(workload.kind, workload.setup(), place, "cpu", 1)
+        cohort = task(wanted, workload.dataset.signature, trials, company=True)
 
         class Silent:
             def send(self, message: Message) -> None: ...
@@ -53,7 +54,7 @@ def train(size: int) -> int:
             def waiting(self) -> bool:
                 return False
 
-        Worker(0, setup, Silent()).train(Work(grouping.task(0, trials, True), 1))
+        Worker(0, setup, Silent()).train(Job(0, tuple(range(size)), 1, cohort))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 

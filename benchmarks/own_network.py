@@ -25,7 +25,8 @@ from tuner.data import batches
 from tuner.models import Signature, build
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
-from tuner.training.task import Arrays, Epoch, Finished, Row, Task
+from tuner.training.task import Arrays, Row, Task
+from tuner.workloads.base import Epoch, Finished
 
 FAMILY = "own_net.py:Net"
 FOLDER = Path(__file__).parent
@@ -69,14 +70,14 @@ def ours(
     """Seconds of Tuner's loop for that many trials; checkpoints and weights go to the folder."""
     config = TrainConfig(epochs=epochs, batch_size=batch, optimizer="adam", learning_rate=0.01)
     members = tuple(Row(number, number, keywords, config) for number in range(rows))
-    task = Task(0, members, FAMILY, SIGNATURE, company, 0, "val/loss", False, folder=str(FOLDER))
+    task = Task(members, FAMILY, SIGNATURE, company, 0, "val/loss", False, folder=str(FOLDER))
     training = Training(task, data())
     began = time.perf_counter()
     for event in training.run():
         if folder is not None and isinstance(event, Epoch):
             checkpoint.save(folder / "state.pt", training.state())
         elif folder is not None and isinstance(event, Finished):
-            checkpoint.save(folder / "weights.pt", {"weights": event.weights}, generations=1)
+            checkpoint.save(folder / "weights.pt", event.kept, generations=1)
     return time.perf_counter() - began
 
 

@@ -96,15 +96,16 @@ class Parts:
 
 def watch_driver(parts: Parts) -> None:
     from tuner import ledger, search
-    from tuner.study import cohorts, finish
+    from tuner.study import finish
     from tuner.study.loop import Driver
+    from tuner.workloads.network.cohorts import NetworkCohorts
 
     for owner, method, name in (
         (Driver, "run", LOOP),
         (search.Search, "ask", "asking the sampler"),
         (search.Search, "tell", "telling the sampler"),
         (search.Search, "observe", "telling the sampler"),
-        (cohorts.Grouping, "group", "cohorts"),
+        (NetworkCohorts, "group", "cohorts"),
         (ledger.Ledger, "append", "ledger"),
         (finish, "finish_study", "the winner: test, export, example"),
     ):

@@ -61,11 +61,11 @@ def drive(load: Load, given: argparse.Namespace, folder: Path) -> dict[str, Any]
     import idle
     from crowd import Crowd
 
-    from tuner.data.dataset import Dataset
     from tuner.executors import local
     from tuner.executors.protocol import Executor
     from tuner.history.fold import History
-    from tuner.study.cohorts import Grouping
+    from tuner.study.session import StudySession
+    from tuner.study.workers import setup_of
 
     clock = idle.Clock({"waiting": 0.0})
     crowds: list[Crowd] = []
@@ -80,8 +80,8 @@ def drive(load: Load, given: argparse.Namespace, folder: Path) -> dict[str, Any]
         finally:
             clock.seconds["waiting"] += time.perf_counter() - wall - (time.thread_time() - busy)
 
-    def begin(grouping: Grouping, _dataset: Dataset) -> Executor:
-        crowd: Any = Crowd([grouping.setup(number) for number in range(given.workers)], load.paced * given.seconds)
+    def begin(session: StudySession) -> Executor:
+        crowd: Any = Crowd([setup_of(session, "cpu")] * given.workers, load.paced * given.seconds)
         crowds.append(crowd)
         crowd.gather()
         local.wait = waited

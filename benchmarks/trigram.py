@@ -18,7 +18,7 @@ from tuner.data import Dataset, Split
 from tuner.errors import TunerError
 from tuner.models.interface import LANGUAGE, PADDING
 from tuner.spec import StudySpec
-from tuner.study.preflight import load
+from tuner.workloads.network.plan import load
 
 MODELS = ("unigram", "bigram", "trigram")
 MOST_TOKENS = 400  # the trigram's table holds tokens³ float64

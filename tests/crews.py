@@ -29,12 +29,12 @@ from tuner.executors.protocol import (
     Notice,
     Ready,
     Report,
-    Setup,
     Trouble,
-    Work,
 )
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
+from tuner.workloads.base import Job, Setup
+from tuner.workloads.network.runner import NetworkSetup
 
 if TYPE_CHECKING:
     from tuner.checkpoints.remote import Storage
@@ -113,7 +113,7 @@ def begun(url: str) -> Storage:
 
 
 def setup(folder: Path, pinned: Any = None, storage: str = "") -> Setup:
-    return Setup({"source": SOURCE}, str(folder), "cpu", 1, pinned=pinned or {}, storage=storage)
+    return Setup("network", NetworkSetup({"source": SOURCE}, pinned or {}), str(folder), "cpu", 1, storage=storage)
 
 
 def rows(*rates: float, epochs: int = 4, first: int = 0) -> list[Row]:
@@ -123,14 +123,14 @@ def rows(*rates: float, epochs: int = 4, first: int = 0) -> list[Row]:
     ]  # type: ignore[arg-type]
 
 
-def work(cohort: int, rows: Sequence[Row], attempt: int = 1, family: str = "mlp", **other: Any) -> Work:
-    task = Task(cohort, tuple(rows), family, SIGNATURE, True, 1, "val/accuracy", True, **other)
-    return Work(task, attempt)
+def work(cohort: int, rows: Sequence[Row], attempt: int = 1, family: str = "mlp", **other: Any) -> Job:
+    task = Task(tuple(rows), family, SIGNATURE, True, 1, "val/accuracy", True, **other)
+    return Job(cohort, tuple(row.number for row in rows), attempt, task)
 
 
 def train(
     executor: Executor,
-    works: Sequence[Work],
+    works: Sequence[Job],
     verdict: Callable[[Report], set[int]] = lambda _: set(),
     watch: Callable[[Message], object] = lambda _: None,
 ) -> dict[int, list[Message]]:
@@ -138,7 +138,7 @@ def train(
     for one in works:
         executor.submit(one)
     said: dict[int, list[Message]] = defaultdict(list)
-    open_ = {one.task.cohort for one in works}
+    open_ = {one.cohort for one in works}
     deadline = time.monotonic() + PATIENCE
     while open_:
         assert time.monotonic() < deadline, dict(said)

@@ -32,8 +32,8 @@ import pytest
 from tests.servers import PATIENCE
 from tuner.executors import local
 from tuner.executors.local import LocalExecutor
-from tuner.executors.protocol import Setup
 from tuner.tracking import writer
+from tuner.workloads.base import Setup
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = [

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import PATIENCE
+from tuner.data.dataset import Dataset
 from tuner.history.fold import History
 from tuner.ledger import Ledger, study_folder
+from tuner.spec import StudySpec
+from tuner.study import preflight
+from tuner.workloads.network.plan import Plan
+from tuner.workloads.network.workload import NetworkWorkload
 
 SMALL: dict[str, Any] = {
     "study": "small",
@@ -34,6 +39,14 @@ SMALL: dict[str, Any] = {
     "run": {"workers": 1, "device": "cpu"},
     "tracking": {"mlflow": "off"},
 }
+
+
+def plan(spec: StudySpec, dataset: Dataset | None = None) -> Plan:
+    """What a study of networks will do; its data are read unless they are given. Raises SpecError."""
+    made = preflight.plan(spec, NetworkWorkload(spec, dataset))
+    assert isinstance(made, Plan)
+    return made
+
 
 # It stops nobody, and a worker waits after every epoch: whoever is killed then is in the middle of its work.
 WAITING = {"kind": "median", "startup": 1_000}

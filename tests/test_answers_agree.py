@@ -16,6 +16,7 @@ import pytest
 
 from tests import studies
 from tests.events import asked, reported
+from tests.studies import plan
 from tests.test_study import Silent
 from tuner import cli
 from tuner.errors import DataError, LedgerDamaged, LedgerError, SpecError, StudyChanged
@@ -26,9 +27,9 @@ from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
 from tuner.study import signals
 from tuner.study.launch import foreseen, launch
-from tuner.study.preflight import load, plan
 from tuner.terminal.progress import _Leader
 from tuner.terminal.tables import Output, print_rows
+from tuner.workloads.network.plan import load
 
 Answer = tuple[int, str, str]
 

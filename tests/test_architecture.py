@@ -75,7 +75,9 @@ ALLOWED = {
         "tuner.errors",
         "tuner.data.batches",
         "tuner.data.augmentation",
+        "tuner.workloads.base",
     },
+    "tuner.workloads.base": {"tuner.events", "tuner.history.fold"},
     "tuner.history.results": {"pandas", *VALUES},
 }
 

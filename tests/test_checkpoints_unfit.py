@@ -134,9 +134,11 @@ def test_training_begins_anew_where_both_are_of_no_use(
 
 def test_a_state_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     from tuner.training.loop import Training
+    from tuner.workloads.network.runner import NetworkTrainer
 
     worker, work = made(tmp_path, Line())
-    training = Training(work.task, worker.arrays)
+    assert isinstance(worker.trainer, NetworkTrainer)
+    training = Training(work.payload, worker.trainer.arrays)
     before = {name: value.clone() for name, value in training.stack.state().items()}
     state = {**training.state(), "epoch": "x"}
     with pytest.raises(CheckpointCorrupt, match="does not fit its trials"):

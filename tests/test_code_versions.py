@@ -124,8 +124,12 @@ def story(folder: Path) -> Story:
     return found
 
 
-def alone(trials: Any, first: int) -> list[Cohort]:
-    return [Cohort(number, (trial,), {}, False) for number, trial in enumerate(trials, first)]
+class Alone:
+    def group(self, trials: Any, first: int) -> list[Cohort]:
+        return [Cohort(number, (trial,), {}, False) for number, trial in enumerate(trials, first)]
+
+    def separate(self, _structure: Any) -> bool:
+        return False
 
 
 def test_who_had_begun_is_pruned_and_who_waited_begins_anew_in_cohorts_without_a_checkpoint(tmp_path: Path) -> None:
@@ -136,12 +140,12 @@ def test_who_had_begun_is_pruned_and_who_waited_begins_anew_in_cohorts_without_a
     ledger.append([Opened(host="h", pid=2, network="b" * 64), *ended])
     history = ledger.history()
     assert history.network == "b" * 64 and history.trials[1].state is State.PRUNED
-    ledger.append(code_versions.begun_anew(history, alone))
+    ledger.append(code_versions.begun_anew(history, Alone()))
     history = ledger.history()
     assert {n: (trial.cohort, trial.code) for n, trial in history.trials.items()} == {
         0: (0, 0), 1: (0, 0), 2: (2, 1), 3: (3, 1),
     }  # fmt: skip
-    assert code_versions.begun_anew(history, alone) == []
+    assert code_versions.begun_anew(history, Alone()) == []
 
 
 def test_an_unchanged_network_changes_nothing(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_an_unchanged_network_changes_nothing(tmp_path: Path) -> None:
     assert code_versions.changed(history, "s", "n.py:N", "b" * 64, accept=True, more=True)
     with pytest.raises(StudyChanged, match="--accept-code"):
         code_versions.changed(history, "s", "n.py:N", "b" * 64, accept=False, more=True)
-    assert code_versions.begun_anew(history, alone) == []
+    assert code_versions.begun_anew(history, Alone()) == []
 
 
 def test_mlflow_has_the_version_as_a_tag(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from tests import zoo
 from tests.test_data_kinds import photos
 from tuner.data import Dataset, batches, load, streams
 from tuner.errors import DataError
-from tuner.executors.worker import arrays
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
-from tuner.training.task import Epoch, Row, Task
+from tuner.training.task import Row, Task
+from tuner.workloads.base import Epoch
+from tuner.workloads.network.runner import arrays
 
 CPU = torch.device("cpu")
 
@@ -70,7 +71,7 @@ def test_mapped_data_are_equal_to_the_bit_to_what_they_are_in_memory(both: tuple
 
 def curve(dataset: Dataset) -> list[Any]:
     rows = tuple(Row(n, n, {"width": 8}, TrainConfig(epochs=2, batch_size=16, learning_rate=0.01)) for n in range(2))
-    task = Task(0, rows, "mlp", dataset.signature, True, 1, "val/accuracy", True, zoo.NAMED)
+    task = Task(rows, "mlp", dataset.signature, True, 1, "val/accuracy", True, zoo.NAMED)
     training = Training(task, arrays(dataset, CPU))
     return [event.metrics for event in training.run() if isinstance(event, Epoch)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ import sqlalchemy.event
 from tests.events import place
 from tuner.errors import TunerError
 from tuner.events import Asked, Asking, Cohort, Event, Grouped, Opened, Pruned, Reported, State, Trial
-from tuner.executors.protocol import Answer, Done, Ended, Flush, Lost, Message, Report, Started, Trouble, Work
+from tuner.executors.protocol import Answer, Done, Ended, Flush, Lost, Message, Report, Started, Trouble
 from tuner.history.fold import History
 from tuner.ledger import Ledger
 from tuner.models import Signature
@@ -22,9 +22,12 @@ from tuner.search import Search
 from tuner.search_spaces import SearchSpace
 from tuner.study.launch import _search
 from tuner.study.log import StudyLog
-from tuner.study.loop import Driver, Terms
+from tuner.study.loop import Driver
+from tuner.study.session import StudySession
+from tuner.study.startup import ImportAhead
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
+from tuner.workloads.base import Job
 
 METRIC = "val/accuracy"
 EPOCHS = 4
@@ -42,11 +45,11 @@ def score(rate: float, epoch: int) -> float:
 
 
 def worker(
-    work: Work, epochs: int = EPOCHS, rungs: Sequence[int] = (), failing: Mapping[int, int] | None = None
+    work: Job, epochs: int = EPOCHS, rungs: Sequence[int] = (), failing: Mapping[int, int] | None = None
 ) -> Life:
     """One attempt of a worker that keeps no checkpoints; `failing` maps a trial to the epoch in which it diverges."""
-    cohort, attempt = work.task.cohort, work.attempt
-    rates = {row.number: row.config.learning_rate for row in work.task.rows}
+    cohort, attempt = work.cohort, work.attempt
+    rates = {row.number: row.config.learning_rate for row in work.payload.rows}
     yield Started(cohort, attempt, 0, 0)
     for epoch in range(1, epochs + 1):
         failed = {n: f"diverged in epoch {epoch}" for n in rates if (failing or {}).get(n) == epoch}
@@ -68,18 +71,18 @@ def worker(
 class Fake:
     """Scripted workers: `life` says what an attempt at a cohort says, and is sent the answers it waits for."""
 
-    life: Callable[[Work], Life]
+    life: Callable[[Job], Life]
     workers: int = 1
     most: int = 1_000  # messages that come at once, and so are stored together
-    submitted: list[Work] = field(default_factory=list)
+    submitted: list[Job] = field(default_factory=list)
     answers: list[tuple[int, Answer]] = field(default_factory=list)
     on_answer: Callable[[int, Answer], None] = lambda cohort, answer: None
     _live: dict[int, Life] = field(default_factory=dict)
     _attempts: dict[int, int] = field(default_factory=dict)
     _due: dict[int, Answer | None] = field(default_factory=dict)  # what to send next; absent while one waits
 
-    def submit(self, work: Work) -> None:
-        cohort = work.task.cohort
+    def submit(self, work: Job) -> None:
+        cohort = work.cohort
         self.submitted.append(work)
         self._live[cohort], self._attempts[cohort], self._due[cohort] = self.life(work), work.attempt, None
 
@@ -114,7 +117,7 @@ class Fake:
 
     @property
     def attempts(self) -> list[tuple[int, int, list[int]]]:
-        return [(w.task.cohort, w.attempt, [row.number for row in w.task.rows]) for w in self.submitted]
+        return [(w.cohort, w.attempt, [row.number for row in w.payload.rows]) for w in self.submitted]
 
 
 class FakeSearch:
@@ -125,6 +128,8 @@ class FakeSearch:
         self.observed: list[list[tuple[int, int, float | None]]] = []
         self.told: list[tuple[int, State, Sequence[float] | None]] = []
         self.piece = 1_000
+        self.trials = 0  # as many as the stage has
+        self.rungs: Any = lambda _: set()
 
     def hold(self) -> None: ...
 
@@ -163,7 +168,7 @@ class Silent:
 
 @dataclass
 class Stage:
-    """A driver with all that it joins."""
+    """A driver with all that it joins: the stage itself is policy, workload and checkpoints."""
 
     ledger: Any
     executor: Fake
@@ -175,32 +180,53 @@ class Stage:
     dropped: list[int] = field(default_factory=list)
     progress: Silent = field(default_factory=Silent)
 
+    # --- a policy ---
+
     def group(self, trials: Sequence[Trial], first: int) -> list[Cohort]:
         pieces = [tuple(trials[start : start + self.size]) for start in range(0, len(trials), self.size)]
         return [Cohort(first + index, piece, {}, True) for index, piece in enumerate(pieces)]
 
-    def work(self, cohort: Cohort, attempt: int) -> Work:
+    def separate(self, _structure: Any) -> bool:
+        return False
+
+    # --- a workload ---
+
+    def payload(self, cohort: Cohort, _rungs: Any) -> Task:
         rows = tuple(
             Row(t.number, t.seed, {}, TrainConfig(epochs=EPOCHS, learning_rate=float(t.params["rate"])))
             for t in cohort.trials
         )
         signature = Signature("classification", "numbers", (3,), 2)
-        return Work(Task(cohort.number, rows, "mlp", signature, True, 7, METRIC, True, rungs=self.rungs), attempt)
+        return Task(rows, "mlp", signature, True, 7, METRIC, True, rungs=self.rungs)
+
+    def known(self, _params: Any) -> dict[str, float]:
+        return {}
+
+    # --- checkpoints ---
+
+    def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
+        self.splits.append((cohort, []))
+        yield "", b""
+
+    def put(self, cohort: int, _content: bytes) -> None:
+        self.splits[-1][1].append(cohort)
+
+    def drop(self, cohort: int) -> None:
+        stored = [trial for trial in self.ledger.history().trials.values() if trial.cohort == cohort]
+        assert all(trial.ended for trial in stored), "what the ledger has not as ended may be gone on with"
+        self.dropped.append(cohort)
+
+    def driver(self, history: History) -> Driver:
+        spec: Any = SimpleNamespace(objectives=((METRIC, True),))
+        double: Any = self
+        log = StudyLog(self.ledger, history)
+        session = StudySession(spec, double, log, self.progress, Path("nowhere"), ImportAhead())
+        self.search.trials = self.trials
+        return Driver(session, self.search, self.executor, double, double, lambda _: {})
 
     def run(self) -> History:
         history = self.ledger.history()
-
-        def split(cohort: int, parts: Sequence[int]) -> None:
-            self.splits.append((cohort, list(parts)))
-
-        def drop(cohort: int) -> None:
-            stored = [trial for trial in self.ledger.history().trials.values() if trial.cohort == cohort]
-            assert all(trial.ended for trial in stored), "what the ledger has not as ended may be gone on with"
-            self.dropped.append(cohort)
-
-        terms = Terms(self.trials, [(METRIC, True)], self.group, self.work, split, drop=drop)
-        driver = Driver(terms, StudyLog(self.ledger, history), self.search, self.executor, self.progress, dict)
-        assert driver.run(lambda: False)
+        assert self.driver(history).run(lambda: False)
         assert self.facts() == facts(history), "the driver's history is the ledger's"
         return history
 
@@ -276,7 +302,7 @@ def test_all_reports_of_a_cohort_are_observed_and_stored_before_the_answer(ledge
 
 
 def test_a_flush_is_answered_after_what_was_said_is_stored(ledger: Ledger) -> None:
-    def life(work: Work) -> Life:
+    def life(work: Job) -> Life:
         yield Report(0, 1, 1, {0: {METRIC: 0.5}}, {}, 0.1, frozenset())
         assert (yield Flush(0, 1)) == Answer()
         yield Ended(0, 1, 0, 1, 1)
@@ -315,7 +341,7 @@ def test_what_came_at_once_is_one_transaction_and_nobody_hears_of_it_before_its_
 
 
 def test_a_fault_of_the_machine_ends_the_study_and_keeps_what_was_said_before_it(ledger: Ledger) -> None:
-    def life(work: Work) -> Life:
+    def life(work: Job) -> Life:
         yield Started(0, 1, 0, 0)
         yield Report(0, 1, 1, {0: {METRIC: 0.5}}, {}, 0.1, frozenset())
         yield Trouble(0, 1, memory=False, message="no room for weights", machine=True)
@@ -329,7 +355,7 @@ def test_a_fault_of_the_machine_ends_the_study_and_keeps_what_was_said_before_it
 def test_a_report_repeated_after_a_resume_changes_nothing(ledger: Ledger) -> None:
     """The second attempt says the first epoch again, with other numbers and with a trial that was stopped in it."""
 
-    def life(work: Work) -> Life:
+    def life(work: Job) -> Life:
         first = work.attempt == 1
         yield Started(0, work.attempt, 0, 0)
         metrics = {n: {METRIC: 0.1 * (n + 1) if first else 0.9} for n in range(3)}
@@ -365,9 +391,9 @@ def test_a_failed_row_fails_alone(ledger: Ledger) -> None:
     assert [told[:2] for told in search.told if told[1] is State.FAILED] == [(3, State.FAILED), (1, State.FAILED)]
 
 
-def dying(work: Work) -> Life:
-    yield Started(work.task.cohort, work.attempt, 0, 0)
-    yield Lost(work.task.cohort, work.attempt, "worker 0 died")
+def dying(work: Job) -> Life:
+    yield Started(work.cohort, work.attempt, 0, 0)
+    yield Lost(work.cohort, work.attempt, "worker 0 died")
 
 
 def test_a_lost_cohort_is_trained_again(ledger: Ledger) -> None:
@@ -381,7 +407,7 @@ def test_a_lost_cohort_is_trained_again(ledger: Ledger) -> None:
 
 def test_three_losses_halve_a_cohort_and_then_fail_its_last_trial(ledger: Ledger) -> None:
     """Trial 1 kills every worker; its neighbours are told apart from it."""
-    executor = Fake(lambda work: dying(work) if 1 in {row.number for row in work.task.rows} else worker(work))
+    executor = Fake(lambda work: dying(work) if 1 in {row.number for row in work.payload.rows} else worker(work))
     search = FakeSearch()
     stage = Stage(ledger, executor, search, trials=5, size=3)
     history = stage.run()
@@ -408,10 +434,10 @@ def test_too_little_memory_halves_the_cohort(ledger: Ledger) -> None:
     assert stage.progress.messages[0] == "out of memory at K=5 (wanted 9 GB), going on with K=3"
 
 
-def troubled(work: Work, largest: int) -> Life:
+def troubled(work: Job, largest: int) -> Life:
     """Out of memory with more than `largest` rows."""
-    if len(work.task.rows) > largest:
-        yield Trouble(work.task.cohort, work.attempt, memory=True, message="wanted 9 GB")
+    if len(work.payload.rows) > largest:
+        yield Trouble(work.cohort, work.attempt, memory=True, message="wanted 9 GB")
     else:
         yield from worker(work)
 
@@ -424,8 +450,8 @@ def test_a_single_trial_that_wants_too_much_memory_fails(ledger: Ledger) -> None
 
 
 def test_any_other_trouble_fails_the_whole_cohort(ledger: Ledger) -> None:
-    def life(work: Work) -> Life:
-        if work.task.cohort == 0:
+    def life(work: Job) -> Life:
+        if work.cohort == 0:
             yield Started(0, work.attempt, 0, 0)
             yield Trouble(0, work.attempt, memory=False, message="ValueError: no such layer")
         else:
@@ -441,7 +467,7 @@ def test_any_other_trouble_fails_the_whole_cohort(ledger: Ledger) -> None:
 
 
 def test_the_last_words_of_an_attempt_that_was_given_up_are_ignored(ledger: Ledger) -> None:
-    def life(work: Work) -> Life:
+    def life(work: Job) -> Life:
         if work.attempt == 1:
             yield Lost(0, 1, "worker 0 died")
             return
@@ -514,8 +540,8 @@ def test_a_worker_is_told_what_to_do_next_while_a_window_is_asked(ledger: Ledger
     executor = Fake(lambda work: worker(work, epochs=1), workers=2, most=4)  # all that a worker says of a cohort
     submit = executor.submit
 
-    def noted(work: Work) -> None:
-        log.append(f"told {work.task.cohort}")
+    def noted(work: Job) -> None:
+        log.append(f"told {work.cohort}")
         submit(work)
 
     executor.submit = noted  # type: ignore[method-assign]
@@ -528,10 +554,10 @@ def test_a_worker_is_told_what_to_do_next_while_a_window_is_asked(ledger: Ledger
 def test_who_is_lost_while_a_window_is_asked_is_seen_to_when_it_is_full(ledger: Ledger, message: str) -> None:
     """Cohorts have the numbers that they would have if the window had taken no time."""
 
-    def life(work: Work) -> Life:
-        if work.task.cohort == 0 and message == "lost" and work.attempt <= 3:
+    def life(work: Job) -> Life:
+        if work.cohort == 0 and message == "lost" and work.attempt <= 3:
             yield from dying(work)
-        elif work.task.cohort == 0 and message == "trouble":
+        elif work.cohort == 0 and message == "trouble":
             yield from troubled(work, largest=2)
         else:
             yield from worker(work)
@@ -585,9 +611,7 @@ def test_a_study_that_is_stopped_while_a_window_is_asked_goes_on_with_the_same_w
 
             search.ask = counted  # type: ignore[method-assign]
             stage = Stage(store, Saving(plain, most=1), search, trials=TRIALS, size=3)
-            terms = Terms(TRIALS, [(METRIC, True)], stage.group, stage.work, lambda *_: None)
-            driver = Driver(terms, StudyLog(store, store.history()), search, stage.executor, stage.progress, dict)
-            ended = driver.run(lambda life=life, count=count: life == 1 and len(count) >= asks)
+            ended = stage.driver(store.history()).run(lambda life=life, count=count: life == 1 and len(count) >= asks)
             assert ended == (life == 2 or asks > TRIALS)
         found = [(event.cohort, event.trials) for event in store.read() if isinstance(event, Grouped)]
         assert (facts(store.history()), found) == (wanted, groups)
@@ -648,7 +672,7 @@ def searching(
 
 
 def lived(
-    folder: Path, deaths: Sequence[int | None], life: Callable[[Work], Life], most: int, piece: int = TRIALS
+    folder: Path, deaths: Sequence[int | None], life: Callable[[Job], Life], most: int, piece: int = TRIALS
 ) -> tuple[list[Any], list[Any], int]:
     """One study over several lives: its facts, its groups in their order, and the appends of the last life.
 
@@ -670,22 +694,22 @@ def lived(
         return facts(store.history()), groups, count
 
 
-def plain(work: Work) -> Life:
+def plain(work: Job) -> Life:
     yield from worker(work, epochs=3, rungs=[1, 2])
 
 
-def eventful(work: Work) -> Life:
+def eventful(work: Job) -> Life:
     """Workers die under cohort 1 once, and trial 2 diverges."""
-    if work.task.cohort == 1 and work.attempt == 1:
+    if work.cohort == 1 and work.attempt == 1:
         yield from dying(work)
     else:
         yield from worker(work, epochs=3, rungs=[1, 2], failing={2: 2})
 
 
-def scarce(work: Work) -> Life:
+def scarce(work: Job) -> Life:
     """Too little memory for two rows at once."""
-    if len(work.task.rows) > 1:
-        yield Trouble(work.task.cohort, work.attempt, memory=True, message="wanted 9 GB")
+    if len(work.payload.rows) > 1:
+        yield Trouble(work.cohort, work.attempt, memory=True, message="wanted 9 GB")
     else:
         yield from worker(work, epochs=3, rungs=[1, 2])
 
@@ -693,7 +717,7 @@ def scarce(work: Work) -> Life:
 @pytest.mark.parametrize(("most", "piece"), [(1, TRIALS), (1, 1), (3, 2), (1_000, 1)])
 @pytest.mark.parametrize("life", [plain, eventful, scarce], ids=lambda life: life.__name__)
 def test_a_driver_killed_at_any_append_asks_the_same_as_one_that_was_not(
-    tmp_path: Path, life: Callable[[Work], Life], most: int, piece: int
+    tmp_path: Path, life: Callable[[Job], Life], most: int, piece: int
 ) -> None:
     """Whether each message is stored by itself or many together, between windows or while one is asked.
 

@@ -14,7 +14,7 @@ import pytest
 from tests.forks import Forks, ran
 from tuner.data import Dataset
 from tuner.spec import StudySpec
-from tuner.study.preflight import load
+from tuner.workloads.network.plan import load
 
 Best = Callable[..., dict[str, Any]]
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -61,13 +61,13 @@ from tuner.executors.protocol import (
     Report,
     Started,
     Trouble,
-    Work,
 )
 from tuner.ledger import Ledger
 from tuner.study.launch import Study
 from tuner.terminal.progress import PlainProgress
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row
+from tuner.workloads.base import Job
 
 NETWORK = """
 from torch import nn
@@ -106,7 +106,7 @@ class Place:
         assert not notes
         return state
 
-    def task(self, rows: Sequence[Row], **other: Any) -> Work:
+    def task(self, rows: Sequence[Row], **other: Any) -> Job:
         self.cohorts += 1
         return work(self.cohorts, rows, **other)
 
@@ -125,10 +125,10 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_what_happens_is_told_in_its_order(place: Place) -> None:
     one = place.task(rows(0.01, 0.1))
-    said = train(place.executor, [one])[one.task.cohort]
+    said = train(place.executor, [one])[one.cohort]
     assert [type(message) for message in said] == [Started, *[Report] * 4, Ended, Ended, Done]
     assert [report.epoch for report in of(Report, said)] == [1, 2, 3, 4]
-    assert {(message.cohort, message.attempt) for message in said} == {(one.task.cohort, 1)}  # type: ignore[union-attr]
+    assert {(message.cohort, message.attempt) for message in said} == {(one.cohort, 1)}  # type: ignore[union-attr]
     assert [ended.trial for ended in of(Ended, said)] == [0, 1]
 
 
@@ -145,9 +145,9 @@ def test_weights_are_in_the_studys_folder_when_an_end_is_told(place: Place) -> N
 
 def test_a_cohort_waits_for_verdicts_at_a_rung_and_heeds_them(place: Place) -> None:
     whole = place.task(rows(0.01, 0.1, 0.2))
-    free = train(place.executor, [whole])[whole.task.cohort]
+    free = train(place.executor, [whole])[whole.cohort]
     one = place.task(rows(0.01, 0.1, 0.2), rungs=frozenset({2}))
-    said = train(place.executor, [one], lambda report: {1} if report.epoch == 2 else set())[one.task.cohort]
+    said = train(place.executor, [one], lambda report: {1} if report.epoch == 2 else set())[one.cohort]
     assert [sorted(report.metrics) for report in of(Report, said)] == [[0, 1, 2], [0, 1, 2], [0, 2], [0, 2]]
     assert [report.undecided for report in of(Report, said)] == [frozenset(), {0, 1, 2}, frozenset(), frozenset()]
     for epoch, metrics in numbers(said):
@@ -157,12 +157,12 @@ def test_a_cohort_waits_for_verdicts_at_a_rung_and_heeds_them(place: Place) -> N
 
 def test_a_row_that_diverges_fails_alone(place: Place) -> None:
     one = place.task(rows(0.01, 1e30, 0.1))
-    said = train(place.executor, [one])[one.task.cohort]
+    said = train(place.executor, [one])[one.cohort]
     failed = {trial: text for report in of(Report, said) for trial, text in report.failed.items()}
     assert set(failed) == {1} and "diverged" in failed[1]
     assert [ended.trial for ended in of(Ended, said)] == [0, 2]
     calm = place.task(rows(0.01, 0.01, 0.1))
-    expected = dict(numbers(train(place.executor, [calm])[calm.task.cohort]))
+    expected = dict(numbers(train(place.executor, [calm])[calm.cohort]))
     assert [metrics[2] for _, metrics in numbers(said)] == [expected[epoch][2] for epoch, _ in numbers(said)]
 
 
@@ -170,9 +170,9 @@ def test_a_network_that_raises_is_its_cohorts_trouble_and_the_worker_goes_on(pla
     bad = place.task([Row(0, 0, {"widht": 8}, TrainConfig(epochs=1))])
     good = place.task(rows(0.1, epochs=1))
     said = train(place.executor, [bad, good])
-    (trouble,) = of(Trouble, said[bad.task.cohort])
+    (trouble,) = of(Trouble, said[bad.cohort])
     assert not trouble.memory and not trouble.machine and "widht" in trouble.message
-    assert of(Done, said[good.task.cohort])
+    assert of(Done, said[good.cohort])
 
 
 def test_every_executor_gives_the_same_numbers_to_the_bit(place: Place, tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_every_executor_gives_the_same_numbers_to_the_bit(place: Place, tmp_path
     Worker(0, setup(tmp_path), line).train(work(0, rows(0.01, 0.1, 0.2, first=200)))
     some, others = place.task(rows(0.01, 0.1, 0.2, first=200)), place.task(rows(0.01, first=200))
     said = train(place.executor, [some, others])
-    assert numbers(said[some.task.cohort]) == numbers(line.said)
+    assert numbers(said[some.cohort]) == numbers(line.said)
     alone = [(epoch, {200: metrics[200]}) for epoch, metrics in numbers(line.said)]
-    assert numbers(said[others.task.cohort]) == alone
+    assert numbers(said[others.cohort]) == alone
     for trial in (200, 201, 202):
         theirs, ours = (checkpoint.load(weights_path(f, trial))["weights"] for f in (place.folder, tmp_path))
         assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
@@ -210,7 +210,7 @@ def test_a_stopped_cohort_goes_on_from_where_it_was_saved_to_the_same_numbers(pl
     (started,) = of(Started, after)
     assert (started.epoch, started.attempt) == (3, 2)
     whole = place.task(trained, rungs=frozenset({3}))
-    expected = numbers(train(place.executor, [whole])[whole.task.cohort])
+    expected = numbers(train(place.executor, [whole])[whole.cohort])
     assert [*numbers(before), *numbers(after)] == expected
 
 
@@ -255,7 +255,7 @@ def test_a_worker_that_is_killed_or_frozen_is_told_and_replaced(place: Place, tm
     assert "0 s" in lost[1].message
     assert [of(Started, said)[0].epoch for said in attempts] == [0, 2, 2]
     whole = place.task(told, rungs=rungs)
-    expected = numbers(train(place.executor, [whole])[whole.task.cohort])
+    expected = numbers(train(place.executor, [whole])[whole.cohort])
     assert numbers(attempts[0]) == expected[:4]
     assert numbers(attempts[2]) == expected[2:]
     assert of(Done, attempts[2])
@@ -292,12 +292,12 @@ def test_a_network_of_ones_own_is_sent_with_what_it_imports(ray: Any, tmp_path: 
 def test_nothing_is_packed_of_a_network_of_ours_nor_a_whole_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert code_bundle.pack("mlp", tmp_path) == {} == code_bundle.pack("package.module:Net", tmp_path)
+    assert code_bundle.pack("package.module:Net", tmp_path) == {}
     (tmp_path / "net.py").write_text("x" * 100)
     (tmp_path / "data.csv").write_text("y" * 1_000)
     assert code_bundle.pack("net.py:Net", tmp_path) == {"net.py": b"x" * 100}
     monkeypatch.setattr(code_bundle, "MOST_BYTES", 99)
-    with pytest.raises(InputError, match="give the network a folder of its own"):
+    with pytest.raises(InputError, match="give it a folder of its own"):
         code_bundle.pack("net.py:Net", tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_
         messages = receive(self, timeout)
         waiting = {one.cohort for one in messages if isinstance(one, Report) and one.epoch == 5}
         for slot in self._slots:
-            if slot.work and slot.work.task.cohort in waiting and slot.number not in killed:
+            if slot.job and slot.job.cohort in waiting and slot.number not in killed:
                 killed[slot.number] = slot.process
                 os.kill(slot.process, signal.SIGKILL)
         return messages
@@ -362,7 +362,7 @@ def test_where_there_is_a_storage_no_byte_of_a_checkpoint_goes_through_the_line(
             sent["weights" if word.trial is not None else "back"] += len(word.content)
         return filed(self, slot, word)
 
-    def counting_there(self: Any, work: Work) -> Any:
+    def counting_there(self: Any, work: Job) -> Any:
         found = kept(self, work)
         sent["there"] += sum(len(content) for _, content in found)
         return found

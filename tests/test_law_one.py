@@ -14,7 +14,8 @@ from tests.zoo import Told, equal, told
 from tuner.checkpoints import format as checkpoint
 from tuner.training.loop import Training
 from tuner.training.replay import blas
-from tuner.training.task import Epoch, Row, Step
+from tuner.training.task import Row
+from tuner.workloads.base import Epoch, Step
 
 torch.set_num_threads(1)
 

@@ -17,8 +17,9 @@ from tests.forks import Forks, ran
 from tests.servers import PATIENCE
 from tuner.executors import local
 from tuner.executors.local import LocalExecutor
-from tuner.executors.protocol import Setup
 from tuner.terminal.progress import PlainProgress
+from tuner.workloads.base import Setup
+from tuner.workloads.network.runner import NetworkSetup
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies of the driver on Linux alone")
 
@@ -113,7 +114,7 @@ def test_a_script_that_launches_is_never_copied_unasked(forks: Forks, tmp_path: 
 
 def test_spare_cores_are_told_of_once_workers_are_ready_and_have_nothing_to_train(tmp_path: Path) -> None:
     spare: list[bool] = []
-    setup = Setup({"source": "breast_cancer"}, str(tmp_path), "cpu", 1)
+    setup = Setup("network", NetworkSetup({"source": "breast_cancer"}), str(tmp_path), "cpu", 1)
     with contextlib.closing(LocalExecutor([setup], cores=1, spare=lambda: spare.append(True))) as executor:
         while not executor.receive(1.0):
             assert spare == []
@@ -127,9 +128,10 @@ def test_what_crowning_imports_is_there_when_it_was_prepared() -> None:
     code = (
         "import io, sys, torch\n"
         "from tuner import champion\n"
-        "from tuner.study import finish\n"
         "from tests import zoo\n"
-        "finish.prepare().join()\n"
+        "from tuner.study.startup import ImportAhead\n"
+        "from tuner.workloads.network.workload import NetworkWorkload\n"
+        "ImportAhead(NetworkWorkload.needed_at_the_end).wait()\n"
         "before = set(sys.modules)\n"
         "program = champion._program(torch.nn.Linear(30, 2), zoo.Signature('classification', 'numbers', (30,), 2))\n"
         "torch.export.save(program, io.BytesIO())\n"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests import studies
+from tests.studies import Plan, plan
 from tests.test_study import launch
 from tuner import models
 from tuner.errors import SpecError, StudyChanged
@@ -18,7 +19,6 @@ from tuner.events import State
 from tuner.models import Signature, code
 from tuner.models.interface import hyperparameters
 from tuner.spec import StudySpec
-from tuner.study import preflight
 
 ROWS = 161  # of them 97 to train on, 1 more than whole batches of 16
 HEAD = "import torch\nfrom torch import nn\n"
@@ -65,9 +65,9 @@ def project(folder: Path, text: str, name: str = "net.py", **changes: Any) -> di
     return {**content, **changes}
 
 
-def check(folder: Path, content: dict[str, Any]) -> preflight.Plan:
+def check(folder: Path, content: dict[str, Any]) -> Plan:
     spec = StudySpec.read(studies.write(folder, content))
-    return preflight.plan(spec, preflight.load(spec))
+    return plan(spec)
 
 
 # --- what cannot be built, or not always ---------------------------------------------------------------

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.studies import plan
 from tuner.data import load
 from tuner.errors import DataError, InputError, SpecError
 from tuner.spec import StudySpec
-from tuner.study.preflight import plan
 
 STUDY = """
 study: s
@@ -144,4 +144,4 @@ def test_measurements_over_time_are_told_how_to_become_a_sequence(tmp_path: Path
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(60, 20, 3)), y=np.arange(60) % 2)
     spec = StudySpec.read(study(tmp_path, "source: d.npz", "family: rnn"))
     with pytest.raises(SpecError, match=r"expected a network for image, got rnn.*or say data.modality: sequence"):
-        plan(spec, load("d.npz", folder=tmp_path))
+        plan(spec)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.studies import plan
 from tuner.data import Dataset
 from tuner.errors import DataError, SpecError
 from tuner.models import Signature
 from tuner.spec import StudySpec
-from tuner.study.preflight import Plan, load, plan, structures
-from tuner.workloads.network_size import count
+from tuner.workloads.network.plan import Plan, load, structures
+from tuner.workloads.network.size import count
 
 SPACE = """\
   space:

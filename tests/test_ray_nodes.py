@@ -48,7 +48,7 @@ def cluster() -> Iterator[Any]:
 def waiting(executor: Any, messages: list[Message]) -> list[Any]:
     """The places of workers that have just reported and wait for a verdict: they are in the middle of their work."""
     cohorts = {one.cohort for one in messages if isinstance(one, Report) and one.waits}
-    return [slot for slot in executor._slots if slot.work and slot.work.task.cohort in cohorts]
+    return [slot for slot in executor._slots if slot.job and slot.job.cohort in cohorts]
 
 
 def processes_of(node: Any) -> list[psutil.Process]:

@@ -296,23 +296,20 @@ def scored(study: Study) -> float:
 
     from tuner.checkpoints import format as checkpoint
     from tuner.events import Trial
-    from tuner.executors.worker import arrays
     from tuner.history.results import leader
-    from tuner.study import preflight as planning
-    from tuner.study.cohorts import Grouping
-    from tuner.training.loop import Training
+    from tuner.training.evaluation import TrainedNetwork
+    from tuner.workloads.network.plan import load
+    from tuner.workloads.network.runner import arrays
+    from tuner.workloads.network.tasks import task
 
     best, told = leader(study.history), StudySpec.from_json(study.history.spec, Path(study.history.folder))
     assert best is not None
-    dataset = planning.load(told)
-    grouping = Grouping(told, dataset, study.folder, "cpu", 1, lambda _: set(), lambda _: None)
-    training = Training(
-        grouping.task(0, [Trial(best.number, best.params, best.seed)], company=False),
-        arrays(dataset, torch.device("cpu")),
-    )
+    dataset = load(told)
+    trial = Trial(best.number, best.params, best.seed)
+    data = arrays(dataset, torch.device("cpu"))
+    trained = TrainedNetwork(task(told, dataset.signature, [trial], company=False), data)
     weights = checkpoint.load(weights_path(study.folder, best.number))["weights"]
-    data = training.arrays
-    return training.score(weights, data.inputs, data.targets)["accuracy"]
+    return trained.score(weights, data.inputs, data.targets)["accuracy"]
 
 
 @pytest.mark.slow
@@ -330,12 +327,13 @@ def test_a_trial_whose_network_raises_fails_alone(tmp_path: Path) -> None:
 def test_a_window_that_a_study_loop_has_left_half_asked_holds_nothing_back_here(tmp_path: Path) -> None:
     """Trials are asked one by one, from all that has ended."""
     from tuner.ray_tune.journal import Journal
+    from tuner.study.session import StudySession
 
     said: list[str] = []
     search: Any = SimpleNamespace(release=lambda: said.append("release"))
-    log: Any = SimpleNamespace(ledger=SimpleNamespace(folder=tmp_path), history=History(asking=Window(8)))
+    log: Any = SimpleNamespace(history=History(asking=Window(8)))
     rest: Any = None
-    Journal(rest, log, search, rest, rest, rest, frozenset())
+    Journal(StudySession(rest, rest, log, rest, tmp_path, rest), search, rest, rest, frozenset())
     assert said == ["release"]
 
 

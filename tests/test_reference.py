@@ -12,7 +12,7 @@ from tests.reference import plain
 from tuner.models import layers
 from tuner.training.loop import Training
 from tuner.training.optimizers import learning_rate
-from tuner.training.task import Step
+from tuner.workloads.base import Step
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-10

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests import studies
+from tests.studies import plan
 from tuner import cli, models
 from tuner.cli.starter import OBJECTIVES, Wish, write
 from tuner.data import sources
 from tuner.spec import StudySpec
-from tuner.study.preflight import load, plan
+from tuner.workloads.network.plan import load
 
 ODD = "ja: #nein, 'so' \"so\""  # a column's name that is YAML of another kind
 

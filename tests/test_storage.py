@@ -18,16 +18,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests import studies
 from tests.crews import begun
 from tests.servers import until
+from tests.studies import plan
 from tests.test_worker import Line, made
 from tuner.checkpoints import remote as storing
 from tuner.checkpoints.remote import Storage
-from tuner.checkpoints.store import MachineError
-from tuner.errors import SpecError, TunerError
+from tuner.errors import MachineError, SpecError, TunerError
 from tuner.executors import actor
 from tuner.executors import worker as working
 from tuner.executors.protocol import Alive, Done, Notice, Report, Started
 from tuner.spec import StudySpec
-from tuner.study.preflight import load, plan
+from tuner.workloads.network.plan import load
 
 COHORT = 7
 

@@ -20,7 +20,7 @@ from tuner.executors import local
 from tuner.ledger import Ledger, study_folder
 from tuner.spec import StudySpec
 from tuner.study.launch import Study
-from tuner.study.log import StudyLog
+from tuner.study.session import StudySession
 
 pytestmark = pytest.mark.usefixtures("copied_workers")
 
@@ -466,11 +466,11 @@ def test_the_winners_weights_are_trained_again_where_they_are_lost(
     whole, _ = launch(tmp_path, content)
     finished = finish.finish_study
 
-    def tear(spec: Any, dataset: Any, log: StudyLog, progress: Any) -> None:
-        best = log.history.best(spec.metric, spec.maximize)
+    def tear(session: StudySession) -> None:
+        best = session.history.best(session.spec.metric, session.spec.maximize)
         assert best is not None
-        weights_path(log.ledger.folder, best.number).write_bytes(b"torn")
-        finished(spec, dataset, log, progress)
+        weights_path(session.folder, best.number).write_bytes(b"torn")
+        finished(session)
 
     monkeypatch.setattr(finish, "finish_study", tear)
     mended, text = launch(tmp_path, content, "again")

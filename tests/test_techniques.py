@@ -21,7 +21,8 @@ from tuner.training import proof
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
 from tuner.training.proof import few, fuses
-from tuner.training.task import Arrays, Epoch, Row, Step, Task
+from tuner.training.task import Arrays, Row, Task
+from tuner.workloads.base import Epoch, Step
 
 torch.set_num_threads(1)
 FILE = Path(techniques.__file__)
@@ -42,7 +43,7 @@ def task(name: str, numbers: tuple[int, ...], *, company: bool) -> Task:
     rows = tuple(Row(number, 100 + number, {}, CONFIG) for number in numbers)
     named = frozenset({"weight_decay", "optimizer", "learning_rate"})
     family = f"{FILE.name}:{name}"
-    return Task(0, rows, family, SIGNATURE, company, STUDY_SEED, "val/loss", False, named, folder=str(FILE.parent))
+    return Task(rows, family, SIGNATURE, company, STUDY_SEED, "val/loss", False, named, folder=str(FILE.parent))
 
 
 def seed(value: int) -> None:
@@ -179,8 +180,8 @@ def test_a_network_of_more_than_a_million_parameters_trains_alone_untried(
     from tests import studies
     from tuner.events import Trial
     from tuner.spec import StudySpec
-    from tuner.study import cohorts as grouping
-    from tuner.study import preflight as planning
+    from tuner.workloads.network import cohorts as grouping
+    from tuner.workloads.network.plan import load
 
     monkeypatch.setattr(grouping, "fuses", lambda *_: pytest.fail("it was tried"))
     (tmp_path / "wide.py").write_text(
@@ -193,7 +194,7 @@ def test_a_network_of_more_than_a_million_parameters_trains_alone_untried(
     del content["search"]["space"]["dropout"], content["search"]["space"]["width"]
     spec = StudySpec.read(studies.write(tmp_path, content))
     said: list[str] = []
-    chosen = grouping.Grouping(spec, planning.load(spec), tmp_path, "cpu", 1, lambda _: set(), said.append)
+    chosen = grouping.NetworkCohorts(spec, load(spec), "cpu", 1, said.append)
     params = {"learning_rate": 0.1, "batch_size": 32, "optimizer": "sgd"}
     cohorts = chosen.group([Trial(number, params, number) for number in range(2)], 0)
     assert [(cohort.company, len(cohort.trials)) for cohort in cohorts] == [(False, 1), (False, 1)]

@@ -10,8 +10,10 @@ import torch
 from tests import zoo
 from tuner.checkpoints import format as checkpoint
 from tuner.training import cohort_size
+from tuner.training.evaluation import TrainedNetwork
 from tuner.training.loop import Training
-from tuner.training.task import Epoch, Finished, Row, Step
+from tuner.training.task import Row
+from tuner.workloads.base import Epoch, Finished, Step
 
 torch.set_num_threads(1)
 GOLDEN = Path(__file__).parent / "golden"
@@ -59,8 +61,8 @@ def test_the_weights_handed_out_are_those_of_the_best_epoch(case: zoo.Case, comp
             end, told = ends[row.number], reports[row.number]
             sign = 1.0 if task.maximize else -1.0
             assert end.best_epoch == max(told, key=lambda epoch: (sign * told[epoch][task.metric], -epoch))
-            scored = Training(zoo.task(case, [row], company=company), arrays).score(
-                end.weights, arrays.inputs, arrays.targets
+            scored = TrainedNetwork(zoo.task(case, [row], company=company), arrays).score(
+                end.kept["weights"], arrays.inputs, arrays.targets
             )
             kept = {f"val/{name}": value for name, value in scored.items()}
             expected = {name: value for name, value in told[end.best_epoch].items() if name.startswith("val/")}
@@ -138,7 +140,9 @@ def test_rows_of_different_length_train_side_by_side(case: zoo.Case) -> None:
         alone, end = heard(Training(zoo.task(case, [row]), zoo.arrays(case.signature)))
         assert alone[row.number] == reports[row.number]
         assert len(reports[row.number]) == ends[row.number].epochs == row.config.epochs
-        assert all(map(torch.equal, end[row.number].weights.values(), ends[row.number].weights.values()))
+        assert all(
+            map(torch.equal, end[row.number].kept["weights"].values(), ends[row.number].kept["weights"].values())
+        )
 
 
 def test_what_has_no_epoch_left_is_not_asked_about() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests import studies
 from tests.test_study import launch
-from tuner.study import finish
+from tuner.study import startup
 from tuner.study.loop import Driver
 
 
@@ -32,23 +32,21 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Any:
             awaited.set()
             super().join(timeout)
 
-    finish.prepare.cache_clear()
-    monkeypatch.setattr(finish, "threading", SimpleNamespace(Thread=Thread))
-    monkeypatch.setattr(finish, "importlib", SimpleNamespace(import_module=lambda _: awaited.wait(60)))
+    monkeypatch.setattr(startup, "threading", SimpleNamespace(Thread=Thread))
+    monkeypatch.setattr(startup, "importlib", SimpleNamespace(import_module=lambda _: awaited.wait(60)))
     yield found
     awaited.set()
     for thread in found:
         threading.Thread.join(thread)
-    finish.prepare.cache_clear()
 
 
-def raises(*_: Any) -> bool:
-    finish.prepare()
+def raises(driver: Driver, *_: Any) -> bool:
+    driver._session.ahead.begin()
     raise RuntimeError("of the machine")
 
 
-def stops(*_: Any) -> bool:
-    finish.prepare()
+def stops(driver: Driver, *_: Any) -> bool:
+    driver._session.ahead.begin()
     return False
 
 
@@ -67,12 +65,16 @@ def test_a_study_without_a_winner_waits_for_what_was_being_imported_for_it(
 
 
 def test_nobody_waits_where_nothing_was_begun(importing: list[threading.Thread]) -> None:
-    with finish.preparing():
+    with startup.ImportAhead(["pandas"]).finished():
         pass
     assert importing == []
 
 
 def test_a_process_may_end_in_the_middle_of_it() -> None:
-    code = "from tuner.study import finish\nwith finish.preparing():\n    finish.prepare()\n"
+    code = (
+        "from tuner.study.startup import ImportAhead\n"
+        "ahead = ImportAhead(['torch.export._trace', 'pandas'])\n"
+        "with ahead.finished():\n    ahead.begin()\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout, done.stderr) == ("", "")

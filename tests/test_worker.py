@@ -21,15 +21,15 @@ from tuner.executors.protocol import (
     Message,
     Notice,
     Report,
-    Setup,
     Started,
     Stop,
     Trouble,
-    Work,
 )
-from tuner.training import loop
+from tuner.training import evaluation
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
+from tuner.workloads.base import Job, Setup
+from tuner.workloads.network.runner import NetworkSetup, NetworkTrainer
 
 
 class Line:
@@ -56,12 +56,12 @@ class Line:
         return [message for message in self.said if isinstance(message, kind)]
 
 
-def made(folder: Path, line: Line, **task: Any) -> tuple[working.Worker, Work]:
-    setup = Setup({"source": "breast_cancer"}, str(folder), "cpu", 1)
+def made(folder: Path, line: Line, **task: Any) -> tuple[working.Worker, Job]:
+    setup = Setup("network", NetworkSetup({"source": "breast_cancer"}), str(folder), "cpu", 1)
     found = working.Worker(0, setup, line)
     rows = tuple(Row(n, n, {"width": 8}, TrainConfig(epochs=4)) for n in range(2))
     signature = zoo.Signature("classification", "numbers", (30,), 2)
-    return found, Work(Task(0, rows, "mlp", signature, True, 1, "val/accuracy", True, **task), 1)
+    return found, Job(0, (0, 1), 1, Task(rows, "mlp", signature, True, 1, "val/accuracy", True, **task))
 
 
 def test_a_checkpoint_is_written_at_the_end_of_an_epoch_when_it_is_due(
@@ -164,11 +164,12 @@ def test_an_evaluation_of_many_batches_gives_signs_of_life(tmp_path: Path, monke
     """Else a long one would be taken for a worker that hangs, and ended."""
     monkeypatch.setattr(working, "ALIVE_SECONDS", -1.0)
     monkeypatch.setattr(working, "_LISTEN_SECONDS", 1e9)  # between steps nothing is said
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 20)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 20)
     line = Line()
     worker, work = made(tmp_path, line)
     worker.train(work)
-    batches = -(-len(worker.arrays.inputs) // 20)
+    assert isinstance(worker.trainer, NetworkTrainer)
+    batches = -(-len(worker.trainer.arrays.inputs) // 20)
     assert len(line.of(Alive)) == 4 * batches
 
 

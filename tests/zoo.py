@@ -14,7 +14,8 @@ import torch
 from tuner.models import Signature
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
-from tuner.training.task import Arrays, Epoch, Finished, Row, Task
+from tuner.training.task import Arrays, Row, Task
+from tuner.workloads.base import Epoch, Finished
 
 NUMBERS = Signature("classification", "numbers", (13,), 5)
 SEQUENCES = Signature("classification", "sequence", (7, 3), 4)
@@ -171,7 +172,6 @@ def row(case: Case, number: int, **changes: Any) -> Row:
 def task(case: Case, rows: list[Row], *, company: bool = True, rungs: frozenset[int] = frozenset()) -> Task:
     metric = "val/rmse" if case.signature.task == "regression" else "val/accuracy"
     return Task(
-        cohort=0,
         rows=tuple(rows),
         family=case.family,
         signature=case.signature,
@@ -205,7 +205,7 @@ def told(training: Training, into: Told | None = None, stop: dict[int, set[int]]
                 heard.setdefault(number, []).append(text)
             answer = (stop or {}).get(event.epoch)
         elif isinstance(event, Finished):
-            weights = {name: value for name, value in event.weights.items() if not name.endswith("key")}
+            weights = {name: value for name, value in event.kept["weights"].items() if not name.endswith("key")}
             heard[event.number].append((event.best_epoch, weights))
 
 

@@ -65,6 +65,10 @@ class LedgerDamaged(LedgerError):
     exit_code = 2
 
 
+class MachineError(Exception):
+    """Something of this machine is at fault, and no trial: a file that cannot be written, code that has changed."""
+
+
 class CheckpointCorrupt(TunerError, OSError):
     """A checkpoint's content does not match its checksum."""
 

@@ -24,8 +24,8 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from tuner.checkpoints import format as checkpoint
-from tuner.checkpoints.store import MachineError, Pause, State
-from tuner.errors import InputError, TunerError, first_line
+from tuner.checkpoints.store import Pause, State
+from tuner.errors import InputError, MachineError, TunerError, first_line
 
 CARD = "study.json"
 GENERATIONS = 2

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tuner.checkpoints import format as checkpoint
+from tuner.errors import MachineError
 
 State = dict[str, Any]
 Pause = Callable[[str | None], None]
 """Called again and again while a disk is full or a storage away, for as long as one is to wait: the first time with
 what a person should read."""
-
-
-class MachineError(Exception):
-    """A file cannot be written, and not for want of room: no trial is to blame."""
 
 
 def checkpoint_path(folder: Path, cohort: int) -> Path:

@@ -34,8 +34,8 @@ from tuner.cli.arguments import (
 from tuner.terminal.tables import Output, print_json, print_lines, print_rows
 
 if TYPE_CHECKING:
-    from tuner.data import Dataset
     from tuner.spec import StudySpec
+    from tuner.workloads.base import Workload
 
 
 def launch(
@@ -66,12 +66,12 @@ def launch(
     if dry_run:
         spec = _read(file, overrides, name, trials)
         from tuner.study.launch import foreseen
-        from tuner.study.preflight import load
+        from tuner.workloads.kinds import workload
 
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
-            dataset = load(spec)
-            spec, said = foreseen(spec, home, dataset, accept_code=accept_code, accept_loss=accept_loss)
-        _print_plan(spec, Output.TABLE, dataset)
+            trained = workload(spec)
+            spec, said = foreseen(spec, home, trained, accept_code=accept_code, accept_loss=accept_loss)
+        _print_plan(spec, Output.TABLE, trained)
         print_lines(said)
         return
     from tuner.tracking.standby import Standby
@@ -153,11 +153,12 @@ def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials:
     return StudySpec.read(file, overrides=overrides or (), name=name, trials=trials)
 
 
-def _print_plan(spec: StudySpec, output: Output, dataset: Dataset | None = None) -> None:
-    from tuner.study.preflight import load, plan
+def _print_plan(spec: StudySpec, output: Output, trained: Workload | None = None) -> None:
+    from tuner.study.preflight import plan
+    from tuner.workloads.kinds import workload
 
     with contextlib.redirect_stdout(sys.stderr):
-        made = plan(spec, load(spec) if dataset is None else dataset)
+        made = plan(spec, workload(spec) if trained is None else trained)
     if output is Output.TABLE:
         print_lines(made.lines())
     else:

@@ -27,6 +27,8 @@ from tuner.search_spaces import Choice, Int
 from tuner.search_spaces.document import parse, parse_value
 from tuner.spec import StudySpec
 from tuner.study import preflight
+from tuner.workloads.base import Plan
+from tuner.workloads.network.workload import NetworkWorkload
 
 TRIALS, EPOCHS, SEED = 64, 20, 1
 OBJECTIVES = {  # task → what people ask of it first, and what else they may ask
@@ -205,14 +207,14 @@ def _spaces(family: str, rows: int) -> Iterator[tuple[dict[str, str], dict[str, 
         yield {**space, "depth": "null"}, {"depth": str(depth.low)}
 
 
-def _proven(wish: Wish, dataset: Dataset, file: Path) -> tuple[str, preflight.Plan]:
+def _proven(wish: Wish, dataset: Dataset, file: Path) -> tuple[str, Plan]:
     """The text of the first study that can be planned. Raises InputError with what is wrong where none can."""
     told: SpecError | None = None
     for space, fixed in _spaces(str(wish.family), dataset.rows["train"]):
         text = _text(wish, dataset, space, fixed, file)
         try:
             spec = StudySpec.from_json(parse(text, str(file)).data, file.resolve().parent, text)
-            return text, preflight.plan(spec, dataset)
+            return text, preflight.plan(spec, NetworkWorkload(spec, dataset))
         except SpecError as error:
             told = told or error
     assert told is not None

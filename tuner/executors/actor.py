@@ -11,16 +11,16 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from tuner.executors.protocol import Answer, Message, Ready, Setup, Stop, Work
+from tuner.executors.protocol import Answer, Message, Ready, Stop
 from tuner.executors.worker_log import Capture, mark
+from tuner.workloads.base import Job, Setup
 
 if TYPE_CHECKING:
     from tuner.checkpoints.remote import Storage
     from tuner.checkpoints.store import Pause, State
-    from tuner.data import Dataset
     from tuner.executors.code_bundle import CodeBundle
 
 BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
@@ -63,19 +63,19 @@ Word = Message | Placed | File | Printed | Failed
 
 @dataclass(frozen=True)
 class Resumed:
-    """Work, and the generations of its checkpoint, the newest first, by name."""
+    """A job, and the generations of its checkpoint, the newest first, by name."""
 
-    work: Work
+    job: Job
     kept: tuple[tuple[str, bytes], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class ActorSetup:
-    """What every worker needs: its setup, the data unless it is to read them itself, a person's network's files."""
+    """What every worker needs: its setup, what all trials share unless it is to read that itself, a person's files."""
 
     setup: Setup
-    dataset: Dataset | None
-    network: Mapping[str, bytes]
+    shared: Any
+    code: Mapping[str, bytes]
 
 
 class Connection:
@@ -93,11 +93,11 @@ class Connection:
     def send(self, message: Message) -> None:
         self.said.put(message)
 
-    def receive(self) -> Work | Answer | Stop:
+    def receive(self) -> Job | Answer | Stop:
         word = self.words.get()
         if isinstance(word, Resumed):
             self._kept = word.kept
-            return word.work
+            return word.job
         return word
 
     def waiting(self) -> bool:
@@ -134,7 +134,7 @@ class Actor:
         self._number = number
         self._connection = Connection()
         self._thread: threading.Thread | None = None
-        self._parcel: CodeBundle | None = None
+        self._bundle: CodeBundle | None = None
         self._capture: Capture | None = None
 
     def say(self, fetch: Callable[[], ActorSetup]) -> Iterator[list[Word]]:
@@ -164,8 +164,8 @@ class Actor:
 
     def put_away(self) -> None:
         """Leave nothing on the node's disk, before the end."""
-        if self._parcel is not None:
-            self._parcel.close()
+        if self._bundle is not None:
+            self._bundle.close()
 
     def _work(self, fetch: Callable[[], ActorSetup]) -> None:
         """The worker's own thread: train what comes, until the actor's end."""
@@ -173,19 +173,20 @@ class Actor:
             from tuner.executors import worker as working
             from tuner.executors.code_bundle import CodeBundle
 
-            luggage = fetch()
-            parcel = self._parcel = CodeBundle(luggage.network)
-            if luggage.setup.storage:
+            setup = fetch()
+            bundle = self._bundle = CodeBundle(setup.code)
+            if setup.setup.storage:
                 from tuner.checkpoints.remote import Storage
 
-                self._connection.storage = Storage(luggage.setup.storage)
+                self._connection.storage = Storage(setup.setup.storage)
+            connection = self._connection
             worker = working.Worker(
-                self._number, luggage.setup, self._connection, luggage.dataset, self._connection, mark
+                self._number, setup.setup, connection, setup.shared, connection, mark, bundle.located
             )
-            self._connection.send(Ready(self._number))
+            connection.send(Ready(self._number))
             while True:
-                word = self._connection.receive()
-                if isinstance(word, Work):
-                    worker.train(replace(word, task=parcel.unpacked(word.task)))
+                word = connection.receive()
+                if isinstance(word, Job):
+                    worker.train(word)
         except BaseException as error:  # noqa: BLE001 - whatever it is ends the actor, and the driver is told
             self._connection.said.put(Failed(error))

@@ -1,4 +1,4 @@
-"""A person's network on its way to a worker that sees none of their folders: its file, and what that needs.
+"""A person's code on its way to a worker that sees none of their folders: its file, and what that needs.
 
 Knows files; never what is in them. Whether they are the ones that the study was made with, the worker checks.
 """
@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from tuner.errors import InputError
-from tuner.models import FAMILIES, code
-from tuner.training.task import Task
+from tuner.models import code
 
-MOST_BYTES = 512 * 2**20  # of source and weights: more is no network but somebody's home
+MOST_BYTES = 512 * 2**20  # of source and weights: more is no code but somebody's home
 
 
-def pack(family: str, folder: Path) -> dict[str, bytes]:
-    """The file of a network `file.py:Class` and what it needs of what lies beside it, by path.
+def pack(place: str, folder: Path) -> dict[str, bytes]:
+    """The file of `file.py:Name` or `package.module:Name` and what it needs of what lies beside it, by path.
 
-    Raises InputError where that is more than a network can need.
+    Empty for an installed module.
+
+    Raises InputError where that is more than code can need.
     """
-    path = None if family in FAMILIES else code.locate(family.rpartition(":")[0], folder)
+    path = code.locate(place.rpartition(":")[0], folder)
     if path is None:
         return {}
     packed: dict[str, bytes] = {}
@@ -34,7 +34,7 @@ def pack(family: str, folder: Path) -> dict[str, bytes]:
         if size > MOST_BYTES:
             raise InputError(
                 f"expected at most {MOST_BYTES >> 20} MiB of Python files and weights beside {path}, to be sent to the "
-                "workers, got more; give the network a folder of its own"
+                "workers, got more; give it a folder of its own"
             )
     return packed
 
@@ -55,12 +55,12 @@ class CodeBundle:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def unpacked(self, task: Task) -> Task:
-        """The task, its network to be found here."""
+    def located(self, place: str, folder: str) -> tuple[str, str]:
+        """What `place` in `folder` is called here, and the folder that it is to be found from."""
         if self._folder is None:
-            return task
-        place, _, name = task.family.rpartition(":")
-        parts = Path(place).parts if place.endswith(".py") else (*place.split(".")[:-1], f"{place.split('.')[-1]}.py")
+            return place, folder
+        file, _, name = place.rpartition(":")
+        parts = Path(file).parts if file.endswith(".py") else (*file.split(".")[:-1], f"{file.split('.')[-1]}.py")
         there = Path(self._folder.name)
         inner = next(p for start in range(len(parts)) if (there / (p := Path(*parts[start:]))).is_file())
-        return replace(task, family=f"{inner}:{name}", folder=self._folder.name)
+        return f"{inner}:{name}", self._folder.name

@@ -25,15 +25,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Any, Protocol, Self
 
 from tuner.errors import InputError
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
-from tuner.executors.protocol import Answer, Lost, Message, Ready, Setup, Stop, Work
+from tuner.executors.protocol import Answer, Lost, Message, Ready, Stop
 from tuner.executors.worker_log import MARK, log_path, mark, speak_to
-
-if TYPE_CHECKING:
-    from tuner.data import Dataset
+from tuner.workloads.base import Job, Setup
 
 NAME = "tuner-worker-{}"  # a worker as `ps -e` and `top` show it
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2): the signal to get when the parent dies; the name of a process
@@ -74,19 +72,19 @@ def forks(device: str) -> bool:
 class PreforkedWorkers:
     """Workers that began as copies of this process, before it held a lock or a database; killed unless taken.
 
-    They share torch and the data set with it in memory, and wait for their setup.
+    They share with it in memory what it has imported, and what all trials share, and wait for their setup.
     """
 
-    def __init__(self, count: int, dataset: Dataset) -> None:
+    def __init__(self, count: int, shared: Any) -> None:
         self._waiting: deque[tuple[_Forked, Connection]] = deque()
         for number in range(count):
-            self._waiting.append(self._fork(number, dataset))
+            self._waiting.append(self._fork(number, shared))
 
-    def _fork(self, number: int, dataset: Dataset) -> tuple[_Forked, Connection]:
+    def _fork(self, number: int, shared: Any) -> tuple[_Forked, Connection]:
         ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
         not_for_it = [ours, *(line for _, line in self._waiting)]
         with theirs:
-            return _Forked(number, theirs, not_for_it, dataset), ours
+            return _Forked(number, theirs, not_for_it, shared), ours
 
     def take(self) -> tuple[_Forked, Connection] | None:
         """The next worker and the line to it; None where all are taken."""
@@ -110,9 +108,9 @@ class PreforkedWorkers:
 class _Forked:
     """The process of a forked worker, in the manner of `subprocess.Popen`."""
 
-    def __init__(self, number: int, line: Connection, others: Sequence[Connection], dataset: Dataset) -> None:
+    def __init__(self, number: int, line: Connection, others: Sequence[Connection], shared: Any) -> None:
         start = multiprocessing.get_context("fork").Process
-        self._process = start(target=_forked, args=(number, os.getpid(), line, others, dataset), daemon=True)
+        self._process = start(target=_forked, args=(number, os.getpid(), line, others, shared), daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -184,12 +182,12 @@ class LocalExecutor(Pool[_Slot]):
         """The process ids of the workers."""
         return [slot.process.pid for slot in self._slots]
 
-    def _send(self, slot: _Slot, word: Setup | Work | Answer | Stop) -> None:
+    def _send(self, slot: _Slot, word: Setup | Job | Answer | Stop) -> None:
         with contextlib.suppress(ConnectionError):
             slot.line.send(word)
 
     def receive(self, timeout: float) -> list[Message]:
-        if all(slot.ready for slot in self._slots) and sum(slot.work is not None for slot in self._slots) < self._cores:
+        if all(slot.ready for slot in self._slots) and sum(slot.job is not None for slot in self._slots) < self._cores:
             self._spare()
         lines = {slot.line: slot for slot in self._slots}
         messages: list[Message] = []
@@ -198,7 +196,7 @@ class LocalExecutor(Pool[_Slot]):
             messages += self._hear(lines[line])
         now = time.monotonic()
         for slot in self._slots:
-            if slot.work is not None and now - slot.heard > self._hang_seconds:
+            if slot.job is not None and now - slot.heard > self._hang_seconds:
                 slot.process.kill()
                 messages.append(self._replace(slot, f"no progress for {self._hang_seconds:.0f} s"))
         self._dispatch()
@@ -265,7 +263,7 @@ def main(descriptor: int, number: int, parent: int) -> None:
         _serve(number, Connection(descriptor), None)
 
 
-def _forked(number: int, parent: int, line: Connection, others: Sequence[Connection], dataset: Dataset) -> None:
+def _forked(number: int, parent: int, line: Connection, others: Sequence[Connection], shared: Any) -> None:
     """The process of a worker that was forked: leave behind what is the driver's, then serve as any other."""
     os.setsid()  # a terminal's Ctrl-C is for the driver, which lets workers save
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -273,7 +271,7 @@ def _forked(number: int, parent: int, line: Connection, others: Sequence[Connect
     for other in others:
         other.close()
     if _tied(number, parent):
-        _serve(number, line, dataset)
+        _serve(number, line, shared)
 
 
 def _tied(number: int, parent: int) -> bool:
@@ -285,8 +283,8 @@ def _tied(number: int, parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _serve(number: int, line: Connection, dataset: Dataset | None) -> None:
-    """Train what comes over the line until the driver is gone; a forked worker has its data set already."""
+def _serve(number: int, line: Connection, shared: Any) -> None:
+    """Train what comes over the line until the driver is gone; a forked worker has what trials share already."""
     from tuner.executors.worker import Worker  # after the tie to the driver: torch takes seconds to import
 
     gc.freeze()
@@ -303,11 +301,11 @@ def _serve(number: int, line: Connection, dataset: Dataset | None) -> None:
             speak_to(log.fileno())
         faulthandler.enable()
         mark(())
-        worker = Worker(number, setup, Line(), dataset, mark=mark)
+        worker = Worker(number, setup, Line(), shared, mark=mark)
         line.send(Ready(number))
         while True:
             word = line.recv()
-            if isinstance(word, Work):
+            if isinstance(word, Job):
                 worker.train(word)
     except InputError as error:
         sys.exit(str(error))

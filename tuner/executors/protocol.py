@@ -8,32 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:  # a worker's process is tied to its driver before it imports torch
-    from tuner.training.task import Task
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Told to a worker once: the data, the study's folder for checkpoints and weights, and the device."""
-
-    data: Mapping[str, Any]
-    folder: str
-    device: str
-    threads: int
-    share: float = 1.0  # of a GPU's memory
-    pinned: Mapping[str, str | None] = field(default_factory=dict)
-    """sha256 of the "data", their "split" and the file of a person's "network", as the study was made with them"""
-    storage: str = ""  # where checkpoints go instead of that folder, seen by every node
-
-
-@dataclass(frozen=True)
-class Work:
-    """Train this cohort, from its checkpoint where there is one."""
-
-    task: Task
-    attempt: int
+from tuner.workloads.base import Job
 
 
 @dataclass(frozen=True)
@@ -94,7 +71,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial reached its end; its best weights are on disk."""
+    """A trial reached its end; what is kept of it is on disk."""
 
     cohort: int
     attempt: int
@@ -113,7 +90,7 @@ class Flush:
 
 @dataclass(frozen=True)
 class Done:
-    """No row of the cohort is left, or (`saved`) it was left at a driver's wish after a checkpoint."""
+    """No trial of the cohort is left, or (`saved`) it was left at a driver's wish after a checkpoint."""
 
     cohort: int
     attempt: int
@@ -122,14 +99,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Trouble:
-    """The cohort cannot go on here: for want of memory, for a fault of the `machine`, or for one of its network."""
+    """The cohort cannot go on here: for want of memory, for a fault of the `machine`, or of its code."""
 
     cohort: int
     attempt: int
     memory: bool
     message: str
     machine: bool = False
-    trace: str = field(default="", repr=False)  # the whole traceback, where a network raised
+    trace: str = field(default="", repr=False)  # the whole traceback, where a person's code raised
 
 
 @dataclass(frozen=True)
@@ -158,7 +135,7 @@ class Executor(Protocol):
     def workers(self) -> int:
         """How many there are, or are about to be."""
 
-    def submit(self, work: Work) -> None: ...
+    def submit(self, job: Job) -> None: ...
 
     def receive(self, timeout: float) -> Sequence[Message]:
         """What workers said since the last call, each one's words in their order; waits at most `timeout` seconds."""

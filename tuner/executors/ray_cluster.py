@@ -19,19 +19,17 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray._private import ray_logging
 
-from tuner.errors import InputError, TunerError, first_line
+from tuner.errors import InputError, MachineError, TunerError, first_line
 from tuner.executors.actor import Actor, ActorSetup, Failed, File, Placed, Printed, Resumed, Word
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
-from tuner.executors.protocol import Answer, Lost, Message, Notice, Setup, Stop, Trouble, Work
+from tuner.executors.protocol import Answer, Lost, Message, Notice, Stop, Trouble
 from tuner.executors.worker_log import log_path
-
-if TYPE_CHECKING:  # an actor must not import numpy yet
-    from tuner.data import Dataset
+from tuner.workloads.base import Job, Setup
 
 SILENT_SECONDS = 30.0  # without one: its process or node is frozen, or the network is cut
 _PLACE_SECONDS = 15.0  # for the first worker, or another where all are gone, to find a place before a person is told
@@ -45,8 +43,8 @@ class TunerWorker(Actor):
     """An actor as Ray has it."""
 
     @ray.method(num_returns="streaming")
-    def serve(self, luggage: list[ray.ObjectRef[ActorSetup]]) -> Iterator[list[Word]]:
-        yield from self.say(lambda: ray.get(luggage[0]))
+    def serve(self, setup: list[ray.ObjectRef[ActorSetup]]) -> Iterator[list[Word]]:
+        yield from self.say(lambda: ray.get(setup[0]))
 
     @ray.method(concurrency_group="words")
     def tell(self, word: Resumed | Answer | Stop) -> None:
@@ -144,8 +142,8 @@ class RayExecutor(Pool[_Slot]):
         setup: Setup,
         count: int,
         needs: Needs,
-        dataset: Dataset | None,
-        network: Mapping[str, bytes],
+        shared: Any,
+        code: Mapping[str, bytes],
         *,
         hang_seconds: float = HANG_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
@@ -160,7 +158,7 @@ class RayExecutor(Pool[_Slot]):
         self._closing = threading.Event()
         self._unlogged = False  # a worker's log could not be written
         self._listeners: list[threading.Thread] = []
-        self._luggage = ray.put(ActorSetup(setup, dataset, network))
+        self._sent = ray.put(ActorSetup(setup, shared, code))
         self._expected = max(1, min(count, needs.room))
         self._told = self._expected == count
         self._alone_since = time.monotonic()
@@ -189,13 +187,13 @@ class RayExecutor(Pool[_Slot]):
     def _listen(self, slot: _Slot, actor: Any) -> None:
         """All that one actor says, into the queue; files into the study's folder on the way."""
         try:
-            stream = actor.serve.remote([self._luggage])
+            stream = actor.serve.remote([self._sent])
             while slot.actor is actor:
                 if not ray.wait([stream], timeout=_LISTEN_SECONDS)[0]:
                     continue
                 reference = next(stream, None)
                 if reference is None:  # an actor ends its stream now and then; the next goes on where it was
-                    stream = actor.serve.remote([self._luggage])
+                    stream = actor.serve.remote([self._sent])
                     continue
                 words: list[Word] = ray.get(reference)
                 if slot.actor is not actor:
@@ -209,8 +207,6 @@ class RayExecutor(Pool[_Slot]):
 
     def _filed(self, slot: _Slot, word: Word) -> Word | None:
         """The word, unless it was a file, or of the worker's log, and is written."""
-        from tuner.checkpoints.store import MachineError
-
         if isinstance(word, Printed):
             return self._logged(slot, word)
         if not isinstance(word, File):
@@ -243,12 +239,12 @@ class RayExecutor(Pool[_Slot]):
             )
         return None
 
-    def _send(self, slot: _Slot, word: Work | Answer | Stop) -> None:
-        slot.actor.tell.remote(Resumed(word, self._kept(word)) if isinstance(word, Work) else word)
+    def _send(self, slot: _Slot, word: Job | Answer | Stop) -> None:
+        slot.actor.tell.remote(Resumed(word, self._kept(word)) if isinstance(word, Job) else word)
 
-    def _kept(self, work: Work) -> tuple[tuple[str, bytes], ...]:
+    def _kept(self, job: Job) -> tuple[tuple[str, bytes], ...]:
         """What a worker without a storage chooses from."""
-        return () if self._setup.storage else tuple(self._folder.generations(work.task.cohort))
+        return () if self._setup.storage else tuple(self._folder.generations(job.cohort))
 
     def receive(self, timeout: float) -> list[Message]:
         messages: list[Message] = []
@@ -298,7 +294,7 @@ class RayExecutor(Pool[_Slot]):
             return [self._replace(slot, reason)] if now - since > _GONE_SECONDS else []
         if slot.placed and now - slot.beat > self._silent_seconds:
             slot.ended = now, f"silent for {self._silent_seconds:.0f} s"
-        elif slot.work is not None and now - slot.heard > self._hang_seconds:
+        elif slot.job is not None and now - slot.heard > self._hang_seconds:
             slot.ended = now, f"no progress for {self._hang_seconds:.0f} s"
         if slot.ended is not None:
             ray.kill(slot.actor)

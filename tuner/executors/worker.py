@@ -1,7 +1,7 @@
-"""A worker: loads the data once, trains the cohorts it is given, reports epochs, writes checkpoints.
+"""A worker: drives the runners of the jobs it is given, reports epochs, writes checkpoints, heeds stops.
 
-Knows training and data; never a sampler, a ledger, nor what carries its messages. The same code runs
-in a process of this machine and in an actor of a cluster.
+Knows the seam to workloads; never what is trained, a sampler, a ledger, nor what carries its messages. The same code
+runs in a process of this machine and in an actor of a cluster.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
-
-from tuner import data, models
-from tuner.checkpoints.store import CheckpointStore, Folder, MachineError
-from tuner.data import batches
-from tuner.errors import DataError, told, trace
+from tuner.checkpoints.store import CheckpointStore, Folder
+from tuner.errors import MachineError, out_of_memory, told, trace
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -27,14 +23,12 @@ from tuner.executors.protocol import (
     Message,
     Notice,
     Report,
-    Setup,
     Started,
     Stop,
     Trouble,
-    Work,
 )
-from tuner.training.loop import Training
-from tuner.training.task import Arrays, Epoch, Step
+from tuner.workloads.base import Epoch, Job, Located, Runner, Setup, Step, as_named
+from tuner.workloads.kinds import trainer
 
 CHECKPOINT_SECONDS = 10.0  # at most this much training is lost to a crash, or one epoch where that is longer
 ALIVE_SECONDS = 2.0  # between two signs of life
@@ -47,7 +41,7 @@ class Channel(Protocol):
 
     def send(self, message: Message) -> None: ...
 
-    def receive(self) -> Work | Answer | Stop:
+    def receive(self) -> Job | Answer | Stop:
         """Wait for the next word. Raises EOFError when the driver is gone."""
 
     def waiting(self) -> bool:
@@ -58,18 +52,6 @@ class _Stopped(Exception):
     """The driver asked to save and leave."""
 
 
-def arrays(dataset: data.Dataset, device: torch.device) -> Arrays:
-    """A data set's training and validation rows on the device."""
-
-    train, validation = dataset.train, dataset.validation
-    return Arrays(
-        batches.place(train.inputs, device),
-        batches.laid(train.targets, device),
-        batches.place(validation.inputs, device),
-        batches.laid(validation.targets, device),
-    )
-
-
 class Worker:
     """One worker. `train` returns when its cohort is done, saved or in trouble."""
 
@@ -78,46 +60,37 @@ class Worker:
         number: int,
         setup: Setup,
         channel: Channel,
-        dataset: data.Dataset | None = None,
+        shared: Any = None,
         store: CheckpointStore | None = None,
         mark: Callable[[Sequence[int]], None] = lambda _: None,
+        located: Located = as_named,
     ) -> None:
-        """`dataset` where the process has it in memory already, else it is loaded as `setup` says.
+        """`shared` is what the workload's trainer would else load, where the process has it in memory already.
 
-        Without a `store` it is the study's folder. `mark` is told whose trials' code runs from now on.
+        Without a `store` it is the study's folder. `mark` is told whose trials' code runs from now on, `located` tells
+        where a person's code is on this machine.
         """
-        torch.set_num_threads(setup.threads)
         self.number = number
         self.store = store or Folder(Path(setup.folder))
-        self.device = torch.device(setup.device)
-        if self.device.type == "cuda":
-            # Fractions of a GPU isolate nothing by themselves: an allocator's limit does.
-            torch.cuda.set_per_process_memory_fraction(setup.share, self.device)
-        dataset = dataset or data.load(**setup.data)
-        self._pinned = setup.pinned
-        for name, found in (("data", dataset.digest), ("split", dataset.split_digest)):
-            if self._pinned.get(name, found) != found:
-                raise DataError(f"{dataset.name}: the {name} changed while the study ran; restore it and launch again")
-        self.arrays = arrays(dataset, self.device)
+        self.trainer = trainer(setup, shared, located)
         self.channel = channel
         self.mark = mark
         self._heard = self._spoke = self._saved = time.monotonic()
         self._stopping = False
         self._share = 0.0  # of the epoch under way, as of the last look
 
-    def train(self, work: Work) -> None:
+    def train(self, job: Job) -> None:
         """Train one cohort and say so; only a lost driver (EOFError, ConnectionError) gets out."""
-        self.mark([row.number for row in work.task.rows])
-        end = self._end(work)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.mark(job.trials)
+        end = self._end(job)
+        self.trainer.rest()
         self.mark(())
         self.channel.send(end)
 
-    def _end(self, work: Work) -> Done | Trouble:
-        cohort, attempt = work.task.cohort, work.attempt
+    def _end(self, job: Job) -> Done | Trouble:
+        cohort, attempt = job.cohort, job.attempt
         try:
-            self._run(work)
+            self._run(job)
             return Done(cohort, attempt)
         except _Stopped:
             return Done(cohort, attempt, saved=True)
@@ -127,20 +100,16 @@ class Worker:
             raise
         except MemoryError as error:
             return Trouble(cohort, attempt, True, str(error) or "out of memory", trace=trace(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's network may raise anything; it ends its trials, not the study
-            text = trace(error)
-            lack = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
-            return Trouble(cohort, attempt, lack, told(error), trace=text)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's code may raise anything; it ends its trials, not the study
+            return Trouble(cohort, attempt, out_of_memory(error), told(error), trace=trace(error))
 
-    def _run(self, work: Work) -> None:
-        task, attempt = work.task, work.attempt
-        network = models.digest(task.family, Path(task.folder), whole=False)
-        if self._pinned.get("network", network) != network:
-            raise MachineError(f"the file of the network {task.family} changed while the study ran; restore it")
-        training, notes = self._resume(work)
-        self.channel.send(Started(task.cohort, attempt, self.number, training.epoch, tuple(notes)))
+    def _run(self, job: Job) -> None:
+        cohort, attempt = job.cohort, job.attempt
+        runner, notes = self._resume(job)
+        self.channel.send(Started(cohort, attempt, self.number, runner.epoch, tuple(notes)))
         self._saved = time.monotonic()
-        events = training.run()
+        training = set(job.trials)
+        events = runner.run()
         answer: set[int] | None = None
         rung = flushed = False
         while True:
@@ -152,52 +121,50 @@ class Worker:
             if isinstance(event, Step):
                 boundary = event.step == 0
                 if boundary and (rung or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
-                    self._save(training, work, flushed=flushed)
+                    self._save(runner, job, flushed=flushed)
                 rung = flushed = False
-                self._listen(training, work)
+                self._listen(runner, job, event)
             elif isinstance(event, Epoch):
                 self._spoke = time.monotonic()
                 self.channel.send(
-                    Report(
-                        task.cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds, event.undecided
-                    )
-                )  # fmt: skip
+                    Report(cohort, attempt, event.epoch, event.metrics, event.failed, event.seconds, event.undecided)
+                )
                 if event.undecided:
                     answer = set(self._expect_answer().stop)
                     rung = flushed = True
                 if gone := {*event.failed, *(answer or ())}:
-                    self.mark([row.number for row in training.rows if row.number not in gone])
+                    training -= gone
+                    self.mark(sorted(training))
             else:
-                self.store.save_weights(
-                    task.cohort, attempt, event.number, {"weights": event.weights}, partial(self._pause, work)
-                )
-                self.channel.send(Ended(task.cohort, attempt, event.number, event.epochs, event.best_epoch))
+                self.store.save_weights(cohort, attempt, event.number, event.kept, partial(self._pause, job))
+                self.channel.send(Ended(cohort, attempt, event.number, event.epochs, event.best_epoch))
+                training.discard(event.number)
                 flushed = False  # the ledger may not have this end yet
 
-    def _resume(self, work: Work) -> tuple[Training, list[str]]:
-        training = Training(work.task, self.arrays, pulse=lambda: self._pulse(work))
-        state, notes = self.store.latest(work.task.cohort, partial(self._pause, work), training.restore)
+    def _resume(self, job: Job) -> tuple[Runner, list[str]]:
+        runner = self.trainer.runner(job, partial(self._pulse, job))
+        state, notes = self.store.latest(job.cohort, partial(self._pause, job), runner.restore)
         if state is not None:
-            return training, [f"{note}, using the one before" for note in notes]
-        return training, [f"{note}, starting over" for note in notes[-1:]]
+            return runner, [f"{note}, using the one before" for note in notes]
+        return runner, [f"{note}, starting over" for note in notes[-1:]]
 
-    def _listen(self, training: Training, work: Work) -> None:
+    def _listen(self, runner: Runner, job: Job, step: Step) -> None:
         """Between two steps: a sign of life now and then, and a look for a Stop."""
         now = time.monotonic()
         if now - self._heard < _LISTEN_SECONDS and not self._stopping:
             return
         self._heard = now
-        self._share = training.step / training.steps
-        self._pulse(work)
+        self._share = step.step / step.steps
+        self._pulse(job)
         if self._told_to_stop():
-            self._save(training, work, flushed=False)
+            self._save(runner, job, flushed=False)
             raise _Stopped
 
-    def _pulse(self, work: Work) -> None:
+    def _pulse(self, job: Job) -> None:
         """A sign of life where the last word is a while ago."""
         if time.monotonic() - self._spoke > ALIVE_SECONDS:
             self._spoke = time.monotonic()
-            self.channel.send(Alive(work.task.cohort, work.attempt, self._share))
+            self.channel.send(Alive(job.cohort, job.attempt, self._share))
 
     def _told_to_stop(self) -> bool:
         if not self._stopping and self.channel.waiting():
@@ -210,19 +177,19 @@ class Worker:
             self._stopping = self._stopping or isinstance(word, Stop)
         return word
 
-    def _save(self, training: Training, work: Work, *, flushed: bool) -> None:
+    def _save(self, runner: Runner, job: Job, *, flushed: bool) -> None:
         """Keep a checkpoint; never ahead of the ledger, and never giving up on a full disk."""
         if not flushed:
-            self.channel.send(Flush(work.task.cohort, work.attempt))
+            self.channel.send(Flush(job.cohort, job.attempt))
             self._expect_answer()
-        self.store.save(work.task.cohort, work.attempt, training.state(), partial(self._pause, work))
+        self.store.save(job.cohort, job.attempt, runner.state(), partial(self._pause, job))
         self._saved = time.monotonic()
 
-    def _pause(self, work: Work, notice: str | None) -> None:
+    def _pause(self, job: Job, notice: str | None) -> None:
         """While a disk is full or a storage away: wait, with signs of life; it is no hung worker."""
         if notice is not None:
             self.channel.send(Notice(notice))
         if self._told_to_stop():
             raise _Stopped
-        self._pulse(work)
+        self._pulse(job)
         time.sleep(_RETRY_SECONDS)

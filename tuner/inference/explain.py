@@ -47,8 +47,8 @@ from tuner.models.interface import (
     Signature,
 )
 from tuner.spec import StudySpec
-from tuner.study import preflight as planning
 from tuner.training.target_scaling import Standard
+from tuner.workloads.network.plan import load
 
 _BATCH = 32  # examples at once: a transformer keeps the square of its steps for each
 
@@ -186,7 +186,7 @@ class Best:
                 f"the rows of {self.history.spec['study']} come with code of the study's own, a network or a data "
                 "function; add --own-code to run it, or name a file of examples"
             )
-        dataset = planning.load(self.spec)
+        dataset = load(self.spec)
         if (dataset.digest, dataset.split_digest) != (self.history.data["digest"], self.history.data["split"]):
             raise StudyChanged(f"the data of study {self.spec.study} changed since it ran; restore them")
         name = "test" if dataset.rows["test"] else "validation"

@@ -13,23 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from ray import tune
 from ray.tune import schedulers
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
-from tuner.data import Dataset
 from tuner.executors.ray_cluster import Needs, connected
 from tuner.ray_tune.journal import Asking, Journal, Until, unfinished
 from tuner.ray_tune.space import mutations
 from tuner.ray_tune.trial import EPOCH, NUMBER, ActorSetup, trainable
 from tuner.search import Search
 from tuner.spec import StudySpec
-from tuner.study import workers as staff
-from tuner.study.cohorts import device_of
-from tuner.study.log import StudyLog
-from tuner.terminal.progress import Now, Progress
+from tuner.study.session import StudySession
+from tuner.study.workers import cores, our_signals
+from tuner.terminal.progress import Now
+from tuner.workloads.devices import device_of
 
 RETRIES = 2  # of a trial whose actor died
 _REDUCTION, _MIN_EPOCHS, _STARTUP = 3, 1, 5  # as our own pruners have them
@@ -108,35 +106,27 @@ def scheduler(spec: StudySpec, epochs: Mapping[int, int]) -> TrialScheduler:
     return kinds[spec.run.scheduler or "fifo"]()
 
 
-def drive(
-    spec: StudySpec,
-    dataset: Dataset,
-    log: StudyLog,
-    search: Search,
-    progress: Progress,
-    tick: Callable[[int], Now],
-    stopping: Callable[[], bool],
-    workers: int | None,
-) -> bool:
+def drive(session: StudySession, search: Search, now: Callable[[int], Now], stopping: Callable[[], bool]) -> bool:
     """Drive until all trials have ended (True), or `stopping()` says so (False). Raises what the ledger raised."""
+    spec, log = session.spec, session.log
     kind = spec.run.scheduler or "fifo"
     changing = frozenset(mutations(spec)) if kind == "pbt" else frozenset()
-    count = workers or (spec.run.workers if isinstance(spec.run.workers, int) else 0)
-    journal = Journal(spec, log, search, progress, lambda: tick(count), stopping, changing)
+    count = session.workers or (spec.run.workers if isinstance(spec.run.workers, int) else 0)
+    journal = Journal(session, search, lambda: now(count), stopping, changing)
     if not journal.left:
         return True
     run = spec.run
     gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
     needs = Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
-    room = math.ceil(count * needs.cpus) or staff.cores()
+    room = math.ceil(count * needs.cpus) or cores()
     ahead = {"TUNE_MAX_PENDING_TRIALS_PG": str(journal.left)} if kind == "hyperband" else {}  # to fill its brackets
     with _settings({**_SETTINGS, **ahead}), contextlib.ExitStack() as stack:
-        with staff.our_signals():
+        with our_signals():
             stack.enter_context(connected(run.address, room))
         count = count or max(1, min(needs.room, journal.left))
         epochs = journal.epochs if kind == "pbt" else {}
         tuner = tune.Tuner(
-            _trained(spec, dataset, journal, needs, always=kind == "pbt"),
+            _trained(session, journal, needs, always=kind == "pbt"),
             tune_config=tune.TuneConfig(
                 num_samples=journal.left,
                 search_alg=Asking(journal),
@@ -146,7 +136,7 @@ def drive(
             ),
             run_config=tune.RunConfig(
                 name=f"{os.getpid()}",
-                storage_path=str((log.ledger.folder / "checkpoints" / "ray-tune").absolute()),  # goes when all is over
+                storage_path=str((session.folder / "checkpoints" / "ray-tune").absolute()),  # goes when all is over
                 verbose=0,
                 stop=Until(journal),
                 callbacks=[journal],
@@ -164,13 +154,12 @@ def drive(
     return True
 
 
-def _trained(spec: StudySpec, dataset: Dataset, journal: Journal, needs: Needs, *, always: bool) -> Any:
+def _trained(session: StudySession, journal: Journal, needs: Needs, *, always: bool) -> Any:
     """The study's Trainable with what its actors are given and need."""
-    mapped = any(isinstance(split.inputs, np.memmap) for split in (dataset.train, dataset.validation))
-    luggage = ActorSetup(None if mapped else dataset.without_test(), journal.kept, always, needs.gpus)
+    setup = ActorSetup(session.workload.travels(), journal.kept, always, needs.gpus)
     wanted = {"cpu": needs.cpus, "gpu": needs.gpus, "memory": needs.memory}
     resources = {name: amount for name, amount in wanted.items() if amount}
-    return tune.with_resources(tune.with_parameters(trainable(spec), luggage=luggage), resources)
+    return tune.with_resources(tune.with_parameters(trainable(session.spec), given=setup), resources)
 
 
 @contextlib.contextmanager

@@ -19,16 +19,16 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from tuner.checkpoints import format as checkpoint
-from tuner.checkpoints.store import Folder, MachineError, checkpoint_path
-from tuner.errors import TunerError, first_line
-from tuner.events import Cohort, Params, State
+from tuner.checkpoints.store import Folder, checkpoint_path
+from tuner.errors import MachineError, TunerError, first_line
+from tuner.events import Params, State
 from tuner.history.fold import History, TrialHistory
 from tuner.ray_tune.space import settled
 from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER, TRACE
 from tuner.search import Search
-from tuner.spec import StudySpec
-from tuner.study.log import StudyLog
-from tuner.terminal.progress import Now, Progress
+from tuner.study.cohorts import OneByOne
+from tuner.study.session import StudySession
+from tuner.terminal.progress import Now
 
 SCHEDULE = "schedule/"  # before a hyperparameter's name: the metric that tells its value at each epoch of a population
 _RETRY_SECONDS = 5.0  # between two attempts to write to a full disk
@@ -56,25 +56,25 @@ class Journal(tune.Callback):
 
     def __init__(
         self,
-        spec: StudySpec,
-        log: StudyLog,
+        session: StudySession,
         search: Search,
-        progress: Progress,
-        tick: Callable[[], Now],
+        now: Callable[[], Now],
         stopping: Callable[[], bool],
         changing: frozenset[str],
     ) -> None:
-        self._spec, self._log, self._history, self._search = spec, log, log.history, search
-        self._progress, self._tick, self._stopping, self._changing = progress, tick, stopping, changing
-        self._shelf = Folder(log.ledger.folder)
+        self._session, self._spec, self._search = session, session.spec, search
+        self._log, self._history, self._progress = session.log, session.history, session.progress
+        self._now, self._stopping, self._changing = now, stopping, changing
+        self._cohorts = OneByOne(session.spec)
+        self._folder = Folder(session.folder)
         search.release()  # trials are asked one by one here, also where a study loop has left a window half asked
         self.fault: Exception | None = None
         self.kept: dict[int, bytes] = {}  # states of trials that go on, by number
         self.epochs: dict[int, int] = {}  # how far those came
         self._changed: dict[int, Params] = {}  # what a population had made of their hyperparameters
-        self._left = deque(log.history.unfinished)
+        self._left = deque(self._history.unfinished)
         for number in self._left:
-            self._find(log.history.trials[number])
+            self._find(self._history.trials[number])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tune writes its callbacks down, for a restore that nobody asks for."""
@@ -82,7 +82,7 @@ class Journal(tune.Callback):
 
     def _find(self, trial: TrialHistory) -> None:
         """The last whole state of a trial that an earlier launch has left."""
-        path = checkpoint_path(self._log.ledger.folder, trial.cohort if trial.cohort is not None else -1)
+        path = checkpoint_path(self._session.folder, trial.cohort if trial.cohort is not None else -1)
         for name, content in checkpoint.generations(path):
             state, _ = checkpoint.newest([(name, content)])
             if state is not None and state.get("rows") == [trial.number]:
@@ -109,9 +109,8 @@ class Journal(tune.Callback):
 
     def _ask(self) -> None:
         (trial,) = self._search.ask(len(self._history.trials), 1)
-        cohort = Cohort(len(self._history.cohorts), (trial,), self._spec.structure(trial.params), company=False)
         with self._told():
-            self._log.asked([trial], [cohort])
+            self._log.asked([trial], self._cohorts.group([trial], len(self._history.cohorts)))
         self._left.append(trial.number)
 
     @contextmanager
@@ -119,7 +118,7 @@ class Journal(tune.Callback):
         """What is written inside is on the disk at the end, and then people are told."""
         with self._log.together() as stored:
             yield
-        self._progress.update(self._history, stored, self._tick())
+        self._progress.update(self._history, stored, self._now())
 
     # --- what Tune tells --------------------------------------------------------------------------
 
@@ -146,14 +145,15 @@ class Journal(tune.Callback):
         metrics = self._metrics(result)
         epoch = int(result[EPOCH])
         if weights is not None and (self._changing or FINISHED in result) and self._counts(told, epoch, metrics):
-            self._shelf.write(told.cohort or 0, told.number, weights, self._pause)
+            self._folder.write(told.cohort or 0, told.number, weights, self._pause)
         if epoch not in told.reports:
             seconds, params = float(result["seconds"]), self._schedule(told, result)
             with self._told():
                 self._log.reported(epoch, {told.number: metrics}, seconds, params=params)
             self._search.replay(told.number, epoch, metrics.get(self._spec.metric))
         if state is not None:
-            self._shelf.write(told.cohort or 0, None, state, self._pause)
+            self._folder.write(told.cohort or 0, None, state, self._pause)
+        self._session.ahead.begin()
         if FINISHED in result:
             best = told.best_epoch(self._spec.metric, self._spec.maximize)
             with self._told():

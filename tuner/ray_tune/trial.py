@@ -23,15 +23,17 @@ from tuner.checkpoints import format as checkpoint
 from tuner.data import Dataset
 from tuner.errors import told, trace
 from tuner.events import Trial
-from tuner.executors.worker import CHECKPOINT_SECONDS, arrays
+from tuner.executors.worker import CHECKPOINT_SECONDS
 from tuner.ray_tune.space import read, settled
 from tuner.seeds import derive
 from tuner.spec import StudySpec
-from tuner.study import preflight as planning
-from tuner.study.cohorts import Grouping
+from tuner.training.evaluation import network_of
 from tuner.training.loop import Training
-from tuner.training.task import Epoch, Finished
-from tuner.workloads.network_size import Sizes
+from tuner.workloads.base import Epoch, Finished
+from tuner.workloads.network.plan import load
+from tuner.workloads.network.runner import arrays
+from tuner.workloads.network.size import Sizes
+from tuner.workloads.network.tasks import task
 
 NUMBER = "_trial"  # in a config: our number of the trial, which its seed comes from
 EPOCH = "epoch"  # in a result: absolute, also after a restore; use it as time_attr
@@ -76,18 +78,18 @@ class StudyTrainable(tune.Trainable):
 
     study: tuple[dict[str, Any], str]
 
-    def setup(self, config: dict[str, Any], luggage: ActorSetup | None = None) -> None:
+    def setup(self, config: dict[str, Any], given: ActorSetup | None = None) -> None:
         body, folder = self.study
         self._spec = spec = StudySpec.from_json(body, Path(folder))
-        self._luggage = luggage
+        self._given = given
         torch.set_num_threads(spec.run.threads)
         has_gpu = ray.get_gpu_ids() if self.is_actor() else torch.cuda.is_available()  # type: ignore[no-untyped-call]
         device = torch.device("cuda" if has_gpu and spec.run.device != "cpu" else "cpu")
         if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(luggage.share if luggage is not None else 1.0)
-        dataset = luggage.dataset if luggage is not None and luggage.dataset is not None else planning.load(spec)
+            torch.cuda.set_per_process_memory_fraction(given.share if given is not None else 1.0)
+        dataset = given.dataset if given is not None and given.dataset is not None else load(spec)
         self._arrays = arrays(dataset, device)
-        self._grouping = Grouping(spec, dataset, Path(folder), device.type, 1, lambda _: set(), lambda _: None)
+        self._signature = dataset.signature
         self._known = Sizes(spec, dataset.signature)
         self._begin(config)
 
@@ -105,12 +107,12 @@ class StudyTrainable(tune.Trainable):
         self._error, self._trace = "", ""
         self._saved = time.monotonic()
         try:
-            self._training = Training(self._grouping.task(0, [trial], company=False), self._arrays)
+            self._training = Training(task(spec, self._signature, [trial], company=False), self._arrays)
             self._events = self._training.run()
-            if self._luggage is not None and self._number in self._luggage.kept:
-                checkpoint.newest([(_FILE, self._luggage.kept[self._number])], self._go_on)
+            if self._given is not None and self._number in self._given.kept:
+                checkpoint.newest([(_FILE, self._given.kept[self._number])], self._go_on)
         except Exception as error:
-            if self._luggage is None:
+            if self._given is None:
                 raise
             self._error, self._trace = told(error), trace(error)
 
@@ -121,7 +123,7 @@ class StudyTrainable(tune.Trainable):
         try:
             return self._epoch()
         except Exception as error:
-            if self._luggage is None:
+            if self._given is None:
                 raise
             return self._failure(told(error), self._training.epoch, trace(error))
 
@@ -137,22 +139,22 @@ class StudyTrainable(tune.Trainable):
         result |= {EPOCH: epoch.epoch, "seconds": epoch.seconds}
         if finished is not None:
             result |= {FINISHED: True, "best_epoch": finished.best_epoch, tune.result.DONE: True}
-        if self._luggage is not None:
-            result[FREIGHT] = self._freight(self._luggage, finished)
+        if self._given is not None:
+            result[FREIGHT] = self._freight(self._given, finished)
         return result
 
     def _failure(self, message: str, epoch: int, trace: str = "") -> dict[str, Any]:
         said = {FAILED: message, **({TRACE: trace} if trace else {})}
         return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
 
-    def _freight(self, luggage: ActorSetup, finished: Finished | None) -> Freight:
+    def _freight(self, given: ActorSetup, finished: Finished | None) -> Freight:
         freight = Freight()
         stack = self._training.stack
-        if luggage.always:
+        if given.always:
             freight.weights = checkpoint.pack({"weights": stack.weights(stack.state(), 0)})
         elif finished is not None:
-            freight.weights = checkpoint.pack({"weights": finished.weights})
-        if finished is None and (luggage.always or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
+            freight.weights = checkpoint.pack(finished.kept)
+        if finished is None and (given.always or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
             freight.state = checkpoint.pack(self._whole())
             self._saved = time.monotonic()
         return freight
@@ -181,7 +183,7 @@ class StudyTrainable(tune.Trainable):
         before = state.get("params", self._params)
         if before != self._params:  # some of them live in buffers, as dropout's rate does: those that the two differ in
             row = training.rows[0]
-            other = training._network(replace(row, network=self._spec.network(before)))
+            other = network_of(training.task, replace(row, network=self._spec.network(before)))
             for name, buffer in other.named_buffers():
                 if not torch.equal(buffer.to(own[name].device), own[name][0]):
                     training.stack.buffers[name].copy_(own[name])

@@ -5,12 +5,13 @@ Knows the history and what is to be stored of a change; never what is in a netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tuner.errors import StudyChanged
-from tuner.events import Cohort, Grouped, Pruned, Trial
+from tuner.events import Grouped, Pruned, Trial
 from tuner.history.failures import named
 from tuner.history.fold import History
+from tuner.workloads.base import CohortPolicy
 
 
 def changed(history: History, study: str, family: str, digest: str | None, *, accept: bool, more: bool) -> bool:
@@ -44,8 +45,8 @@ def left_behind(history: History, say: Callable[[str], None]) -> list[Pruned]:
     return [Pruned(trial.number, trial.epochs, why) for trial in begun]
 
 
-def begun_anew(history: History, group: Callable[[Sequence[Trial], int], list[Cohort]]) -> list[Grouped]:
+def begun_anew(history: History, cohorts: CohortPolicy) -> list[Grouped]:
     """The cohorts of trials that wait since before such a change: new ones, which have no checkpoint."""
     left = [trial for trial in history.trials.values() if not trial.ended and trial.code != history.code]
     trials = [Trial(trial.number, trial.params, trial.seed) for trial in left if trial.cohort is not None]
-    return [cohort.grouped() for cohort in group(trials, len(history.cohorts))] if trials else []
+    return [cohort.grouped() for cohort in cohorts.group(trials, len(history.cohorts))] if trials else []

@@ -1,81 +1,19 @@
-"""The winner: the best trial's kept weights, tested once, exported and shown at work, and the study closed.
+"""The end of a study: its winner is finished as its workload does, and the study is closed.
 
-Knows the spec, data, training, ledger and history. Must never know the sampler, workers or trackers.
+Knows ledger and history; never what a trial is, the sampler, workers or trackers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import math
-import threading
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from tuner import champion, models
-from tuner.checkpoints import format as checkpoint
 from tuner.checkpoints import migrate
-from tuner.checkpoints.store import weights_path
-from tuner.data import batches
-from tuner.data.dataset import Dataset
-from tuner.errors import CheckpointCorrupt, StudyChanged, told
-from tuner.events import Trial
-from tuner.executors.worker import arrays
-from tuner.history.fold import History, TrialHistory
 from tuner.history.results import leader
-from tuner.inference import render
-from tuner.inference.explain import validated
-from tuner.inference.generate import continued
-from tuner.models.interface import LANGUAGE
-from tuner.spec import StudySpec
-from tuner.study.cohorts import Grouping, device_of
-from tuner.study.log import StudyLog
-from tuner.terminal.progress import Now, Progress
-from tuner.training.loop import Training
-from tuner.training.task import Arrays, Finished, Task
-
-_SHOWN = 8  # rows of validation
-_PROMPT, _SAMPLE = 16, 500  # characters of a sample of text: those of a validation row, and those that follow
-_CLOSE = 1e-4  # two scores of one network on another machine
-_TEMPERATURE = 0.8  # a little surer than what it learnt, as a reader of a short sample would have it
+from tuner.study.session import StudySession
+from tuner.terminal.progress import Now
 
 
-@cache
-def prepare() -> threading.Thread:
-    """Import in the background, once, what `finish_study` needs and training does not: torch.export takes a second.
-
-    `finish_study` waits for the thread that is returned.
-    """
-
-    def load() -> None:
-        for module in ("torch.export._trace", "pandas"):
-            importlib.import_module(module)
-
-    thread = threading.Thread(target=load, name="prepare", daemon=True)
-    thread.start()
-    return thread
-
-
-@contextlib.contextmanager
-def preparing() -> Iterator[None]:
-    """At the end, wait for what `prepare` has begun inside, also where no winner has waited for it.
-
-    An import that goes on while Python shuts down fails, and says so at the end of everything that a person reads.
-    """
-    try:
-        yield
-    finally:
-        if prepare.cache_info().currsize:
-            prepare().join()
-
-
-def finish_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) -> None:
-    """Test and export the best trial, once, and close the study; "failed" where no trial completed."""
-    history, folder = log.history, log.ledger.folder
+def finish_study(session: StudySession) -> None:
+    """Have the best trial finished, once, and close the study; "failed" where no trial completed."""
+    history, folder, progress = session.history, session.folder, session.progress
     best = leader(history)
     tested = None
     if best is None:
@@ -83,108 +21,17 @@ def finish_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Pro
         progress.message(message)
     else:
         message = f"best is trial {best.number}"
-        tested = _finish(spec, dataset, folder, history, best, progress) if best.tested is None else None
-    with log.together() as stored:
-        log.completed(message, winner=None if best is None else best.number, tested=tested)
+        if best.tested is None:
+            session.ahead.wait()
+            tested = session.workload.finish(best, history, folder, progress.message)
+    with session.log.together() as stored:
+        session.log.completed(message, winner=None if best is None else best.number, tested=tested)
     migrate.clear(folder, history, progress.message)
     progress.update(history, stored, Now(trials=len(history.trials)))
 
 
-def restore_champion(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress) -> None:
-    """Write a complete study's champion again where it cannot be opened; what was tested stays as it was."""
-    history, folder = log.history, log.ledger.folder
-    best = leader(history)
-    if best is not None and best.tested is not None and champion.is_lost(folder):
-        progress.message(f"the champion is lost, damaged or an older Tuner's: exporting trial {best.number} again")
-        _finish(spec, dataset, folder, history, best, progress)
-
-
-def _finish(
-    spec: StudySpec, dataset: Dataset, folder: Path, history: History, best: TrialHistory, progress: Progress
-) -> dict[str, float]:
-    """The best trial's metrics on the test split, unless they are known, and its network exported."""
-    if models.changed(history.network, spec.model["family"], spec.folder):
-        raise StudyChanged(
-            f"the file of the network {spec.model['family']} changed while study {spec.study} ran; restore it and "
-            "launch again"
-        )
-    torch.set_num_threads(spec.run.threads)  # as the workers have it: another number rounds otherwise
-    device = torch.device(device_of(spec) if torch.cuda.is_available() else "cpu")  # a cluster's GPUs are not here
-    grouping = Grouping(spec, dataset, folder, device.type, 1, lambda _: set(), progress.message)
-    company = history.cohorts[best.cohort].company if best.cohort is not None else False
-    task = grouping.task(0, [Trial(best.number, best.params, best.seed)], company)
-    data = arrays(dataset, device)
-    if best.code != history.code and (reason := _unlike(task, data, folder, best, spec)):
-        kept_at = weights_path(folder, best.number)
-        before = f"trial {best.number} was trained with the network as it was before --accept-code, and {reason}"
-        champion.refuse(folder, f"{before}; its weights are in {kept_at}")
-        progress.message(f"the winner is neither tested nor exported: {before}; its weights are in {kept_at}")
-        return {}
-    training = Training(task, data)
-    try:
-        weights = checkpoint.load_weights(weights_path(folder, best.number))
-        network = training.finished(weights)
-    except (CheckpointCorrupt, FileNotFoundError) as error:
-        progress.message(f"the winner's weights are lost ({error}), training trial {best.number} again")
-        weights = next(event for event in Training(task, data).run() if isinstance(event, Finished)).weights
-        network = training.finished(weights)
-    metrics = dict(best.tested or {})
-    if dataset.rows["test"] and best.tested is None:
-        test = dataset.open_test()
-        inputs, targets = batches.place(test.inputs, device), batches.laid(test.targets, device)
-        try:
-            scores = training.score(weights, inputs, targets)
-            metrics = {f"test/{name}": value for name, value in scores.items() if math.isfinite(value)}
-        except Exception as error:  # noqa: BLE001 - a person's network may raise anything; its trials are done all the same
-            progress.message(f"the winner's network fails on the test split: {told(error)}")
-    epoch = best.best_epoch(spec.metric, spec.maximize)
-    kept = {} if epoch is None else best.reports[epoch]
-    facts: dict[str, Any] = {"number": best.number, "params": dict(best.params), "seed": best.seed}
-    prepare().join()
-    try:
-        champion.export(folder, network, dataset, {**facts, "metrics": {**kept, **metrics}})
-    except champion.ExportError as error:
-        kept_at = weights_path(folder, best.number)
-        champion.refuse(folder, f"{error}; its weights are in {kept_at}")
-        progress.message(f"the winner's network cannot be exported, only its weights are kept ({kept_at}): {error}")
-    _show(spec, dataset, network, champion.looks(folder, best.number), progress)
-    return metrics
-
-
-def _unlike(task: Task, data: Arrays, folder: Path, best: TrialHistory, spec: StudySpec) -> str:
-    """Why the network as it is now is not the one that a trial trained with an earlier file; empty where it is.
-
-    It is where it takes the trial's weights, and has the trial's numbers with them.
-    """
-    epoch = best.best_epoch(spec.metric, spec.maximize)
-    kept = {} if epoch is None else best.reports[epoch]
-    try:
-        weights = checkpoint.load(weights_path(folder, best.number))["weights"]
-        training = Training(task, data)
-        if weights.keys() != training.stack.weights(training.stack.state(), 0).keys():
-            return "the one of now has other parameters"
-        scores = training.score(weights, data.inputs, data.targets)
-    except Exception as error:  # noqa: BLE001 - another network may raise anything on what is not its own
-        return f"the one of now cannot take its weights ({told(error)})"
-    known = {name: kept[f"val/{name}"] for name in scores if f"val/{name}" in kept}
-    if not all(math.isclose(scores[name], value, rel_tol=_CLOSE, abs_tol=_CLOSE) for name, value in known.items()):
-        return "the one of now answers otherwise with its weights"
-    return ""
-
-
-def _show(spec: StudySpec, dataset: Dataset, network: torch.nn.Module, place: Path, progress: Progress) -> None:
-    """Write what mattered to the winner in a few rows of validation, and a sample of its text, for its run in MLflow.
-
-    What goes wrong here is told, and stops no study.
-    """
-    try:
-        look = validated(network, dataset, _SHOWN)
-        ending = render.PICTURE if look.modality in render.PICTURES else render.PAGE
-        render.write(look, f"{spec.study}: rows of validation", place / f"attended{ending}")
-        if dataset.signature.task == LANGUAGE:
-            row = dataset.preprocess.raw(dataset.validation.inputs[:1])
-            prompt = str(row.iloc[0, 0])[:_PROMPT]  # type: ignore[union-attr]
-            sample = continued(network, dataset.preprocess, prompt, _SAMPLE, _TEMPERATURE, spec.seed)
-            (place / "sample.txt").write_text(f"{prompt}{sample}\n", encoding="utf-8")
-    except Exception as error:  # noqa: BLE001 - a person's network, a full disk: the winner is crowned all the same
-        progress.message(f"what mattered to the winner is not shown: {told(error)}")
+def restore_winner(session: StudySession) -> None:
+    """Make what is lost of a complete study's winner again; what was tested stays as it was."""
+    best = leader(session.history)
+    if best is not None and best.tested is not None:
+        session.workload.restore(best, session.history, session.folder, session.progress.message)

@@ -1,6 +1,6 @@
-"""One study from its spec to its winner: open or resume, drive, test once, export, and wait for the dashboard.
+"""One study from its spec to its winner: open or resume, drive, finish the winner, and wait for the dashboard.
 
-The only place that joins spec, data, search, executor, ledger and tracking. It imports neither optuna nor
+The only place that joins spec, workload, search, executor, ledger and tracking. It imports neither optuna nor
 mlflow: the first is `search`'s, the second runs in a process of its own.
 """
 
@@ -9,17 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import models
 from tuner.checkpoints import migrate
-from tuner.data.dataset import Dataset
 from tuner.errors import LedgerDamaged, StudyMissing
-from tuner.events import Cohort, Extended, State, Trial
+from tuner.events import Extended, State, Trial
 from tuner.executors.local import PreforkedWorkers, forks
 from tuner.history import results
 from tuner.history.counts import counts, planned
@@ -29,18 +26,21 @@ from tuner.ledger import Ledger, study_folder
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
-from tuner.study import code_versions, finish
-from tuner.study import preflight as planning
-from tuner.study import workers as staff
-from tuner.study.cohorts import Grouping, device_of
+from tuner.study import code_versions, finish, preflight
+from tuner.study.cohorts import OneByOne
 from tuner.study.log import StudyLog
-from tuner.study.loop import Driver, Terms
+from tuner.study.loop import Driver
 from tuner.study.opening import as_written, check_extends, check_same, open_study, remember_extension
+from tuner.study.session import StudySession
 from tuner.study.signals import Signals
+from tuner.study.startup import ImportAhead
+from tuner.study.workers import EXECUTORS, connect_early, imported, local_count
 from tuner.terminal.progress import Now, PlainProgress, Progress, Tracking
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
-from tuner.workloads.network_size import Sizes
+from tuner.workloads.base import Workload
+from tuner.workloads.devices import device_of
+from tuner.workloads.kinds import workload as workload_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,37 +99,37 @@ def launch(
     spec, progress = _read(spec, trials), progress or PlainProgress()
     home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
     folder = study_folder(home, spec.study)
-    plan = planning.plan(spec, dataset := planning.load(spec))
+    plan = preflight.plan(spec, workload := workload_of(spec))
     copied = forking and spec.run.executor == "local" and forks(device_of(spec))
-    crew = PreforkedWorkers((workers or staff.local_count(spec, plan.trials)) if copied else 0, dataset)
+    crew = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
     # The crew first: a copy must not hold a lock.
     opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)
-    with crew, staff.connect_early(spec, folder), opened() as ledger, ledger.lock():
+    with crew, connect_early(spec, folder), opened() as ledger, ledger.lock():
         history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
             migrate.clear(folder, history, progress.message)
         spec = remember_extension(spec, history, progress.message)
-        log = StudyLog(ledger, history)
-        open_study(spec, dataset, log, progress, accept_code=accept_code)
+        ahead = ImportAhead(workload.needed_at_the_end)
+        session = StudySession(spec, workload, StudyLog(ledger, history), progress, folder, ahead, workers)
+        open_study(session, accept_code=accept_code)
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
-            finish.restore_champion(spec, dataset, log, progress)
+            finish.restore_winner(session)
             crew.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
             with Writer(folder, home, spec.store, standby=standby) as writer:  # an earlier launch may have died before
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
-        plan = replace(plan, trials=planned(history))
         resuming = [counts(history, folder).resuming()] if history.trials else []
         with (
             Signals(ledger.asked_to_stop) as signals,
-            finish.preparing(),
+            ahead.finished(),
             Writer(folder, home, spec.store, standby=standby) as writer,
         ):
             try:
-                progress.start([*plan.lines(), *resuming])
-                number = _drive(spec, dataset, log, progress, signals, writer, crew, workers)
+                progress.start([*plan.lines(planned(history)), *resuming])
+                number = None if _drive(session, signals, writer, crew) else _interrupted(session, signals)
                 if number is None:
-                    finish.finish_study(spec, dataset, log, progress)
+                    finish.finish_study(session)
             finally:
                 progress.stop()
             tracked = writer.drain(
@@ -139,7 +139,7 @@ def launch(
 
 
 def foreseen(
-    spec: StudySpec, home: Path, dataset: Dataset | None = None, *, accept_code: bool = False, accept_loss: bool = False
+    spec: StudySpec, home: Path, workload: Workload, *, accept_code: bool = False, accept_loss: bool = False
 ) -> tuple[StudySpec, list[str]]:
     """The spec with which `launch` would go on with what is in the home, and what it would say of that.
 
@@ -164,13 +164,7 @@ def foreseen(
     elif history.completed:
         said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
     if history.digest:
-        check_same(
-            spec,
-            planning.load(spec) if dataset is None else dataset,
-            history,
-            accept_code=accept_code,
-            more=not history.completed,
-        )
+        check_same(spec, workload, history, accept_code=accept_code, more=not history.completed)
     if history.trials and not history.completed:
         said.append(counts(history, folder).resuming())
     return spec, said
@@ -187,70 +181,32 @@ def _read(spec: StudySpec | str | Path, trials: int | None) -> StudySpec:
 # --- driving --------------------------------------------------------------------------------------
 
 
-def _drive(
-    spec: StudySpec,
-    dataset: Dataset,
-    log: StudyLog,
-    progress: Progress,
-    signals: Signals,
-    writer: Writer,
-    crew: PreforkedWorkers,
-    workers: int | None,
-) -> int | None:
-    """Run the loop; the number of the signal that ended it, None where every trial has ended."""
-    history = log.history
+def _drive(session: StudySession, signals: Signals, writer: Writer, crew: PreforkedWorkers) -> bool:
+    """Have every trial trained (True), or stop where a signal says so (False)."""
+    spec, history, log = session.spec, session.history, session.log
     search = _search(spec, history)
-    limit = search.trials
 
-    def tick(count: int) -> Now:
-        if history.epochs_ended:
-            finish.prepare()  # while workers train, not after them
-        return Now(trials=limit, workers=count, tracking=writer.said)
-
-    def take_up(group: Callable[[Sequence[Trial], int], list[Cohort]]) -> None:
-        log.append(code_versions.begun_anew(history, group))
+    def now(workers: int) -> Now:
+        return Now(trials=search.trials, workers=workers, tracking=writer.said)
 
     if spec.run.executor == TUNE:
-        take_up(lambda trials, first: [_alone(spec, n, trial) for n, trial in enumerate(trials, first)])
-        if _tuned()(spec, dataset, log, search, progress, tick, signals.pending, workers):
-            return None
-        return _interrupted(log, signals)
-    with staff.EXECUTORS[spec.run.executor](spec, limit, workers, crew, progress) as (count, begin):
+        log.append(code_versions.begun_anew(history, OneByOne(spec)))
+        with imported(TUNE):
+            from tuner.ray_tune.driver import drive
+        return drive(session, search, now, signals.pending)
+    with EXECUTORS[spec.run.executor](session, search.trials, crew) as (count, begin):
         storage = migrate.address(spec.run.storage, spec.study, history.study_id)
-        kept = migrate.place(log.ledger.folder, storage)
-        device, say = device_of(spec), progress.message
-        grouping = Grouping(spec, dataset, log.ledger.folder, device, count, search.rungs, say, storage)
-        take_up(grouping.group)
-        with contextlib.closing(begin(grouping, dataset)) as executor:
-            known = Sizes(spec, dataset.signature)
-            split = partial(migrate.split, kept)
-            for cohort in history.cohorts.values():
-                if not cohort.company:
-                    grouping.apart(cohort.structure)
-            apart = None if spec.model["family"] in models.FAMILIES else grouping.apart
-            terms = Terms(limit, spec.objectives, grouping.group, grouping.work, split, known, kept.drop, apart)
-            driver = Driver(terms, log, search, executor, progress, lambda: tick(executor.workers))
-            if driver.run(signals.pending):
-                return None
-    return _interrupted(log, signals)
+        cohorts = session.workload.cohorts(count, history.cohorts.values(), session.progress.message)
+        log.append(code_versions.begun_anew(history, cohorts))
+        with contextlib.closing(begin(storage)) as executor:
+            checkpoints = migrate.place(session.folder, storage)
+            return Driver(session, search, executor, cohorts, checkpoints, now).run(signals.pending)
 
 
-def _alone(spec: StudySpec, number: int, trial: Trial) -> Cohort:
-    """A trial of a study that Ray Tune drives."""
-    return Cohort(number, (trial,), spec.structure(trial.params), company=False)
-
-
-def _tuned() -> Callable[..., bool]:
-    """The driver of studies that Ray Tune drives."""
-    with staff.imported(TUNE):
-        from tuner.ray_tune.driver import drive
-    return drive
-
-
-def _interrupted(log: StudyLog, signals: Signals) -> int:
+def _interrupted(session: StudySession, signals: Signals) -> int:
     """Say in the ledger which signal it was."""
     number = signals.first or signal.SIGTERM
-    log.interrupted(signal.Signals(number).name)
+    session.log.interrupted(signal.Signals(number).name)
     return number
 
 

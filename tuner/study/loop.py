@@ -1,6 +1,6 @@
 """The study loop: asks the sampler, gives cohorts to workers, stores what they say, answers who goes on.
 
-Knows search, executors, ledger and history, and joins them; never processes, files of weights, or MLflow.
+Knows search, executors, ledger and history, and joins them; never processes, what a trial is, or MLflow.
 
 What it does next is a function of the ledger alone: a message is stored, then everything that follows
 from it is decided, before the next message is looked at. So a study that was killed at any moment and
@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from tuner.checkpoints import migrate
+from tuner.checkpoints.store import Checkpoints
 from tuner.errors import TunerError
-from tuner.events import Cohort, Objective, Params, State, Trial
+from tuner.events import Cohort, State, Trial
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -38,31 +40,15 @@ from tuner.executors.protocol import (
     Report,
     Started,
     Trouble,
-    Work,
 )
 from tuner.search import Search
-from tuner.study.log import StudyLog
-from tuner.terminal.progress import Now, Progress
+from tuner.study.session import StudySession
+from tuner.terminal.progress import Now
+from tuner.workloads.base import CohortPolicy, Job
 
 LOSSES = 3  # of workers under one cohort, before it is halved or its last trial given up
 STOP_SECONDS = 8.0  # for workers to save after the first signal; then they are ended
 _PATIENCE = 0.5  # seconds to wait for a message before looking at signals and the dashboard
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the driver needs to know of the spec: how trials become work, and how many there may be."""
-
-    trials: int
-    objectives: Sequence[Objective]
-    group: Callable[[Sequence[Trial], int], list[Cohort]]  # trials of a window, number of the first cohort
-    work: Callable[[Cohort, int], Work]  # cohort, attempt
-    split: Callable[[int, Sequence[int]], None]  # carry a cohort's checkpoint over to these cohorts
-    known: Callable[[Params], Mapping[str, float]] = lambda _: {}  # metrics of a trial that no training changes
-    drop: Callable[[int], None] = lambda _: None  # nobody goes on from a cohort's checkpoint any more
-    apart: Callable[[Params], None] | None = (
-        None  # a structure whose trials failed in company trains alone; None: never
-    )
 
 
 @dataclass
@@ -78,17 +64,20 @@ class Driver:
 
     def __init__(
         self,
-        terms: Terms,
-        log: StudyLog,
+        session: StudySession,
         search: Search,
         executor: Executor,
-        progress: Progress,
-        tick: Callable[[], Now],
+        cohorts: CohortPolicy,
+        checkpoints: Checkpoints,
+        now: Callable[[int], Now],
     ) -> None:
-        self._terms, self._log, self._history = terms, log, log.history
-        self._search, self._executor, self._progress, self._tick = search, executor, progress, tick
+        """`now` tells, of so many workers, what progress is shown besides the history."""
+        self._session, self._log, self._history = session, session.log, session.history
+        self._search, self._executor, self._progress, self._now = search, executor, session.progress, now
+        self._cohorts, self._checkpoints, self._workload = cohorts, checkpoints, session.workload
+        self._objectives = session.spec.objectives
         self._running: dict[int, int] = {}  # cohort: attempt
-        history, self._attempts = log.history, dict(log.history.attempts)
+        history, self._attempts = session.history, dict(session.history.attempts)
         self._within: dict[int, float] = {}  # running cohort: share of its epoch that is trained
         self._words: list[Callable[[], None]] = []  # to workers, to be said then
         self._fault: TunerError | None = None  # of the machine, to be raised then
@@ -125,6 +114,8 @@ class Driver:
             if self._window:
                 self._ask(self._window)
             self._hear(self._executor.receive(0.0 if self._window else _PATIENCE))
+            if self._history.epochs_ended:  # while workers train, not after them
+                self._session.ahead.begin()
             self._begin_window()
         return True
 
@@ -133,7 +124,7 @@ class Driver:
         """What is stored inside is on the disk at the end, and then workers and people are told."""
         with self._log.together() as stored:
             yield
-        self._progress.update(self._history, stored, {**self._tick(), "within": self._within})
+        self._progress.update(self._history, stored, {**self._now(self._executor.workers), "within": self._within})
         words, self._words = self._words, []
         for say in words:
             say()
@@ -163,7 +154,7 @@ class Driver:
 
     def _begin_window(self) -> None:
         """Where somebody would soon have nothing to do: before anybody is heard again, so that it is from now."""
-        left = self._terms.trials - len(self._history.trials)
+        left = self._search.trials - len(self._history.trials)
         if self._window is None and left > 0 and len(self._queue) < self._executor.workers:
             self._window = _Window(min(left, self._search.window(left)))
             self._search.hold()
@@ -181,7 +172,7 @@ class Driver:
         self._window = None
         self._search.release()
         with self._settled():
-            cohorts = self._terms.group(trials, len(self._history.cohorts))
+            cohorts = self._cohorts.group(trials, len(self._history.cohorts))
             self._log.asked(trials, cohorts)
             self._enqueue(cohorts)
             self._hand_out()
@@ -191,7 +182,8 @@ class Driver:
         self._begin_window()
 
     def _submit(self, cohort: Cohort, attempt: int) -> None:
-        self._executor.submit(self._terms.work(cohort, attempt))
+        trials = tuple(trial.number for trial in cohort.trials)
+        self._executor.submit(Job(cohort.number, trials, attempt, self._workload.payload(cohort, self._search.rungs)))
 
     def _answer(self, cohort: int, stop: frozenset[int] = frozenset()) -> None:
         self._words.append(partial(self._executor.answer, cohort, Answer(stop)))
@@ -232,7 +224,7 @@ class Driver:
             assert message.saved or not left, f"cohort {message.cohort} is done, its trials {left} are not"
             del self._running[message.cohort], self._attempts[message.cohort]
             if not message.saved:
-                self._words.append(partial(self._terms.drop, message.cohort))
+                self._words.append(partial(self._checkpoints.drop, message.cohort))
         elif isinstance(message, Trouble):
             self._trouble(message)
         elif isinstance(message, Lost):
@@ -253,14 +245,11 @@ class Driver:
         fresh = [
             number for number in message.metrics if epoch not in trials[number].reports and not trials[number].ended
         ]
-        values = [
-            (number, epoch, message.metrics[number].get(self._terms.objectives[0][0])) for number in sorted(fresh)
-        ]
+        values = [(number, epoch, message.metrics[number].get(self._objectives[0][0])) for number in sorted(fresh)]
         stop = self._search.observe(values) if values else set()
         stop &= message.undecided  # what has trained its last epoch cannot be stopped
-        metrics = {
-            number: {**message.metrics[number], **self._terms.known(trials[number].params)} for number in sorted(fresh)
-        }
+        known = self._workload.known
+        metrics = {number: {**message.metrics[number], **known(trials[number].params)} for number in sorted(fresh)}
         failed = {number: text for number, text in sorted(message.failed.items()) if not trials[number].ended}
         self._log.reported(epoch, metrics, message.seconds, pruned=sorted(stop), failed=failed)
         for number in sorted(stop):
@@ -276,7 +265,7 @@ class Driver:
         if trial.ended:
             return
         self._log.finished(message.trial, message.epochs, message.best_epoch)
-        self._search.tell(message.trial, State.COMPLETE, trial.values(self._terms.objectives))
+        self._search.tell(message.trial, State.COMPLETE, trial.values(self._objectives))
 
     def _trouble(self, message: Trouble) -> None:
         """Too little memory: the same trials in two cohorts of half the size. Any other error ends them."""
@@ -292,7 +281,7 @@ class Driver:
             )
             self._halve(cohort)
             return
-        if cohort.company and self._terms.apart is not None and not message.memory:
+        if cohort.company and not message.memory and self._cohorts.separate(cohort.structure):
             self._separate(cohort, message.message)
             return
         text = f"out of memory: {message.message}" if message.memory else message.message
@@ -300,11 +289,9 @@ class Driver:
 
     def _separate(self, cohort: Cohort, reason: str) -> None:
         """A person's network that raises in company may be at fault for one row or none: each starts over alone."""
-        assert self._terms.apart is not None
         numbers = ", ".join(str(trial.number) for trial in cohort.trials)
         self._progress.message(f"training together failed ({reason}); trials {numbers} start over one by one")
-        self._terms.apart(cohort.structure)
-        self._words.append(partial(self._terms.drop, cohort.number))
+        self._words.append(partial(self._checkpoints.drop, cohort.number))
         number = len(self._history.cohorts)
         singles = [
             Cohort(number + index, (trial,), cohort.structure, company=False)
@@ -320,12 +307,12 @@ class Driver:
             Cohort(number + index, members, cohort.structure, cohort.company)
             for index, members in enumerate((cohort.trials[:middle], cohort.trials[middle:]))
         ]
-        self._terms.split(cohort.number, [half.number for half in halves])
+        migrate.split(self._checkpoints, cohort.number, [half.number for half in halves])
         self._log.grouped(halves)
         self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str, trace: str = "") -> None:
-        self._words.append(partial(self._terms.drop, cohort.number))
+        self._words.append(partial(self._checkpoints.drop, cohort.number))
         self._log.failed([trial.number for trial in cohort.trials], text, trace)
         for trial in cohort.trials:
             self._search.tell(trial.number, State.FAILED, None)

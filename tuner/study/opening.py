@@ -15,18 +15,17 @@ from typing import Any
 
 import torch
 
-from tuner import models
 from tuner.checkpoints import migrate
-from tuner.data.dataset import Dataset
 from tuner.errors import StudyChanged
 from tuner.events import Created, Event, Extended, Opened
 from tuner.history.fold import History
 from tuner.spec import StudySpec
 from tuner.study import code_versions
-from tuner.study.cohorts import device_of
-from tuner.study.log import StudyLog
+from tuner.study.session import StudySession
 from tuner.terminal.progress import Progress
 from tuner.training.replay import blas
+from tuner.workloads.base import Workload
+from tuner.workloads.devices import device_of
 
 
 def remember_extension(spec: StudySpec, history: History, say: Callable[[str], None]) -> StudySpec:
@@ -42,20 +41,14 @@ def remember_extension(spec: StudySpec, history: History, say: Callable[[str], N
     return spec.extended(known)
 
 
-def open_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progress, *, accept_code: bool) -> None:
+def open_study(session: StudySession, *, accept_code: bool) -> None:
     """Create, check or extend the study; the history then has what was added."""
-    history, written = log.history, as_written(spec)
-    facts = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "split": dataset.split_digest,
-        "rows": dataset.rows,
-        "signature": dataset.signature.to_dict(),
-    }
+    spec, workload, progress = session.spec, session.workload, session.progress
+    history, written = session.history, as_written(spec)
     number = history.study_id or uuid.uuid4().hex
     if not history.digest:
-        network = models.digest(spec.model["family"], spec.folder)
-        first: Event | None = Created(*written, number, spec.seed, facts, network, str(spec.folder))
+        facts, code = workload.facts(), workload.code()
+        first: Event | None = Created(*written, number, spec.seed, facts, code, str(spec.folder))
     elif history.digest != spec.digest:
         check_extends(spec, history)
         first = Extended(*written)
@@ -64,37 +57,37 @@ def open_study(spec: StudySpec, dataset: Dataset, log: StudyLog, progress: Progr
     else:
         first = None
     more = first is not None or not history.completed
-    network, version = check_same(spec, dataset, history, accept_code=accept_code, more=more)
+    code, version = check_same(spec, workload, history, accept_code=accept_code, more=more)
     machine = _machine(spec, history, progress)
     storage = migrate.address(spec.run.storage, spec.study, number)
-    changed = (network or "") if version else ""
+    changed = (code or "") if version else ""
     opened = Opened(socket.gethostname(), os.getpid(), spec.store, machine, storage, changed)
     if more:
         if history.digest not in ("", spec.digest) and any(trial.tested for trial in history.trials.values()):
             progress.message("the test split was already used for an earlier winner; new test scores are optimistic")
-        migrate.begin(log.ledger.folder, storage, spec.study, history, progress.message)
+        migrate.begin(session.folder, storage, spec.study, history, progress.message)
         ended = code_versions.left_behind(history, progress.message) if version else []
-        log.append([*([first] if first else []), opened, *ended])
+        session.log.append([*([first] if first else []), opened, *ended])
 
 
 def check_same(
-    spec: StudySpec, dataset: Dataset, history: History, *, accept_code: bool, more: bool
+    spec: StudySpec, workload: Workload, history: History, *, accept_code: bool, more: bool
 ) -> tuple[str | None, bool]:
-    """The digest of the network's files, and whether they have changed, which was accepted; see `code_versions`.
+    """The digest of a person's code, and whether it has changed, which was accepted; see `code_versions`.
 
     Raises StudyChanged where the data are others than those that the study was made with.
     """
-    known = history.data
-    if history.digest and (dataset.digest, dataset.split_digest) != (known["digest"], known["split"]):
-        raise StudyChanged(
-            f"the data of study {spec.study} changed since it was created (digest {known['digest'][:12]} was, "
-            f"{dataset.digest[:12]} is); restore them, or give the study another name"
-        )
-    family = spec.model["family"]
-    network = models.digest(family, spec.folder)
-    if history.digest and not models.changed(history.network, family, spec.folder):
-        network = history.network  # perhaps as an older Tuner took it
-    return network, code_versions.changed(history, spec.study, family, network, accept=accept_code, more=more)
+    if history.digest:
+        known, facts = history.data, workload.facts()
+        if any(facts.get(name) != known[name] for name in ("digest", "split") if name in known):
+            raise StudyChanged(
+                f"the data of study {spec.study} changed since it was created (digest {known['digest'][:12]} was, "
+                f"{facts['digest'][:12]} is); restore them, or give the study another name"
+            )
+    code = workload.code()
+    if history.digest and not workload.code_changed(history.network):
+        code = history.network  # perhaps as an older Tuner took it
+    return code, code_versions.changed(history, spec.study, workload.name, code, accept=accept_code, more=more)
 
 
 def as_written(spec: StudySpec) -> tuple[Mapping[str, Any], str, str]:

@@ -10,23 +10,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from tuner.data.dataset import Dataset
 from tuner.errors import TunerError
-from tuner.executors import code_bundle
 from tuner.executors.local import LocalExecutor, PreforkedWorkers
 from tuner.executors.protocol import Executor
 from tuner.spec import StudySpec
-from tuner.study import finish
-from tuner.study.cohorts import Grouping, device_of
-from tuner.terminal.progress import Progress
+from tuner.study.session import StudySession
+from tuner.workloads.base import Setup
+from tuner.workloads.devices import device_of
 
-Begin = Callable[[Grouping, Dataset], Executor]
-"""Workers for what the grouping tells them."""
+Begin = Callable[[str], Executor]
+"""Workers that keep checkpoints at that storage; in the study's folder where it is empty."""
 
 
 def cores() -> int:
@@ -43,41 +41,49 @@ def local_count(spec: StudySpec, trials: int) -> int:
     return max(1, min(int(room), trials))
 
 
-@contextlib.contextmanager
-def local(
-    spec: StudySpec, trials: int, workers: int | None, crew: PreforkedWorkers, _progress: Progress
-) -> Iterator[tuple[int, Begin]]:
-    count = workers or local_count(spec, trials)
+def setup_of(session: StudySession, device: str, share: float = 1.0, storage: str = "") -> Setup:
+    """What a worker of the study is set up with."""
+    workload, run = session.workload, session.spec.run
+    return Setup(workload.kind, workload.setup(), str(session.folder), device, run.threads, share, storage)
 
-    def begin(grouping: Grouping, _dataset: Dataset) -> Executor:
-        setups = [grouping.setup(number) for number in range(count)]
-        return LocalExecutor(setups, crew, cores=cores(), spare=finish.prepare)
+
+@contextlib.contextmanager
+def local(session: StudySession, trials: int, crew: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
+    spec, device = session.spec, device_of(session.spec)
+    count = session.workers or local_count(spec, trials)
+    gpus = max(1, torch.cuda.device_count()) if device == "cuda" else 0
+
+    def begin(storage: str) -> Executor:
+        devices = [f"cuda:{number % gpus}" if gpus else device for number in range(count)]
+        setup = setup_of(session, device, spec.run.share, storage)
+        setups = [replace(setup, device=each) for each in devices]
+        return LocalExecutor(setups, crew, cores=cores(), spare=session.ahead.begin)
 
     yield count, begin
 
 
 @contextlib.contextmanager
-def on_ray(
-    spec: StudySpec, trials: int, workers: int | None, _crew: PreforkedWorkers, progress: Progress
-) -> Iterator[tuple[int, Begin]]:
-    with imported(spec.run.executor):
+def on_ray(session: StudySession, trials: int, _crew: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
+    spec, run, progress = session.spec, session.spec.run, session.progress
+    with imported(run.executor):
         from tuner.executors import ray_cluster
-    run = spec.run
-    gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
+    device = device_of(spec)
+    gpus = 0.0 if device == "cpu" else run.gpus_per_worker or 1.0
     needs = ray_cluster.Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
     with contextlib.ExitStack() as stack:
         with our_signals():
             stack.enter_context(ray_cluster.connected(run.address, cores()))
         asked = run.workers if isinstance(run.workers, int) else min(needs.room, trials)
-        count = workers or max(1, asked)
+        count = session.workers or max(1, asked)
 
-        def begin(grouping: Grouping, dataset: Dataset) -> Executor:
-            network = code_bundle.pack(spec.model["family"], spec.folder)
-            mapped = any(isinstance(split.inputs, np.memmap) for split in (dataset.train, dataset.validation))
-            if mapped:
-                progress.message(f"{dataset.name} is larger than memory: every node reads it from {spec.folder}")
-            shipped = None if mapped else dataset.without_test()
-            return ray_cluster.RayExecutor(grouping.setup(0), count, needs, shipped, network)
+        def begin(storage: str) -> Executor:
+            workload = session.workload
+            if (shared := workload.travels()) is None:
+                name = workload.facts()["name"]
+                progress.message(f"{name} is larger than memory: every node reads it from {spec.folder}")
+            # An actor sees its own GPU alone.
+            setup = setup_of(session, "cuda:0" if device == "cuda" else device, run.gpus_per_worker or 1.0, storage)
+            return ray_cluster.RayExecutor(setup, count, needs, shared, workload.bundle())
 
         yield count, begin
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,19 +29,15 @@ from tuner.models.interface import LANGUAGE
 from tuner.seeds import derive
 from tuner.training import attributes, losses
 from tuner.training.cohort import Stack
-from tuner.training.fusibility import singular
-from tuner.training.losses import loss_of, of_one
-from tuner.training.metrics import Account, account
+from tuner.training.evaluation import Evaluation, network_of, stacked
+from tuner.training.losses import of_one
 from tuner.training.optimizers import Optimizer, rank
 from tuner.training.replay.tape import Programs
-from tuner.training.seeding import seed, seeded
 from tuner.training.single import Losses, Single, SingleOptimizer
-from tuner.training.target_scaling import Standard
-from tuner.training.task import Answer, Arrays, Epoch, Finished, Row, Step, Task
+from tuner.training.task import Arrays, Row, Task
+from tuner.workloads.base import Answer, Epoch, Finished, Step
 
-EVALUATION_BATCH = 512  # examples; a constant, because another size would round sums differently
 _PER_ROW = ("best_value", "best_epoch", "loss_sum", "diverged_at")  # what a state has of every row beside its network
-_EVALUATION_TOKENS = 4_096  # the same where every position of a text is answered
 
 
 class Training:
@@ -69,29 +64,17 @@ class Training:
         self._pulse = pulse
         self._foreign = task.family not in models.FAMILIES
         self._recorded = recorded and not self._foreign
-        self._single = self._foreign and not task.company
-        self._only_torch = self._single and models.only_torch(task.family, Path(task.folder))
         self.rows = sorted(task.rows, key=lambda row: (rank(row.config), row.number))
         config = self.rows[0].config
         self.steps = batches.steps(len(arrays.train_inputs), config.batch_size, drop_last=config.drop_last)
         self.epoch = 0  # epochs done
         self.step = 0  # steps done in the epoch under way
-        self._loss = loss_of(self.rows[0].config.loss, task.signature.task)
         self._seen = min(self.steps * config.batch_size, len(arrays.train_inputs))  # rows in an epoch
-        language = task.signature.task == LANGUAGE
-        self._evaluated = max(1, _EVALUATION_TOKENS // task.signature.inputs[0]) if language else EVALUATION_BATCH
-        self._standard = Standard.of(arrays.train_targets, task.signature.task, dtype)
+        self._evaluation = Evaluation(task, arrays.train_targets, dtype)
+        self._loss, self._standard = self._evaluation.loss, self._evaluation.standard
         networks, self._unbuilt = self._networks()
-        self.stack: Stack | Single
-        if self._single:
-            self._ghost = False
-            self.stack = Single(networks[0], self.device, None if dtype is torch.float32 else dtype)
-        else:
-            self.stack = stack = Stack(networks, self.device, dtype, company=task.company)
-            counts = (len(arrays.train_inputs), config.batch_size), (len(arrays.inputs), self._evaluated)
-            # What is known of MKL says nothing of others, and a person's own network may multiply what it likes.
-            known = not self._foreign and self.device.type == "cpu" and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-            self._ghost = task.company and not (known and not singular(stack, task.signature, counts))
+        self.stack, self._ghost = stacked(task, networks, arrays, dtype)
+        self._single = isinstance(self.stack, Single)
         self._start()
         if self._ghost and len(self.rows) == 1:  # beside its ghost
             self._take([0])
@@ -101,7 +84,7 @@ class Training:
         networks, failed = [], {}
         for row in self.rows:
             try:
-                networks.append(self._network(row))
+                networks.append(network_of(self.task, row))
             except (Exception, SystemExit) as error:
                 if len(self.rows) == 1 or out_of_memory(error):
                     raise
@@ -111,28 +94,10 @@ class Training:
         self.rows = [row for row in self.rows if row.number not in failed]
         return networks, failed
 
-    def _network(self, row: Row) -> nn.Module:
-        with seeded(derive(row.seed, "weights")):
-            return models.build(self.task.family, self.task.signature, row.network, Path(self.task.folder))
-
     def _new_optimizer(self) -> Optimizer | SingleOptimizer:
         if isinstance(self.stack, Single):
             return SingleOptimizer(self.rows[0].config, self.stack.base)
         return Optimizer([row.config for row in self._physical()], self.stack.flat_KP, self.task.named)
-
-    def finished(self, weights: dict[str, Tensor]) -> nn.Module:
-        """The first row's plain network with these weights, in evaluation, answering in the targets' own unit.
-
-        Raises CheckpointCorrupt where the weights are another network's.
-        """
-        network = self._network(self.rows[0])
-        checkpoint.fill(network, weights)
-        return self._standard.wrap(network.cpu()).eval()
-
-    def score(self, weights: dict[str, Tensor], inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, float]:
-        """Metrics of the first row with these weights on these examples."""
-        self.stack.put(weights)
-        return {name: float(value[0]) for name, value in self.evaluate(inputs, targets).items()}
 
     def _start(self) -> None:
         self.optimizer = self._new_optimizer()
@@ -152,7 +117,7 @@ class Training:
         self._draws = torch.zeros(len(augmentation.PURPOSES), dtype=torch.int32, device=self.device)
         self._losses_KS = torch.zeros(len(rows), self.steps, dtype=self.dtype, device=self.device)
         self._newest = Losses()  # of one network
-        self._account = self._new_account(self.arrays.targets)
+        self._account = self._evaluation.account(len(self.stack), self.arrays.targets)
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).to(device=self.device, dtype=self.dtype)
@@ -200,11 +165,11 @@ class Training:
         if self._unbuilt:
             yield Epoch(self.epoch, {}, self._unbuilt, 0.0, frozenset())
         while self.rows:
-            yield Step(self.epoch, self.step)
+            yield Step(self.epoch, self.step, self.steps)
             clock = time.perf_counter()
             count = len(self.rows)
             for _ in self._epoch():
-                yield Step(self.epoch, self.step)
+                yield Step(self.epoch, self.step, self.steps)
             self.epoch += 1
             metrics, failed = self._measure()
             seconds = (time.perf_counter() - clock) / count
@@ -214,7 +179,7 @@ class Training:
             for row in ended:
                 index = self.rows.index(row)
                 weights = self.stack.weights(self.best, index)
-                yield Finished(row.number, self.epoch, int(self.best_epoch[index]), weights)
+                yield Finished(row.number, self.epoch, int(self.best_epoch[index]), {"weights": weights})
             gone = set(failed) | stopped | {row.number for row in ended}
             keep = [index for index, row in enumerate(self.rows) if row.number not in gone]
             self.step = 0
@@ -244,7 +209,8 @@ class Training:
         for batch in batches.visit(data.train_inputs, order, config.batch_size, self.step):
             self._at.fill_(self.step)
             if self._single:  # which may draw from a generator
-                self._seed("step", self.epoch * self.steps + self.step)
+                number = self.epoch * self.steps + self.step
+                self._evaluation.seed(self.rows[0].seed, self.device, "step", number)
             if self._strengths:
                 self._draws.copy_(augmentation.keys(self.task.seed, self.epoch, self.step))
             self._programs.play("step", self._step, *batch)
@@ -276,9 +242,6 @@ class Training:
         self.loss_sum.add_(loss_K, alpha=len(rows))
         self._losses_KS.index_copy_(1, self._at, loss_K[:, None])
 
-    def _seed(self, *purpose: object) -> None:
-        seed(derive(self.rows[0].seed, *purpose), self.device, only_torch=self._only_torch)
-
     def _step_alone(self, x: Tensor, target: Tensor) -> Tensor:
         """The update of one network, its loss []: nothing but torch's own between its answer and its gradient."""
         assert isinstance(self.stack, Single) and isinstance(self.optimizer, SingleOptimizer)
@@ -299,39 +262,22 @@ class Training:
         first_K = self.epoch * self.steps + bad_KS.to(torch.uint8).argmax(1)
         self.diverged_at = torch.where(fresh_K, first_K, self.diverged_at)
 
-    def _new_account(self, targets: Tensor) -> Account:
-        return account(self.task.signature.task, len(self.stack), self.task.signature.outputs, targets)
-
-    @torch.no_grad()
-    def evaluate(self, inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, Tensor]:
-        """Metrics of every row in the stack on these examples, [K] each, on the CPU."""
-        own = targets is self.arrays.targets
-        found = self._account if own else self._new_account(targets)
-        found.begin()
-
-        def look(x: Tensor, target: Tensor) -> None:
-            output = self.stack.forward(x, training=False, shared=True)
-            loss_KB = self._loss(output, self._standard.apply(target))
-            found.add(loss_KB, self._standard.undo(output), target)
-
-        for start in range(0, len(inputs), self._evaluated):
-            target = targets[start : start + self._evaluated]
-            x = inputs[start : start + self._evaluated]
-            x = x.clone() if self._foreign else x  # a person's own network may write into its input
-            if self._single:
-                self._seed("evaluation", self.epoch, start)
-            if own:
-                self._programs.play("look", look, x, target)
-            else:
-                look(x, target)
-            self._pulse()
-        return found.result()
+    def evaluate(self) -> dict[str, Tensor]:
+        """Metrics of every row in the stack on the validation rows, [K] each, on the CPU."""
+        return self._evaluation.measure(
+            self.stack,
+            self.arrays.inputs,
+            self.arrays.targets,
+            into=self._account,
+            epoch=self.epoch,
+            row_seed=self.rows[0].seed,
+            play=self._programs.play,
+            pulse=self._pulse,
+        )
 
     def _measure(self) -> tuple[dict[int, dict[str, float]], dict[int, str]]:
         """Evaluate, tell the diverged from the others, and keep the best weights."""
-        values = {
-            f"val/{name}": value for name, value in self.evaluate(self.arrays.inputs, self.arrays.targets).items()
-        }
+        values = {f"val/{name}": value for name, value in self.evaluate().items()}
         values["train/loss"] = (self.loss_sum / self._seen).cpu()
         diverged_at = self.diverged_at.tolist()
         metrics: dict[int, dict[str, float]] = {}

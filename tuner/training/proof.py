@@ -24,7 +24,8 @@ from tuner.training import attributes
 from tuner.training.fusibility import EXAMPLES, unsteady
 from tuner.training.loop import Training
 from tuner.training.seeding import seeded
-from tuner.training.task import Arrays, Epoch, Row, Task
+from tuner.training.task import Arrays, Row, Task
+from tuner.workloads.base import Epoch
 
 MOST_PARAMETERS = 1_000_000  # of one network: larger ones gain nothing in company on a CPU, and two copies take memory
 _MOST_KEPT = 100_000_000  # bytes that a step of one network keeps; a pair in float64 keeps four times as much

@@ -1,9 +1,9 @@
-"""What a cohort is told before it trains, and what it says while it does: plain values, no behaviour."""
+"""What a cohort of networks is trained by: plain values and arrays, no behaviour."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,6 @@ class Row:
 class Task:
     """One cohort to train. `named` are the training settings that the study sets or searches at all."""
 
-    cohort: int
     rows: tuple[Row, ...]
     family: str
     signature: Signature
@@ -48,40 +47,3 @@ class Arrays:
     train_targets: Tensor
     inputs: Tensor | batches.Mapped
     targets: Tensor
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of the whole cohort. `metrics` by trial number; answer with the set of trials to stop.
-
-    `failed` are the rows that diverged in it, with a message; they have left the stack. `seconds` is a
-    row's share of the time. `undecided` are the rows whose fate the answer decides: at a rung, those that have
-    epochs left; where there are none the answer may be None.
-    """
-
-    epoch: int
-    metrics: dict[int, dict[str, float]]
-    failed: dict[int, str]
-    seconds: float
-    undecided: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A row that reached its last epoch (or stopped early), with the weights of its best epoch."""
-
-    number: int
-    epochs: int
-    best_epoch: int
-    weights: dict[str, Tensor] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step was made: a moment to ask for the state, or to stop."""
-
-    epoch: int
-    step: int
-
-
-Answer = set[int] | None
