@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy.event
@@ -198,6 +198,8 @@ class Stage:
         )
         signature = Signature("classification", "numbers", (3,), 2)
         return Task(rows, "mlp", signature, True, 7, METRIC, True, rungs=self.rungs)
+
+    fixed: ClassVar[dict[str, Any]] = {"depth": 2}
 
     def known(self, _params: Any) -> dict[str, float]:
         return {}

@@ -91,6 +91,17 @@ def test_a_trial_whose_objective_never_was_finite_has_no_metrics_and_is_never_be
     assert results.best_json(history) is None
 
 
+def test_a_trial_has_what_was_searched_else_what_is_set_also_in_a_ledger_that_says_it_in_its_spec_alone() -> None:
+    spec = {"model": {"family": "mlp", "width": 8}, "train": {"epochs": 5, "momentum": 0.9}}
+    told = {"digest": "d", "text": "", "id": "i", "seed": 1, "data": {}}
+    old, new = Asked(0, {"width": 4}, 1), Asked(1, {"momentum": 0.5}, 2, {"family": "mlp", "width": 16, "epochs": 5})
+    history = History.of([Created(spec=spec, **told), old, new])
+    first, second = history.trials.values()
+    assert first.settings == {"family": "mlp", "width": 4, "epochs": 5, "momentum": 0.9}
+    assert second.settings == {"family": "mlp", "width": 16, "epochs": 5, "momentum": 0.5}
+    assert (first.setting("width"), second.setting("width"), first.setting("depth")) == (4, 16, None)
+
+
 @settings(deadline=None)
 @given(st.lists(st.none() | st.sampled_from([-1.5, -0.0, 0.0, 0.25, 3.0]), max_size=8), st.booleans(), st.randoms())
 def test_the_best_epoch_is_the_first_with_the_best_value_whatever_is_missing(

@@ -149,12 +149,16 @@ class Asking(Event):
 
 @dataclass(frozen=True, slots=True)
 class Asked(TrialEvent):
-    """A trial has its hyperparameters: those searched that are active."""
+    """A trial has its hyperparameters: `params` those searched that are active, `fixed` what the study file sets.
+
+    None is what older releases did not write: then the spec says it.
+    """
 
     kind: ClassVar[str] = "asked"
 
     params: Params
     seed: int
+    fixed: Mapping[str, Any] | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,16 @@ class TrialHistory:
     ended_at: float | None = None
     tested: dict[str, float] | None = None
     code: int = 0  # which of the history's `codes` trains it
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # what the study file sets for every trial
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter that is searched or set: the trial's own value, else the file's."""
+        return {**self.fixed, **self.params}
+
+    def setting(self, name: str) -> Any:
+        """One of `settings`, None where there is none of that name."""
+        return self.params.get(name, self.fixed.get(name))
 
     @property
     def ended(self) -> bool:
@@ -111,6 +121,7 @@ class History:
 
     seq: int = 0
     spec: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # hyperparameters that the spec sets
     digest: str = ""
     text: str = ""
     study_id: str = ""
@@ -152,7 +163,8 @@ class History:
                     trial.reports.add(event.epoch, event.time, event.metrics)
                     trial.seconds += event.seconds
             case Asked():
-                self.trials[event.trial] = TrialHistory(event.trial, _slim(event.params), event.seed)
+                fixed = self.fixed if event.fixed is None or event.fixed == self.fixed else event.fixed
+                self.trials[event.trial] = TrialHistory(event.trial, _slim(event.params), event.seed, fixed=fixed)
                 self.states[State.WAITING] += 1
                 self.asking = None
             case Pruned() | Finished() | Failed():
@@ -187,6 +199,7 @@ class History:
 
     def _specify(self, event: Created | Extended) -> None:
         self.spec, self.digest, self.text = event.spec, event.digest, event.text
+        self.fixed = {**event.spec.get("model", {}), **event.spec.get("train", {})}
         self.completed = ""
 
     def _open(self, event: Opened) -> None:

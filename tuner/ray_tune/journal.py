@@ -110,7 +110,8 @@ class Journal(tune.Callback):
     def _ask(self) -> None:
         (trial,) = self._search.ask(len(self._history.trials), 1)
         with self._told():
-            self._log.asked([trial], self._cohorts.group([trial], len(self._history.cohorts)))
+            cohorts = self._cohorts.group([trial], len(self._history.cohorts))
+            self._log.asked([trial], cohorts, self._session.workload.fixed)
         self._left.append(trial.number)
 
     @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from tuner.events import (
     Asked,
@@ -65,9 +66,9 @@ class StudyLog:
         """A window of so many trials is being asked."""
         self.append([Asking(count)])
 
-    def asked(self, trials: Sequence[Trial], cohorts: Sequence[Cohort]) -> None:
-        """The sampler has given these trials, and they train in these cohorts."""
-        asked = [Asked(trial.number, dict(trial.params), trial.seed) for trial in trials]
+    def asked(self, trials: Sequence[Trial], cohorts: Sequence[Cohort], fixed: Mapping[str, Any]) -> None:
+        """The sampler has given these trials, and they train in these cohorts; `fixed` see `Asked`."""
+        asked = [Asked(trial.number, dict(trial.params), trial.seed, fixed) for trial in trials]
         self.append([*asked, *(cohort.grouped() for cohort in cohorts)])
 
     def grouped(self, cohorts: Sequence[Cohort]) -> None:

@@ -173,7 +173,7 @@ class Driver:
         self._search.release()
         with self._settled():
             cohorts = self._cohorts.group(trials, len(self._history.cohorts))
-            self._log.asked(trials, cohorts)
+            self._log.asked(trials, cohorts, self._workload.fixed)
             self._enqueue(cohorts)
             self._hand_out()
         later, self._later = self._later, []

@@ -70,11 +70,10 @@ class Pace:
 def steps_per_epoch(history: History, trial: TrialHistory) -> int:
     """Updates of the weights in one epoch of that trial; 0 where the facts to tell it are not recorded."""
     rows = history.data.get("rows", {}).get("train", 0)
-    batch = trial.params.get("batch_size", history.spec.get("train", {}).get("batch_size"))
+    batch = trial.setting("batch_size")
     return -(-rows // int(batch)) if batch else 0
 
 
 def epochs_of(history: History, trial: TrialHistory | None) -> int:
     """Epochs that the trial (or a trial yet to come) trains if nothing stops it."""
-    searched = trial.params.get("epochs") if trial is not None else None
-    return int(searched or history.spec.get("train", {}).get("epochs") or 1)
+    return int((history.fixed.get("epochs") if trial is None else trial.setting("epochs")) or 1)

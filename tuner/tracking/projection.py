@@ -97,9 +97,7 @@ class Projection:
 
     def params(self, number: int) -> dict[str, str]:
         """Every hyperparameter of a trial, the fixed ones too."""
-        spec = self.history.spec
-        values = {**spec["model"], **spec["train"], **self.history.trials[number].params}
-        return {name: str(value) for name, value in values.items()}
+        return {name: str(value) for name, value in self.history.trials[number].settings.items()}
 
     def points(self, number: int, epochs: Iterable[int]) -> list[Point]:
         """What a trial reported at these epochs, step = epoch; with it, where an epoch is the trial's best so far, the

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +54,10 @@ def stacked(task: Task, networks: list[nn.Module], arrays: Arrays, dtype: torch.
     return stack, task.company and not (known and not singular(stack, task.signature, counts))
 
 
+def _as_it_is(_name: str, look: Callable[..., None], *batch: Tensor) -> None:
+    look(*batch)
+
+
 class Evaluation:
     """What the rows of one cohort are measured by: the loss, the targets' scale, the size of a batch."""
 
@@ -84,7 +87,7 @@ class Evaluation:
         into: Account | None = None,
         epoch: int = 0,
         row_seed: int = 0,
-        play: Callable[..., Any] = lambda _name, look, *batch: look(*batch),
+        play: Callable[..., None] = _as_it_is,
         pulse: Callable[[], None] = lambda: None,
     ) -> dict[str, Tensor]:
         """Metrics of every row in the stack on these examples, [K] each, on the CPU.
@@ -140,6 +143,6 @@ class TrainedNetwork:
     def score(self, weights: dict[str, Tensor], inputs: Tensor | batches.Mapped, targets: Tensor) -> dict[str, float]:
         """Metrics with these weights on these examples; on the validation rows those of training, to the bit."""
         self._stack.put(weights)
-        again = {"play": self._programs.play} if targets is self._arrays.targets else {}
-        found = self._evaluation.measure(self._stack, inputs, targets, row_seed=self._row.seed, **again)
+        play = self._programs.play if targets is self._arrays.targets else _as_it_is
+        found = self._evaluation.measure(self._stack, inputs, targets, row_seed=self._row.seed, play=play)
         return {name: float(value[0]) for name, value in found.items()}

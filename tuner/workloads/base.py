@@ -168,6 +168,10 @@ class Workload(Protocol):
     def name(self) -> str:
         """What is trained, as the study file names it."""
 
+    @property
+    def fixed(self) -> Mapping[str, Any]:
+        """The hyperparameters that the study file sets, by name: stored with every trial."""
+
     def preflight(self, found: Iterable[Problem]) -> Plan:
         """The plan. Raises SpecError with every problem, those that were `found` before included."""
 

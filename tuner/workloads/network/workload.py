@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +49,11 @@ class NetworkWorkload:
     def name(self) -> str:
         family: str = self._spec.model["family"]
         return family
+
+    @cached_property
+    def fixed(self) -> Mapping[str, Any]:
+        body = self._spec.canonical()
+        return {**body["model"], **body["train"]}
 
     def preflight(self, found: Iterable[Problem]) -> plan.Plan:
         return plan.plan(self._spec, self.dataset, found)
