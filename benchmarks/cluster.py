@@ -88,7 +88,7 @@ def nothing(worker: Any, job: Any) -> None:
     weights = {"0.weight": torch.zeros(16, 64), "1.weight": torch.zeros(10, 16)}
     for message in life(job):
         if isinstance(message, Ended):
-            worker.store.save_weights(job.cohort, job.attempt, message.trial, {"weights": weights}, lambda _: None)
+            worker.weights.save_weights(job.cohort, job.attempt, message.trial, {"weights": weights}, lambda _: None)
         worker.channel.send(message)
 
 

@@ -422,7 +422,7 @@ def test_three_losses_halve_a_cohort_and_then_fail_its_last_trial(ledger: Ledger
         (1, 1, [3, 4]),
     ]
     assert stage.splits == [(0, [2, 3]), (2, [4, 5])]
-    assert stage.dropped == [4, 5, 3, 1], "checkpoints go where nobody goes on from them"
+    assert stage.dropped == [0, 2, 4, 5, 3, 1], "checkpoints go where nobody goes on from them"
     assert states(history) == [State.COMPLETE, State.FAILED, *[State.COMPLETE] * 3]
     assert history.trials[1].message == "worker 0 died, 3 times"
     assert (1, State.FAILED, None) in search.told

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests.stories import Story
 from tuner.checkpoints import migrate
 from tuner.checkpoints import remote as storing
-from tuner.checkpoints.store import Checkpoints
+from tuner.checkpoints.store import StudyCheckpoints
 from tuner.errors import TunerError
 from tuner.events import Opened
 from tuner.history.fold import History
@@ -50,11 +50,11 @@ def launched(story: Story, storage: str) -> list[str]:
     return said
 
 
-def contents(kept: Checkpoints, cohort: int = 0) -> list[bytes]:
+def contents(kept: StudyCheckpoints, cohort: int = 0) -> list[bytes]:
     return [content for _, content in kept.generations(cohort)]
 
 
-def fill(kept: Checkpoints) -> None:
+def fill(kept: StudyCheckpoints) -> None:
     for cohort in (0, 1):
         for content in (b"first", b"second", b"third"):
             kept.put(cohort, content + b" %d" % cohort)
@@ -77,6 +77,18 @@ def test_what_open_cohorts_kept_is_brought_along_wherever_a_launch_keeps_it(stor
     assert contents(migrate.place(story.folder, HOME))[:2] == [b"fourth 0", b"third 0"]
     assert not contents(migrate.place(story.folder, second), 1)
     assert story.ledger.history().storages == [HOME, first, second, first, HOME]
+
+
+def test_what_a_cohort_kept_goes_from_the_studys_folder_when_nobody_goes_on_from_it(story: Story) -> None:
+    kept = migrate.place(story.folder, HOME)
+    fill(kept)
+    kept.drop(1)
+    kept.drop(1)
+    assert contents(kept, 1) == [] and contents(kept) == [b"third 0", b"second 0"]
+    assert [path.name for path in sorted((story.folder / "checkpoints").iterdir())] == [
+        "000000.pt",
+        "000000.pt.previous",
+    ]
 
 
 def test_a_storage_that_has_lost_its_checkpoints_refuses_the_next_launch(story: Story, shared: str) -> None:

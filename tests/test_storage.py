@@ -255,7 +255,7 @@ def trained(kept: Storage, folder: Path, **task: Any) -> tuple[Line, list[Any]]:
     """A worker of a cluster, in this process: what it said, and what it sent to the study's folder."""
     line, store = Line(), actor.Connection()
     worker, work = made(folder, line, **task)
-    worker.store, store.storage = store, kept
+    worker.checkpoints, worker.weights = kept, store.wire
     worker.train(work)
     return line, [store.said.get_nowait() for _ in range(store.said.qsize())]
 

@@ -169,9 +169,14 @@ def _unpack(name: str, content: bytes) -> dict[str, Any]:
     return state
 
 
+def files(path: Path) -> tuple[Path, Path]:
+    """Where the generations of a file are, the newest first; none of them need be there."""
+    return path, _previous(path)
+
+
 def generations(path: Path) -> Iterator[tuple[str, bytes]]:
     """What there is of a file's generations, the newest first: the name and the content of each."""
-    for candidate in (path, _previous(path)):
+    for candidate in files(path):
         if candidate.exists():
             yield str(candidate), candidate.read_bytes()
 

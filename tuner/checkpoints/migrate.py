@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tuner.checkpoints.store import Checkpoints, Folder
+from tuner.checkpoints.store import Folder, StudyCheckpoints
 from tuner.errors import TunerError
 from tuner.history.fold import History
 
@@ -18,7 +18,7 @@ def address(storage: str | None, study: str, number: str) -> str:
     return "" if storage is None else f"{storage.rstrip('/')}/{study}-{number[:12]}"
 
 
-def place(folder: Path, storage: str) -> Checkpoints:
+def place(folder: Path, storage: str) -> StudyCheckpoints:
     """The study's `folder` in its home, or its folder at a storage. Raises InputError where nothing reaches that."""
     if not storage:
         return Folder(folder)
@@ -54,14 +54,14 @@ def begin(folder: Path, storage: str, study: str, history: History, say: Callabl
         say(f"checkpoints of {count} cohort{'s' * (count > 1)} brought from {was} to {now}")
 
 
-def split(kept: Checkpoints, cohort: int, parts: Sequence[int]) -> None:
+def split(kept: StudyCheckpoints, cohort: int, parts: Sequence[int]) -> None:
     """The parts of a halved cohort go on from its checkpoint."""
     contents = [content for _, content in kept.generations(cohort)]
     for part in parts:
         _put(kept, part, contents)
 
 
-def _put(target: Checkpoints, cohort: int, contents: Sequence[bytes]) -> None:
+def _put(target: StudyCheckpoints, cohort: int, contents: Sequence[bytes]) -> None:
     """The newest first, as they were found."""
     for content in reversed(contents):
         target.put(cohort, content)

@@ -1,10 +1,12 @@
-"""Where checkpoints and weights are kept: in the study's folder, by a worker that sees it or by the driver for others.
+"""Where checkpoints and weights are kept: the protocols, and the study's own folder.
 
-Knows files of tensors and full disks; never training, nor who writes. Checkpoints may be kept in a `Storage` instead.
+Knows files of tensors and full disks; never training, nor who writes. `remote` keeps checkpoints at an address that all
+nodes see, `wire` sends them to the driver.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ def weights_path(folder: Path, trial: int) -> Path:
 
 
 class CheckpointStore(Protocol):
-    """What a worker sees of it."""
+    """The states of cohorts in training, as a worker has them: it goes on from the newest, and adds to them."""
 
     def latest(self, cohort: int, pause: Pause, restore: checkpoint.Restore) -> tuple[State | None, list[str]]:
         """The newest whole state of a cohort (None where there is none), and a message for each that is not.
@@ -39,12 +41,18 @@ class CheckpointStore(Protocol):
     def save(self, cohort: int, attempt: int, state: State, pause: Pause) -> None:
         """Keep the state of a cohort in an attempt. Raises MachineError, and whatever `pause` raises."""
 
+
+class WeightStore(Protocol):
+    """What is kept of trials for good."""
+
     def save_weights(self, cohort: int, attempt: int, trial: int, state: State, pause: Pause) -> None:
-        """Keep the weights of a trial's best epoch, at its end. Raises as `save`."""
+        """Keep the weights of a trial's best epoch, at its end. Raises as `CheckpointStore.save`."""
 
 
-class Checkpoints(Protocol):
-    """What a driver sees of it: no state is looked into. Raises TunerError where a storage is not to be had."""
+class StudyCheckpoints(CheckpointStore, Protocol):
+    """The same, as the study's driver has them: no state is looked into.
+
+    Raises TunerError where a storage is not to be had."""
 
     def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
         """What there is of a cohort, the newest first: the name and the content of each."""
@@ -66,7 +74,7 @@ class Folder:
         self._folder = folder
 
     def latest(self, cohort: int, _pause: Pause, restore: checkpoint.Restore) -> tuple[State | None, list[str]]:
-        return checkpoint.latest(checkpoint_path(self._folder, cohort), restore)
+        return checkpoint.newest(self.generations(cohort), restore)
 
     def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
         return checkpoint.generations(checkpoint_path(self._folder, cohort))
@@ -77,7 +85,10 @@ class Folder:
         checkpoint.save(path, content)
 
     def drop(self, cohort: int) -> None:
-        """It goes with all the others."""
+        """Remove its files; one that cannot be removed now goes with `clear`."""
+        for path in checkpoint.files(checkpoint_path(self._folder, cohort)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         shutil.rmtree(self._folder / "checkpoints", ignore_errors=True)

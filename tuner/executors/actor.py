@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tuner.checkpoints.wire import File, Wire
 from tuner.executors.protocol import Answer, Message, Ready, Stop
 from tuner.executors.worker_log import Capture, mark
 from tuner.workloads.base import Job, Setup
 
 if TYPE_CHECKING:
-    from tuner.checkpoints.remote import Storage
-    from tuner.checkpoints.store import Pause, State
     from tuner.executors.code_bundle import CodeBundle
 
 BEAT_SECONDS = 2.0  # between two signs of life of an actor that has nothing to say
@@ -32,16 +31,6 @@ class Placed:
     """The actor has a place in the cluster, and its worker begins."""
 
     process: int
-
-
-@dataclass(frozen=True)
-class File:
-    """A checkpoint of a cohort or, of a `trial`, its weights: for the study's folder, which the worker does not see."""
-
-    cohort: int
-    attempt: int
-    trial: int | None
-    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -79,16 +68,12 @@ class ActorSetup:
 
 
 class Connection:
-    """A worker's channel and its checkpoint store: two queues, between its thread and the actor's methods.
-
-    Checkpoints, which nobody here needs but the next worker, go to a storage instead where there is one.
-    """
+    """A worker's channel: two queues, between its thread and the actor's methods. Files travel with the messages."""
 
     def __init__(self) -> None:
-        self.storage: Storage | None = None
         self.said: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self.words: queue.SimpleQueue[Resumed | Answer | Stop] = queue.SimpleQueue()
-        self._kept: tuple[tuple[str, bytes], ...] = ()
+        self.wire = Wire(self.said.put)
 
     def send(self, message: Message) -> None:
         self.said.put(message)
@@ -96,34 +81,12 @@ class Connection:
     def receive(self) -> Job | Answer | Stop:
         word = self.words.get()
         if isinstance(word, Resumed):
-            self._kept = word.kept
+            self.wire.kept = word.kept
             return word.job
         return word
 
     def waiting(self) -> bool:
         return not self.words.empty()
-
-    def latest(self, cohort: int, pause: Pause, restore: Callable[[State], None]) -> tuple[State | None, list[str]]:
-        from tuner.checkpoints import format as checkpoint
-
-        if self.storage is not None:
-            return self.storage.latest(cohort, pause, restore)
-        kept, self._kept = self._kept, ()
-        return checkpoint.newest(kept, restore)
-
-    def save(self, cohort: int, attempt: int, state: State, pause: Pause) -> None:
-        if self.storage is not None:
-            self.storage.save(cohort, attempt, state, pause)
-        else:
-            self._send(cohort, attempt, None, state)
-
-    def save_weights(self, cohort: int, attempt: int, trial: int, state: State, _pause: Pause) -> None:
-        self._send(cohort, attempt, trial, state)
-
-    def _send(self, cohort: int, attempt: int, trial: int | None, state: State) -> None:
-        from tuner.checkpoints import format as checkpoint
-
-        self.said.put(File(cohort, attempt, trial, checkpoint.pack(state)))
 
 
 class Actor:
@@ -175,13 +138,14 @@ class Actor:
 
             setup = fetch()
             bundle = self._bundle = CodeBundle(setup.code)
+            connection = self._connection
+            stores: dict[str, Any] = {"checkpoints": connection.wire, "weights": connection.wire}
             if setup.setup.storage:
                 from tuner.checkpoints.remote import Storage
 
-                self._connection.storage = Storage(setup.setup.storage)
-            connection = self._connection
+                stores["checkpoints"] = Storage(setup.setup.storage)  # which nobody here needs but the next worker
             worker = working.Worker(
-                self._number, setup.setup, connection, setup.shared, connection, mark, bundle.located
+                self._number, setup.setup, connection, setup.shared, mark=mark, located=bundle.located, **stores
             )
             connection.send(Ready(self._number))
             while True:

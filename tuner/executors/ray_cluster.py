@@ -24,8 +24,9 @@ from typing import Any
 import ray
 from ray._private import ray_logging
 
+from tuner.checkpoints.wire import File
 from tuner.errors import InputError, MachineError, TunerError, first_line
-from tuner.executors.actor import Actor, ActorSetup, Failed, File, Placed, Printed, Resumed, Word
+from tuner.executors.actor import Actor, ActorSetup, Failed, Placed, Printed, Resumed, Word
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
 from tuner.executors.protocol import Answer, Lost, Message, Notice, Stop, Trouble
 from tuner.executors.worker_log import log_path

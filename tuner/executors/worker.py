@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tuner.checkpoints.store import CheckpointStore, Folder
+from tuner.checkpoints.store import CheckpointStore, Folder, WeightStore
 from tuner.errors import MachineError, out_of_memory, told, trace
 from tuner.executors.protocol import (
     Alive,
@@ -61,17 +61,20 @@ class Worker:
         setup: Setup,
         channel: Channel,
         shared: Any = None,
-        store: CheckpointStore | None = None,
+        *,
+        checkpoints: CheckpointStore | None = None,
+        weights: WeightStore | None = None,
         mark: Callable[[Sequence[int]], None] = lambda _: None,
         located: Located = as_named,
     ) -> None:
         """`shared` is what the workload's trainer would else load, where the process has it in memory already.
 
-        Without a `store` it is the study's folder. `mark` is told whose trials' code runs from now on, `located` tells
-        where a person's code is on this machine.
+        Where no store is given it is the study's folder. `mark` is told whose trials' code runs from now on, `located`
+        tells where a person's code is on this machine.
         """
         self.number = number
-        self.store = store or Folder(Path(setup.folder))
+        folder = Folder(Path(setup.folder))
+        self.checkpoints, self.weights = checkpoints or folder, weights or folder
         self.trainer = trainer(setup, shared, located)
         self.channel = channel
         self.mark = mark
@@ -136,14 +139,14 @@ class Worker:
                     training -= gone
                     self.mark(sorted(training))
             else:
-                self.store.save_weights(cohort, attempt, event.number, event.kept, partial(self._pause, job))
+                self.weights.save_weights(cohort, attempt, event.number, event.kept, partial(self._pause, job))
                 self.channel.send(Ended(cohort, attempt, event.number, event.epochs, event.best_epoch))
                 training.discard(event.number)
                 flushed = False  # the ledger may not have this end yet
 
     def _resume(self, job: Job) -> tuple[Runner, list[str]]:
         runner = self.trainer.runner(job, partial(self._pulse, job))
-        state, notes = self.store.latest(job.cohort, partial(self._pause, job), runner.restore)
+        state, notes = self.checkpoints.latest(job.cohort, partial(self._pause, job), runner.restore)
         if state is not None:
             return runner, [f"{note}, using the one before" for note in notes]
         return runner, [f"{note}, starting over" for note in notes[-1:]]
@@ -182,7 +185,7 @@ class Worker:
         if not flushed:
             self.channel.send(Flush(job.cohort, job.attempt))
             self._expect_answer()
-        self.store.save(job.cohort, job.attempt, runner.state(), partial(self._pause, job))
+        self.checkpoints.save(job.cohort, job.attempt, runner.state(), partial(self._pause, job))
         self._saved = time.monotonic()
 
     def _pause(self, job: Job, notice: str | None) -> None:

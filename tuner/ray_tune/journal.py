@@ -159,7 +159,7 @@ class Journal(tune.Callback):
             best = told.best_epoch(self._spec.metric, self._spec.maximize)
             with self._told():
                 self._log.finished(told.number, epoch, best or epoch)
-            self._search.tell(told.number, State.COMPLETE, told.values(self._spec.objectives))
+            self._end(told, State.COMPLETE)
 
     @_noted
     def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:
@@ -168,7 +168,7 @@ class Journal(tune.Callback):
         if not told.ended:
             with self._told():
                 self._log.pruned(told.number, told.epochs)
-            self._search.tell(told.number, State.PRUNED, None)
+            self._end(told, State.PRUNED)
 
     @_noted
     def on_trial_recover(self, *, trial: TuneTrial, **_: Any) -> None:
@@ -190,7 +190,12 @@ class Journal(tune.Callback):
     def _fail(self, told: TrialHistory, message: str, trace: str = "") -> None:
         with self._told():
             self._log.failed([told.number], message, trace)
-        self._search.tell(told.number, State.FAILED, None)
+        self._end(told, State.FAILED)
+
+    def _end(self, told: TrialHistory, state: State) -> None:
+        """Let the sampler learn of it; nobody goes on from the trial's checkpoint any more."""
+        self._search.tell(told.number, state, told.values(self._spec.objectives) if state is State.COMPLETE else None)
+        self._folder.drop(told.cohort or 0)
 
     # --- what an epoch leaves ---------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tuner.checkpoints import migrate
-from tuner.checkpoints.store import Checkpoints
+from tuner.checkpoints.store import StudyCheckpoints
 from tuner.errors import TunerError
 from tuner.events import Cohort, State, Trial
 from tuner.executors.protocol import (
@@ -68,7 +68,7 @@ class Driver:
         search: Search,
         executor: Executor,
         cohorts: CohortPolicy,
-        checkpoints: Checkpoints,
+        checkpoints: StudyCheckpoints,
         now: Callable[[int], Now],
     ) -> None:
         """`now` tells, of so many workers, what progress is shown besides the history."""
@@ -309,6 +309,7 @@ class Driver:
         ]
         migrate.split(self._checkpoints, cohort.number, [half.number for half in halves])
         self._log.grouped(halves)
+        self._words.append(partial(self._checkpoints.drop, cohort.number))
         self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str, trace: str = "") -> None:
