@@ -58,7 +58,6 @@ def cohort(trials: Sequence[Trial], epochs: int, device: torch.device, *, compan
         )
         rows.append(Row(one.number, one.number, {**shape.network, "dropout": one.dropout}, config))
     task = Task(
-        cohort=0,
         rows=tuple(rows),
         family=shape.family,
         signature=Signature(CLASSIFICATION, shape.modality, shape.inputs, shapes.CLASSES),
@@ -90,7 +89,7 @@ def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:
 
     A cohort of one trains as a structure does that always trains alone.
     """
-    from tuner.training.loop import Epoch
+    from tuner.workloads.base import Epoch
 
     shape, size = SHAPES[job["shape"]], job["rows"]
     trials = shapes.alike(shape, max(size, 2))
@@ -108,7 +107,7 @@ def tuner(job: Mapping[str, Any], device: torch.device) -> Laps:
 
 def tuner_study(job: Mapping[str, Any], device: torch.device) -> Laps:
     """A study's trials to their end, in cohorts as large as the cost model makes them; where memory ends, halves."""
-    from tuner.training.loop import Epoch
+    from tuner.workloads.base import Epoch
 
     trials = shapes.study(job["trials"], job["seed"])
     groups: dict[str, list[Trial]] = {}

@@ -18,27 +18,13 @@ from torch.nn.parameter import is_lazy
 
 from tuner.models import code
 from tuner.models.cnn import CNN
-from tuner.models.interface import (
-    CLASSIFICATION,
-    IMAGE,
-    NUMBERS,
-    REGRESSION,
-    SEQUENCE,
-    TASKS,
-    TEXT,
-    Hyperparameter,
-    Setting,
-    Signature,
-    hyperparameters,
-)
+from tuner.models.interface import Hyperparameter, Setting, Signature, hyperparameters
 from tuner.models.mlp import MLP
 from tuner.models.rnn import RNN
 from tuner.models.transformer import Transformer
 
 __all__ = [
     "FAMILIES",
-    "MODALITIES_OF",
-    "TASKS_OF",
     "Hyperparameter",
     "Setting",
     "Signature",
@@ -47,23 +33,11 @@ __all__ = [
     "hyperparameters",
 ]
 
-FAMILIES: dict[str, type[nn.Module]] = {
+FAMILIES: dict[str, Any] = {  # classes of networks, each with the `modalities` and `tasks` that it is for
     "mlp": MLP,
     "cnn": CNN,
     "rnn": RNN,
     "transformer": Transformer,
-}
-MODALITIES_OF: dict[str, tuple[str, ...]] = {
-    "mlp": (NUMBERS, IMAGE, SEQUENCE),
-    "cnn": (IMAGE, SEQUENCE, TEXT),
-    "rnn": (SEQUENCE, TEXT),
-    "transformer": (IMAGE, SEQUENCE, TEXT),
-}
-TASKS_OF: dict[str, tuple[str, ...]] = {
-    "mlp": (CLASSIFICATION, REGRESSION),
-    "cnn": (CLASSIFICATION, REGRESSION),
-    "rnn": TASKS,
-    "transformer": TASKS,
 }
 
 
@@ -74,7 +48,8 @@ def family(name: str, folder: Path | None = None) -> type[nn.Module]:
     raises on import is passed on.
     """
     if name in FAMILIES:
-        return FAMILIES[name]
+        ours: type[nn.Module] = FAMILIES[name]
+        return ours
     place, separator, attribute = name.rpartition(":")
     if not separator or not attribute.isidentifier():
         raise LookupError(f"no model family '{name}'; one of {', '.join(FAMILIES)}, or file.py:Class")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tuner.models.interface import IMAGE, Setting, Signature
+from tuner.models.interface import CLASSIFICATION, IMAGE, REGRESSION, SEQUENCE, TEXT, Setting, Signature
 from tuner.models.layers import (
     RISING,
     Activation,
@@ -95,6 +95,10 @@ class CNN(nn.Module):
     sequence's odd number of steps the last makes a half of its own).
     Raises ValueError for an even kernel and for an image or a sequence too small for the depth.
     """
+
+    modalities: ClassVar = (IMAGE, SEQUENCE, TEXT)
+    tasks: ClassVar = (CLASSIFICATION, REGRESSION)
+    widest_images_together: ClassVar = 8  # channels of the first block; see training/cohort_size.py
 
     def __init__(
         self,

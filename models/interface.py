@@ -69,6 +69,8 @@ class Setting:
 
     Written beside the type: `width: Annotated[int, Setting("units per layer", low=1)] = 64`. A
     `fusible` hyperparameter may differ from row to row inside one cohort; any other is structural.
+    `tasks` and `modalities` are those for which it does something, `read_by` the choices of another hyperparameter
+    under which it is read: `("optimizer", ("sgd", "rmsprop"))`.
     """
 
     help: str = ""
@@ -78,6 +80,9 @@ class Setting:
     below: float | None = None
     choices: Sequence[str] | None = None
     fusible: bool = False
+    tasks: Sequence[str] | None = None
+    modalities: Sequence[str] | None = None
+    read_by: tuple[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tuner.models.interface import Setting, Signature
+from tuner.models.interface import CLASSIFICATION, IMAGE, NUMBERS, REGRESSION, SEQUENCE, Setting, Signature
 from tuner.models.layers import Activation, Dropout, DropoutRate, Linear, Norm, nonlinearity, normalise
 
 
 class MLP(nn.Module):
     """x [B, *signature.inputs] → [B, signature.outputs]. What stands in a sequence's padding is taken for zeros."""
+
+    modalities: ClassVar = (NUMBERS, IMAGE, SEQUENCE)
+    tasks: ClassVar = (CLASSIFICATION, REGRESSION)
+    rows_together: ClassVar = 32
 
     def __init__(
         self,

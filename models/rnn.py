@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from tuner.models.cells import CELLS
-from tuner.models.interface import LANGUAGE, Setting, Signature
+from tuner.models.interface import LANGUAGE, SEQUENCE, TASKS, TEXT, Setting, Signature
 from tuner.models.layers import Dropout, DropoutRate
 from tuner.models.recurrent import Recurrent
 from tuner.models.sequences import Embedded, LayerNorm, Linear, Readout, ReadoutName, StepNorm, Vectors
@@ -19,6 +19,10 @@ class RNN(nn.Module):
     In language modelling every position is answered from itself and those before it, and `readout` is not used.
     Raises ValueError for a bidirectional network that is to continue text.
     """
+
+    modalities: ClassVar = (SEQUENCE, TEXT)
+    tasks: ClassVar = TASKS
+    rows_together: ClassVar = 16
 
     def __init__(
         self,

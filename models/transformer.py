@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from tuner.models import columns
 from tuner.models.attention import Block, sinusoids
-from tuner.models.interface import IMAGE, LANGUAGE, Setting, Signature
+from tuner.models.interface import IMAGE, LANGUAGE, SEQUENCE, TASKS, TEXT, Setting, Signature
 from tuner.models.layers import Activation, Dropout, DropoutRate
 from tuner.models.sequences import Linear, Patches, Readout, ReadoutName, Vectors
 
@@ -21,6 +21,10 @@ class Transformer(nn.Module):
     In language modelling every position is answered from itself and those before it, and `readout` is not used.
     Raises ValueError for a width that its heads do not divide and for an image that `patch` does not divide.
     """
+
+    modalities: ClassVar = (IMAGE, SEQUENCE, TEXT)
+    tasks: ClassVar = TASKS
+    positions_together: ClassVar = 128
 
     def __init__(
         self,

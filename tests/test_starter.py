@@ -78,7 +78,7 @@ def test_every_family_has_a_first_study_for_data_that_it_takes(family: str) -> N
         "sequence": ("digits-rows",),
         "text": ("syllables",),
     }
-    source, *target = data[models.MODALITIES_OF[family][0]]
+    source, *target = data[models.FAMILIES[family].modalities[0]]
     _, spec = wanted(source, *target, family=family)
     assert plan(spec, load(spec)).family == family
 

@@ -8,7 +8,6 @@ It must never know how anything of it works.
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter as Argument
@@ -21,7 +20,7 @@ from tuner.errors import InputError
 from tuner.models.interface import Hyperparameter, hyperparameters
 from tuner.search_spaces import Choice, Float, Int
 from tuner.search_spaces.document import describe, suggest
-from tuner.spec.sections import SearchSection
+from tuner.spec.search_section import PRUNERS, SAMPLERS
 
 Row = dict[str, Any]
 
@@ -62,11 +61,11 @@ def first_sentence(text: str | None) -> str:
 # ------------------------------------------------------------------ networks
 
 
-def _model(name: str, network: type) -> Row:
+def _model(_name: str, network: type) -> Row:
     """The class's module says in a sentence what the network is; the class itself, which shapes it takes."""
     module = inspect.getmodule(network)
     return {
-        "modalities": ", ".join(models.MODALITIES_OF.get(name, ())),
+        "modalities": ", ".join(getattr(network, "modalities", ())),
         "help": first_sentence(module.__doc__ if module else network.__doc__),
     }
 
@@ -159,16 +158,6 @@ def _described(name: str, read: Callable[..., Any]) -> list[Row]:
 # ------------------------------------------------------------------ samplers and pruners
 
 
-def _alternatives(key: str) -> Callable[[], dict[str, Any]]:
-    """The sections that `search.<key>` may be, by the word that picks them."""
-
-    def found() -> dict[str, Any]:
-        sections = typing.get_args(SearchSection.model_fields[key].annotation)
-        return {typing.get_args(one.model_fields["kind"].annotation)[0]: one for one in sections}
-
-    return found
-
-
 def _section(name: str, section: Any) -> Row:
     settings = [f"{row['setting']} {row['default']}" for row in _keys(name, section)[1:]]
     return {"settings": ", ".join(settings) or None, "help": first_sentence(section.__doc__)}
@@ -190,6 +179,6 @@ KINDS: dict[str, Catalogue] = {
     "models": Catalogue("model", lambda: models.FAMILIES, _model, _hyperparameters),
     "spaces": Catalogue("space", _spaces, _space, _parameters),
     "datasets": Catalogue("dataset", lambda: BUILT_IN, _dataset, _described),
-    "samplers": Catalogue("sampler", _alternatives("sampler"), _section, _keys),
-    "pruners": Catalogue("pruner", _alternatives("pruner"), _section, _keys),
+    "samplers": Catalogue("sampler", lambda: SAMPLERS, _section, _keys),
+    "pruners": Catalogue("pruner", lambda: PRUNERS, _section, _keys),
 }

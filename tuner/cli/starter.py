@@ -178,7 +178,7 @@ def _count(answer: str) -> int:
 def _families(wish: Wish, dataset: Dataset, file: Path) -> list[str]:
     """Networks of ours for such data, those first that were made for it. Raises InputError where none is."""
     modality, fit, problems = dataset.signature.modality, [], []
-    for name in sorted(models.MODALITIES_OF, key=lambda name: (*models.MODALITIES_OF[name], modality).index(modality)):
+    for name in sorted(models.FAMILIES, key=lambda name: (*models.FAMILIES[name].modalities, modality).index(modality)):
         try:
             _proven(replace(wish, family=name), dataset, file)
             fit.append(name)

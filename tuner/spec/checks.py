@@ -21,28 +21,15 @@ from tuner.search_spaces.document import Keys, describe, suggest
 from tuner.search_spaces.parameters import parse
 from tuner.spec.execution import contradictions
 from tuner.spec.rules import listed, misfits, mistake
+from tuner.spec.search_section import PRUNERS, SAMPLERS
 from tuner.training.config import TrainConfig
 from tuner.training.metrics import METRICS
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
 PARAMETERS = "parameters"  # the metric that is a network's size, known before any training
-_STOPPING = ("median", "asha", "hyperband", "patient")
-_SLOW_GP = 500  # trials, from which on a Gaussian process takes thousands of seconds, and TPE a hundred
 _SMALLER_IS_BETTER = {"loss", "rmse", "mae", "perplexity", "bits_per_character", PARAMETERS}
 
 TRAINING: Mapping[str, Hyperparameter] = hyperparameters(TrainConfig)
-
-_READ_BY: dict[str, tuple[str, frozenset[str]]] = {  # a setting that only some choices of another one read
-    "momentum": ("optimizer", frozenset({"sgd", "rmsprop"})),
-    "nesterov": ("optimizer", frozenset({"sgd"})),
-    "beta1": ("optimizer", frozenset({"adam", "adamw"})),
-    "beta2": ("optimizer", frozenset({"adam", "adamw"})),
-    "alpha": ("optimizer", frozenset({"rmsprop"})),
-    "epsilon": ("optimizer", frozenset({"adam", "adamw", "rmsprop"})),
-    "decay_every": ("schedule", frozenset({"step"})),
-    "decay_factor": ("schedule", frozenset({"step"})),
-    "huber_delta": ("loss", frozenset({"huber"})),
-}
 
 
 def metrics_of(task: str | None) -> tuple[str, ...]:
@@ -238,14 +225,17 @@ def _searched(found: Findings, parameters: _Parameters, model: Mapping[str, Any]
 def _sampler(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     """What a sampler needs of the space, and what it cannot do."""
     kind, path = _mapping(search, "sampler").get("kind"), ("search", "sampler", "kind")
-    if kind == "grid":
+    sampler = SAMPLERS.get(kind) if isinstance(kind, str) else None
+    if sampler is None:
+        return
+    if sampler.finite:
         yield from _grid(space)
     numbers = [one for one in space.parameters.values() if not isinstance(one, Choice) and one.count != 1]
-    if kind == "cmaes" and not any(one.when is None for one in numbers):
+    if sampler.numbers and not any(one.when is None for one in numbers):
         got = "only numbers that not every trial has" if numbers else "only choices"
-        yield path, f"expected a float or int that every trial has under sampler cmaes, got {got}; use tpe or nsga2"
-    if kind == "cmaes" and len(_objectives(search)) > 1:
-        yield path, "expected a sampler for several objectives, got cmaes; use tpe, nsga2 or gp"
+        yield path, f"expected a float or int that every trial has under sampler {kind}, got {got}; use tpe or nsga2"
+    if not sampler.several and len(_objectives(search)) > 1:
+        yield path, f"expected a sampler for several objectives, got {kind}; use tpe, nsga2 or gp"
 
 
 def _grid(space: SearchSpace) -> Iterator[tuple[Keys, str]]:
@@ -264,20 +254,19 @@ def _grid(space: SearchSpace) -> Iterator[tuple[Keys, str]]:
 
 def _slow(search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     """Samplers that do little for a study of this length."""
-    sampler, trials = _mapping(search, "sampler"), search.get("trials")
-    kind = sampler.get("kind")
-    if not isinstance(trials, int) or not isinstance(kind, str):
+    written, trials = _mapping(search, "sampler"), search.get("trials")
+    kind = written.get("kind")
+    sampler = SAMPLERS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(trials, int) or sampler is None:
         return
-    if kind == "gp" and trials > _SLOW_GP:
-        message = f"gp takes thousands of seconds to choose {trials:,} trials, tpe some 100; use tpe beyond {_SLOW_GP}"
-        yield ("search", "sampler", "kind"), message
-    first = {"gp": ("startup", 10), "nsga2": ("population", 16)}.get(kind)
-    least = first and sampler.get(*first)
-    if first and isinstance(least, int) and least >= trials:
-        message = (
-            f"nothing is learnt: the first {least:,} trials are random, and there are {trials:,}; lower {first[0]}"
-        )
-        yield ("search", "sampler", first[0] if first[0] in sampler else "kind"), message
+    if sampler.most_trials is not None and trials > sampler.most_trials:
+        slow = f"{kind} takes thousands of seconds to choose {trials:,} trials, tpe some 100"
+        yield ("search", "sampler", "kind"), f"{slow}; use tpe beyond {sampler.most_trials}"
+    key = sampler.random_first
+    least = key and written.get(key, sampler.model_fields[key].default)
+    if isinstance(least, int) and least >= trials:
+        message = f"nothing is learnt: the first {least:,} trials are random, and there are {trials:,}; lower {key}"
+        yield ("search", "sampler", str(key) if key in written else "kind"), message
 
 
 def _start_with(space: SearchSpace, search: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
@@ -345,9 +334,10 @@ def _unread(space: SearchSpace, train: Mapping[str, Any]) -> Iterator[tuple[Keys
             return [train.get(name, TRAINING[name].default)]
         return list(searched.values_) if isinstance(searched, Choice) else [searched.low, searched.high]
 
-    for name, (parent, readers) in _READ_BY.items():
-        found = {str(value) for value in values(parent)}
-        if (name in train or name in space.parameters) and not found & readers:
+    for name, hyperparameter in TRAINING.items():
+        parent, readers = hyperparameter.rule.read_by or ("", ())
+        found = {str(value) for value in values(parent)} if parent else set()
+        if parent and (name in train or name in space.parameters) and found.isdisjoint(readers):
             place: Keys = ("search", "space", name) if name in space.parameters else ("train", name)
             use = f"it is for {listed(sorted(readers))}"
             yield place, f"{name} does nothing with {parent} {listed(sorted(found))}; {use}"
@@ -369,9 +359,10 @@ def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]
         found.problems.append(((*path, "kind"), f"{message}: what is behind in one may be the best in another"))
     while True:
         kind = pruner.get("kind")
-        key, room = ("patience", 2) if kind == "patient" else ("min_epochs", 0)
+        section = PRUNERS.get(kind) if isinstance(kind, str) else None
+        key, room = (section and section.first) or ("", 0)
         least = pruner.get(key, 1)
-        if kind in _STOPPING and isinstance(least, int) and isinstance(epochs, int) and least + room >= epochs:
+        if key and isinstance(least, int) and isinstance(epochs, int) and least + room >= epochs:
             if key in pruner and least > epochs:
                 message = f"expected at most {epochs}, the epochs of the longest trial, got {least}"
                 found.problems.append(((*path, key), f"{message}: nothing could ever be pruned"))

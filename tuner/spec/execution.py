@@ -12,6 +12,7 @@ from tuner.models.interface import Hyperparameter
 from tuner.search_spaces import SearchSpace
 from tuner.search_spaces.document import Keys, describe
 from tuner.spec.rules import listed
+from tuner.spec.search_section import PRUNERS
 
 CLUSTER = (
     "address",
@@ -85,7 +86,8 @@ def _tune(run: Mapping[str, Any], search: Mapping[str, Any]) -> Iterator[tuple[K
 
 def _counterpart(pruner: object) -> str:
     """Tune's scheduler that is most like a pruner of ours."""
-    return pruner if pruner in ("median", "asha", "hyperband") else "median"
+    section = PRUNERS.get(pruner) if isinstance(pruner, str) else None
+    return section.scheduler if section is not None else "median"
 
 
 def _population(space: SearchSpace, rules: Mapping[str, Hyperparameter]) -> Iterator[tuple[Keys, str]]:

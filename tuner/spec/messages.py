@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,43 +15,14 @@ from pydantic_core import ErrorDetails
 
 from tuner.search_spaces.document import Keys, describe, shorten, suggest
 from tuner.spec.rules import bounds, listed, remedy
-from tuner.spec.sections import (
-    Asha,
-    Cmaes,
-    DataSection,
-    Gp,
-    Grid,
-    Hyperband,
-    Median,
-    NoPruner,
-    Nsga2,
-    Objective,
-    Patient,
-    Qmc,
-    Random,
-    RunSection,
-    SearchSection,
-    StudyFile,
-    Tpe,
-    TrackingSection,
-)
+from tuner.spec.search_section import PRUNERS, SAMPLERS, Objective, Patient, SearchSection, kinds
+from tuner.spec.sections import DataSection, RunSection, StudyFile, TrackingSection
 from tuner.training.config import TrainConfig
 
-_SAMPLERS: dict[str, type[BaseModel]] = {
-    "tpe": Tpe,
-    "random": Random,
-    "grid": Grid,
-    "qmc": Qmc,
-    "gp": Gp,
-    "cmaes": Cmaes,
-    "nsga2": Nsga2,
-}
-_RULES: dict[str, type[BaseModel]] = {"median": Median, "asha": Asha, "hyperband": Hyperband}
-_PRUNERS: dict[str, type[BaseModel]] = {"none": NoPruner, **_RULES, "patient": Patient}
 _UNIONS: dict[Keys, dict[str, type[BaseModel]]] = {  # the innermost first
-    ("search", "pruner", "pruner"): _RULES,
-    ("search", "sampler"): _SAMPLERS,
-    ("search", "pruner"): _PRUNERS,
+    ("search", "pruner", "pruner"): kinds(get_args(Patient.model_fields["pruner"].annotation)[0]),
+    ("search", "sampler"): {**SAMPLERS},
+    ("search", "pruner"): {**PRUNERS},
 }
 _SECTIONS: dict[Keys, type[BaseModel]] = {
     (): StudyFile,

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, WrapValidator
+from pydantic import Field, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from tuner.events import STUDY_NAME
 from tuner.models.interface import MODALITIES, TASKS
 from tuner.search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy, storage_problem
+from tuner.spec.search_section import SearchSection, Section
 
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}")
-MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1_024
 MOST_COHORT = 4_096
 
@@ -107,13 +107,7 @@ def _told(problem: Callable[[Any], str | None]) -> WrapValidator:
     return WrapValidator(check)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """Which data, and how they are split. `source` is a name or a path relative to the study file."""
 
     source: Annotated[str, Field(min_length=1)]
@@ -153,148 +147,7 @@ class DataSection(_Section):
     """share of the rows put away until the search is over, and opened once for the winner; 0 skips it"""
 
 
-class Objective(_Section):
-    """What the search makes as large or as small as it can; of several the first decides which epoch counts."""
-
-    metric: str
-    """val/loss, val/accuracy, val/f1 for classes; val/loss, val/rmse, val/mae, val/r2 for numbers; train/loss"""
-    goal: Literal["maximize", "minimize"]
-    """whether more or less of the metric is better"""
-
-
-class Tpe(_Section):
-    """Tree-structured Parzen estimator; the first `startup` trials are random. Bergstra et al. 2011."""
-
-    kind: Literal["tpe"] = "tpe"
-    """tpe learns from the trials that have ended"""
-    startup: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 10
-    """trials drawn at random before it learns"""
-
-
-class Random(_Section):
-    """Every trial by itself."""
-
-    kind: Literal["random"]
-    """random draws every trial by itself"""
-
-
-class Grid(_Section):
-    """Every point of a finite space, in an order shuffled by the seed."""
-
-    kind: Literal["grid"]
-    """grid takes every point of a finite space"""
-
-
-class Qmc(_Section):
-    """A scrambled Sobol sequence: covers the space more evenly than chance."""
-
-    kind: Literal["qmc"]
-    """qmc covers the space more evenly than chance"""
-
-
-class Gp(_Section):
-    """A Gaussian process over what every trial has; the rest, and the first `startup` trials, are random."""
-
-    kind: Literal["gp"]
-    """gp learns most from few trials, and takes seconds for each of many"""
-    startup: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 10
-    """trials drawn at random before it learns"""
-
-
-class Cmaes(_Section):
-    """Covariance matrix adaptation over the numbers that every trial has; the rest is random. Hansen 2016."""
-
-    kind: Literal["cmaes"]
-    """cmaes moves a cloud of numbers towards the best"""
-
-
-class Nsga2(_Section):
-    """A genetic algorithm for one objective or several: parents cross and mutate. Deb et al. 2002."""
-
-    kind: Literal["nsga2"]
-    """nsga2 crosses the best trials of the generations before"""
-    population: Annotated[int, Field(ge=2, le=10_000)] = 16
-    """trials in a generation"""
-
-
-class NoPruner(_Section):
-    """Every trial is trained to its end."""
-
-    kind: Literal["none"] = "none"
-    """none stops no trial"""
-
-
-class Median(_Section):
-    """Stops a trial that is below the median of the earlier ones at the same epoch."""
-
-    kind: Literal["median"]
-    """median stops a trial that is behind the others at the same epoch"""
-    min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
-    """epochs that every trial is given"""
-    startup: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 5
-    """trials that must have completed before any is stopped"""
-
-
-class Asha(_Section):
-    """Asynchronous successive halving: 1 in `reduction` goes on at each rung. Li et al. 2018."""
-
-    kind: Literal["asha"]
-    """asha lets 1 in `reduction` go on at each rung"""
-    min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
-    """the first rung; the next are at `reduction` times as many epochs each"""
-    reduction: Annotated[int, Field(ge=2, le=100_000)] = 3
-    """reduction factor: keeps 1 of N per rung"""
-
-
-class Hyperband(_Section):
-    """Successive halving from several first rungs, a share of the trials each. Li et al. 2018."""
-
-    kind: Literal["hyperband"]
-    """hyperband is asha from several first rungs, so that late bloomers have their chance"""
-    min_epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
-    """the first rung of the first bracket; the next bracket's is `reduction` times as late"""
-    reduction: Annotated[int, Field(ge=2, le=100_000)] = 3
-    """reduction factor: keeps 1 of N per rung"""
-
-
-class Patient(_Section):
-    """Stops a trial, or lets `pruner` stop it, only where it has not improved for `patience` epochs and one."""
-
-    kind: Literal["patient"]
-    """patient waits for a trial to improve"""
-    patience: Annotated[int, Field(ge=0, le=100_000)]
-    """epochs without an improvement that are forgiven"""
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """how much worse than the best before is still forgiven"""
-    pruner: Annotated[Median | Asha | Hyperband, Field(discriminator="kind")] | None = None
-    """who decides then; nobody: the trial is stopped"""
-
-
-def _how_many(value: Any) -> str:
-    return "several" if isinstance(value, list) else "one"
-
-
-class SearchSection(_Section):
-    """What is searched, for what, how, and how often."""
-
-    space: str | dict[str, Any]
-    """a space of ours by name, a YAML file, or parameters by name; `include: cnn` takes one in and overrides parts"""
-    objective: Annotated[
-        Annotated[Objective, Tag("one")] | Annotated[list[Objective], Field(min_length=1), Tag("several")],
-        Discriminator(_how_many),
-    ]
-    """what the search makes as large or as small as it can; several as a list, the first deciding which epoch counts"""
-    sampler: Annotated[Tpe | Random | Grid | Qmc | Gp | Cmaes | Nsga2, Field(discriminator="kind")] = Tpe()
-    """who chooses the next trial"""
-    pruner: Annotated[NoPruner | Median | Asha | Hyperband | Patient, Field(discriminator="kind")] = NoPruner()
-    """who stops trials early"""
-    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
-    """how many trials in all; `--trials` extends a finished study"""
-    start_with: list[dict[str, Any]] = []
-    """assignments to try first; what they leave out is sampled"""
-
-
-class RunSection(_Section):
+class RunSection(Section):
     """On what the study runs. `cohort` is the largest number of trials trained as one; 1 is every trial alone."""
 
     executor: Literal["local", "ray", "ray-tune"] = "local"
@@ -343,14 +196,14 @@ class RunSection(_Section):
     """where Ray's workers keep checkpoints: a folder that every node sees, or s3://bucket/folder and the like"""
 
 
-class TrackingSection(_Section):
+class TrackingSection(Section):
     """Where MLflow is: embedded in TUNER_HOME, a server's address, or off."""
 
     mlflow: Annotated[str, _told(store_problem)] = "embedded"
     """embedded in the home, off, a server's address, or sqlite:///path"""
 
 
-class StudyFile(_Section):
+class StudyFile(Section):
     """A whole study file, each key checked by itself."""
 
     version: Literal[1] = 1
@@ -371,7 +224,7 @@ class StudyFile(_Section):
     """which data, and how they are split"""
     model: dict[str, Any]
     """the network's family, and its hyperparameters that are not searched"""
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default={})
     """how it is trained: the hyperparameters of training that are not searched"""
     search: SearchSection
     """what is searched, for what, how, and how often"""

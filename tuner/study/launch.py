@@ -139,7 +139,12 @@ def launch(
 
 
 def foreseen(
-    spec: StudySpec, home: Path, workload: Workload, *, accept_code: bool = False, accept_loss: bool = False
+    spec: StudySpec,
+    home: Path,
+    workload: Workload | None = None,
+    *,
+    accept_code: bool = False,
+    accept_loss: bool = False,
 ) -> tuple[StudySpec, list[str]]:
     """The spec with which `launch` would go on with what is in the home, and what it would say of that.
 
@@ -164,7 +169,7 @@ def foreseen(
     elif history.completed:
         said.append(f"study {spec.study} is {history.completed}: nothing is left to do")
     if history.digest:
-        check_same(spec, workload, history, accept_code=accept_code, more=not history.completed)
+        check_same(spec, workload or workload_of(spec), history, accept_code=accept_code, more=not history.completed)
     if history.trials and not history.completed:
         said.append(counts(history, folder).resuming())
     return spec, said

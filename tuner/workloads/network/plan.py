@@ -18,23 +18,20 @@ from tuner.search_spaces import SearchSpace
 from tuner.search_spaces.document import Keys, describe
 from tuner.search_spaces.parameters import Choice, Float, Int
 from tuner.spec import StudySpec
-from tuner.spec.checks import PARAMETERS, metrics_of, nearest_metric
+from tuner.spec.checks import PARAMETERS, TRAINING, metrics_of, nearest_metric
 from tuner.spec.rules import listed
 from tuner.training.losses import FOR_NUMBERS
 from tuner.workloads.network import size as sizes
 
 _MOST_SIZES = 64  # of batches, each looked at
 _MOST_STRUCTURES = 100_000  # counted one by one; beyond it nobody needs the number
-_OF_NO_USE = {  # hyperparameter → what it needs
-    "label_smoothing": ("task", (CLASSIFICATION, LANGUAGE), "classes and text"),
-    "class_weights": ("task", (CLASSIFICATION,), "classes"),
-    "huber_delta": ("task", (REGRESSION,), "numbers to predict"),
-    "shift": ("modality", (IMAGE,), "images"),
-    "flip": ("modality", (IMAGE,), "images"),
-    "noise": ("modality", (NUMBERS, IMAGE, SEQUENCE), "numbers"),
-    "rotation": ("modality", (IMAGE,), "images"),
-    "cutout": ("modality", (IMAGE,), "images"),
-    "time_mask": ("modality", (SEQUENCE,), "sequences"),
+_CALLED = {  # tasks and modalities, as what a setting is for
+    CLASSIFICATION: "classes",
+    LANGUAGE: "text",
+    REGRESSION: "numbers to predict",
+    NUMBERS: "numbers",
+    IMAGE: "images",
+    SEQUENCE: "sequences",
 }
 _OUTPUTS = {CLASSIFICATION: "class", REGRESSION: "target", LANGUAGE: "token"}
 
@@ -283,15 +280,19 @@ def _family(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]
     if family not in models.FAMILIES:
         return
     modality, task = signature.modality, signature.task
-    can = [name for name in models.FAMILIES if modality in models.MODALITIES_OF[name] and task in models.TASKS_OF[name]]
+    can = [
+        name
+        for name in models.FAMILIES
+        if modality in models.FAMILIES[name].modalities and task in models.FAMILIES[name].tasks
+    ]
     if family in can:
         return
-    wanted, fits = modality, models.MODALITIES_OF[family]
+    wanted, fits = modality, models.FAMILIES[family].modalities
     if modality in fits:
-        wanted, fits = f"{task} of {modality}", models.TASKS_OF[family]
+        wanted, fits = f"{task} of {modality}", models.FAMILIES[family].tasks
     got = f"got {family}, a network for {listed(fits)}"
     arrays = modality == IMAGE and signature.inputs[0] == 1 and spec.data.source.endswith(".npz")
-    steps = arrays and spec.data.modality is None and SEQUENCE in models.MODALITIES_OF[family]
+    steps = arrays and spec.data.modality is None and SEQUENCE in models.FAMILIES[family].modalities
     other = ", or say data.modality: sequence" if steps else ""
     yield ("model", "family"), f"expected a network for {wanted}, {got}; use {listed(can)}{other}"
 
@@ -308,10 +309,12 @@ def _repeated(spec: StudySpec, size: int | None) -> Iterator[tuple[Keys, str]]:
 
 
 def _useless(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
-    for name, (aspect, needed, use) in _OF_NO_USE.items():
-        default = spec.hyperparameter(name).default
-        if getattr(signature, aspect) not in needed and any(value != default for value in _values(spec, name)):
-            yield (
-                spec.place(name, "train"),
-                f"{name} is for {use}, and does nothing with {getattr(signature, aspect)}",
-            )
+    """Settings of training that do nothing with such data."""
+    for name, hyperparameter in TRAINING.items():
+        rule = hyperparameter.rule
+        for here, needed in ((signature.task, rule.tasks), (signature.modality, rule.modalities)):
+            used = any(value != hyperparameter.default for value in _values(spec, name))
+            if needed is not None and here not in needed and used:
+                *others, last = [_CALLED[one] for one in needed]
+                use = f"{', '.join(others)} and {last}" if others else last
+                yield spec.place(name, "train"), f"{name} is for {use}, and does nothing with {here}"
