@@ -29,11 +29,11 @@ from tuner.executors.protocol import Answer, Done, Ended, Executor, Message, Rep
 from tuner.history.fold import History
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
+from tuner.startup import ImportAhead
 from tuner.study import launch
 from tuner.study.log import StudyLog
 from tuner.study.loop import Driver
 from tuner.study.session import StudySession
-from tuner.study.startup import ImportAhead
 from tuner.terminal.progress import Now, PlainProgress
 from tuner.workloads.base import Job
 from tuner.workloads.network.workload import NetworkWorkload

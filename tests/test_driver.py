@@ -20,11 +20,11 @@ from tuner.ledger import Ledger
 from tuner.models import Signature
 from tuner.search import Search
 from tuner.search_spaces import SearchSpace
+from tuner.startup import ImportAhead
 from tuner.study.launch import _search
 from tuner.study.log import StudyLog
 from tuner.study.loop import Driver
 from tuner.study.session import StudySession
-from tuner.study.startup import ImportAhead
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
 from tuner.workloads.base import Job

@@ -129,7 +129,7 @@ def test_what_crowning_imports_is_there_when_it_was_prepared() -> None:
         "import io, sys, torch\n"
         "from tuner import champion\n"
         "from tests import zoo\n"
-        "from tuner.study.startup import ImportAhead\n"
+        "from tuner.startup import ImportAhead\n"
         "from tuner.workloads.network.workload import NetworkWorkload\n"
         "ImportAhead(NetworkWorkload.needed_at_the_end).wait()\n"
         "before = set(sys.modules)\n"

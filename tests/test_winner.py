@@ -13,7 +13,7 @@ import pytest
 
 from tests import studies
 from tests.test_study import launch
-from tuner.study import startup
+from tuner import startup
 from tuner.study.loop import Driver
 
 
@@ -72,7 +72,7 @@ def test_nobody_waits_where_nothing_was_begun(importing: list[threading.Thread])
 
 def test_a_process_may_end_in_the_middle_of_it() -> None:
     code = (
-        "from tuner.study.startup import ImportAhead\n"
+        "from tuner.startup import ImportAhead\n"
         "ahead = ImportAhead(['torch.export._trace', 'pandas'])\n"
         "with ahead.finished():\n    ahead.begin()\n"
     )

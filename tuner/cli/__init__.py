@@ -8,7 +8,6 @@ does; progress, logs and errors go to stderr.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import typer
 from tuner.cli import cluster, deletion, inference, logs, run, setup, studies
 from tuner.cli.arguments import Verbs
 from tuner.errors import TunerError
+from tuner.startup import keep_garbage, spare_garbage
 from tuner.terminal.tables import tolerate_any_text
 
 VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows them
@@ -62,10 +62,8 @@ for heading, verbs in VERBS.items():
 
 def main() -> None:
     """The console script. Exits with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
-    # Imports make a million objects that live to the end: to look for garbage among them would take a fifth of their
-    # time, and at the end half a second more.
-    gc.set_threshold(200_000)
-    atexit.register(gc.freeze)
+    spare_garbage()
+    atexit.register(keep_garbage)
     tolerate_any_text()
     if "_TUNER_COMPLETE" in os.environ:
         from tuner.cli.completion import switch_on

@@ -7,7 +7,6 @@ verb needs it.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import shlex
 import signal
@@ -31,6 +30,7 @@ from tuner.cli.arguments import (
     StudyName,
     Trials,
 )
+from tuner.startup import keep_garbage, used
 from tuner.terminal.tables import Output, print_json, print_lines, print_rows
 
 if TYPE_CHECKING:
@@ -76,12 +76,13 @@ def launch(
         return
     from tuner.tracking.standby import Standby
 
-    with Standby(file, overrides or ()) as standby:  # it imports MLflow while we import torch
+    standing = Standby(file, overrides or ()) if used("writer") else contextlib.nullcontext()
+    with standing as standby:  # it imports MLflow while we import torch
         spec = _read(file, overrides, name, trials)
         from tuner.study.launch import launch as launch_study
         from tuner.terminal.progress import progress_for
 
-        gc.freeze()  # what is imported stays: workers share it, and nobody looks for garbage in it
+        keep_garbage()  # what is imported stays, and workers share it
         options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
         options |= {"accept_loss": accept_loss, "accept_code": accept_code}
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output

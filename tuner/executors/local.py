@@ -31,6 +31,7 @@ from tuner.errors import InputError
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
 from tuner.executors.protocol import Answer, Lost, Message, Ready, Stop
 from tuner.executors.worker_log import MARK, log_path, mark, speak_to
+from tuner.startup import keep_garbage, spare_garbage
 from tuner.workloads.base import Job, Setup
 
 NAME = "tuner-worker-{}"  # a worker as `ps -e` and `top` show it
@@ -258,7 +259,7 @@ def _size(setup: Setup, number: int) -> int:
 
 def main(descriptor: int, number: int, parent: int) -> None:
     """The process of a worker that was spawned."""
-    gc.set_threshold(200_000)  # an import's objects live on: to look for garbage among them takes a fifth of the time
+    spare_garbage()
     if _tied(number, parent):
         _serve(number, Connection(descriptor), None)
 
@@ -287,9 +288,6 @@ def _serve(number: int, line: Connection, shared: Any) -> None:
     """Train what comes over the line until the driver is gone; a forked worker has what trials share already."""
     from tuner.executors.worker import Worker  # after the tie to the driver: torch takes seconds to import
 
-    gc.freeze()
-    gc.set_threshold(*_GARBAGE)
-
     class Line:
         send = line.send
         receive = line.recv
@@ -302,6 +300,8 @@ def _serve(number: int, line: Connection, shared: Any) -> None:
         faulthandler.enable()
         mark(())
         worker = Worker(number, setup, Line(), shared, mark=mark)
+        keep_garbage()
+        gc.set_threshold(*_GARBAGE)
         line.send(Ready(number))
         while True:
             word = line.recv()

@@ -26,6 +26,7 @@ from tuner.ledger import Ledger, study_folder
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
+from tuner.startup import ImportAhead, used
 from tuner.study import code_versions, finish, preflight
 from tuner.study.cohorts import OneByOne
 from tuner.study.log import StudyLog
@@ -33,7 +34,6 @@ from tuner.study.loop import Driver
 from tuner.study.opening import as_written, check_extends, check_same, open_study, remember_extension
 from tuner.study.session import StudySession
 from tuner.study.signals import Signals
-from tuner.study.startup import ImportAhead
 from tuner.study.workers import EXECUTORS, connect_early, imported, local_count
 from tuner.terminal.progress import Now, PlainProgress, Progress, Tracking
 from tuner.tracking.standby import Standby
@@ -100,7 +100,7 @@ def launch(
     home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
     folder = study_folder(home, spec.study)
     plan = preflight.plan(spec, workload := workload_of(spec))
-    copied = forking and spec.run.executor == "local" and forks(device_of(spec))
+    copied = forking and used("fork") and spec.run.executor == "local" and forks(device_of(spec))
     crew = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
     # The crew first: a copy must not hold a lock.
     opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tuner.history.fold import History
 from tuner.spec import StudySpec
+from tuner.startup import ImportAhead
 from tuner.study.log import StudyLog
-from tuner.study.startup import ImportAhead
 from tuner.terminal.progress import Progress
 from tuner.workloads.base import Workload
 

@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
 
 from tuner.errors import LedgerError, TunerError
 from tuner.home import private
+from tuner.startup import leave, used
 from tuner.tracking.rest import spare_loopback
 from tuner.tracking.sqlite_store import close, load
 from tuner.tracking.sync import Progress, Tracker
@@ -33,7 +33,7 @@ _SHARE = 4.0  # and so many times what the last cycle took, so that a long study
 _LONGEST_PAUSE = 5.0  # but a person who watches the dashboard sees a study go on
 _LOOK_SECONDS = 0.25  # a look takes a millisecond
 _RETRY_SECONDS = 1.0
-_UNUSED = ("pygments", "pyarrow")  # MLflow's packages do without them where they are missing; 0.2 s of imports
+_UNUSED = ("pygments", "pyarrow")  # MLflow's packages do without them where they are missing
 SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(SETTINGS)
     spare_loopback(os.environ)
     parent = os.getppid()  # now: once it is dead we have another
-    gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
+    if used("garbage"):
+        gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(_await_study() if words == ["--standby"] else words)
     ended = threading.Event()
@@ -183,13 +184,7 @@ def _say(progress: Progress) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once: all is written and closed, and to take MLflow's modules apart takes Python a second."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    sys.modules.update(dict.fromkeys(_UNUSED))  # type: ignore[arg-type] # Python's way to say that there is none
-    _leave(main())
+    if used("omit"):
+        sys.modules.update(dict.fromkeys(_UNUSED))  # type: ignore[arg-type] # Python's way to say that there is none
+    leave(main())
