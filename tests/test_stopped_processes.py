@@ -39,7 +39,7 @@ def stop(*_):
 
 folder, uri, artifacts, point = sys.argv[1:]
 driver = os.getppid()
-points = {"lock": (sync.Tracker, "_write"), "use": (sqlite_store, "_make"), "commit": (sql_writer.Bulk, "_check")}
+points = {"lock": (sync.Tracker, "_write"), "use": (sqlite_store, "_make"), "commit": (sql_writer.SqlWriter, "_check")}
 owner, name = points[point]
 setattr(owner, name, stop)
 sync.Tracker(Path(folder), uri, artifacts, driver).cycle()

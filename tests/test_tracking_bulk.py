@@ -20,13 +20,13 @@ from tests.servers import PATIENCE
 from tests.stores import Store, drain
 from tests.stories import Story, instalments
 from tuner.tracking import sql_writer
-from tuner.tracking.client_writer import ClientSink, Sink
+from tuner.tracking.client_writer import ClientWriter, RunWriter
 from tuner.tracking.projection import Point
-from tuner.tracking.sql_writer import Bulk, sink_for
+from tuner.tracking.sql_writer import SqlWriter, writer_for
 from tuner.tracking.sqlite_store import close
 from tuner.tracking.sync import Tracker
 
-FORMS: dict[str, Callable[[MlflowClient], Sink]] = {"bulk": sink_for, "client": ClientSink}
+FORMS: dict[str, Callable[[MlflowClient], RunWriter]] = {"bulk": writer_for, "client": ClientWriter}
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +109,12 @@ def test_both_ways_of_writing_a_study_leave_the_same_rows_in_every_table(
         with story.ledger.lock() if number % 2 == 0 else nullcontext():
             for form, tracker in trackers.items():
                 with monkeypatch.context() as patched:
-                    patched.setattr("tuner.tracking.sync.sink_for", FORMS[form])
+                    patched.setattr("tuner.tracking.sync.writer_for", FORMS[form])
                     assert tracker.cycle().error is None
         found = {form: tables(tmp_path / form) for form in FORMS}
         assert found["bulk"] == found["client"]
-    assert type(trackers["bulk"]._sink) is Bulk
-    assert type(trackers["client"]._sink) is ClientSink
+    assert type(trackers["bulk"]._writer) is SqlWriter
+    assert type(trackers["client"]._writer) is ClientWriter
     counts = {name: len(rows) for name, rows in found["bulk"].items()}
     assert counts["runs"] == 6
     assert min(counts[name] for name in ("metrics", "latest_metrics", "params", "tags", "inputs")) > 0
@@ -133,35 +133,35 @@ CURVE = [
 ]
 
 
-def write(client: MlflowClient, sink: Sink, name: str, separately: bool) -> str:
+def write(client: MlflowClient, writer: RunWriter, name: str, separately: bool) -> str:
     """Two nested runs with all that is unusual; the child's id."""
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name)
-    parent = sink.create(experiment, "parent", 1, {"own": "yes"})
-    child = sink.create(experiment, "child", 2, {"mlflow.parentRunId": parent.id})
+    parent = writer.create(experiment, "parent", 1, {"own": "yes"})
+    child = writer.create(experiment, "child", 2, {"mlflow.parentRunId": parent.id})
     for number, points in enumerate(CURVE):
-        sink.log(child, points, {"number": str(number), "long": "t" * 9_000}, {f"p{number}": "x" * 7_000})
-        sink.settle(child, ("KILLED", "RUNNING", "FINISHED", "FAILED")[number % 4], 100 + number)
+        writer.log(child, points, {"number": str(number), "long": "t" * 9_000}, {f"p{number}": "x" * 7_000})
+        writer.settle(child, ("KILLED", "RUNNING", "FINISHED", "FAILED")[number % 4], 100 + number)
         if separately:
-            sink.flush()
-    sink.log(parent, (), {}, {"a/b c.d-e_f": "", "again": "1"})
-    sink.flush()
-    sink.log(parent, (), {"own": "no"}, {"again": "1"})
-    sink.flush()
+            writer.flush()
+    writer.log(parent, (), {}, {"a/b c.d-e_f": "", "again": "1"})
+    writer.flush()
+    writer.log(parent, (), {"own": "no"}, {"again": "1"})
+    writer.flush()
     return child.id
 
 
 @pytest.mark.parametrize("separately", [True, False])
 def test_unusual_values_come_to_rest_as_the_client_leaves_them(tmp_path: Path, separately: bool) -> None:
-    for form, sink in FORMS.items():
+    for form, writer in FORMS.items():
         client = Store(tmp_path / form).client
-        write(client, sink(client), "unusual", separately)
+        write(client, writer(client), "unusual", separately)
     assert tables(tmp_path / "bulk") == tables(tmp_path / "client")
 
 
 def test_an_mlflow_client_reads_what_was_written_in_bulk(store: Store) -> None:
     client = store.client
-    child = write(client, sink_for(client), "read", separately=False)
+    child = write(client, writer_for(client), "read", separately=False)
     run = client.get_run(child)
     (parent,) = client.search_runs([run.info.experiment_id], "tags.own = 'no'")
     (found,) = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
@@ -198,16 +198,16 @@ def test_what_the_client_refuses_is_refused_in_its_words(store: Store, points: A
     run = client.create_run("0").info.run_id
     said = []
     for form in FORMS.values():
-        sink = form(client)
+        writer = form(client)
         with pytest.raises(MlflowException) as refused:
-            sink.log(sql_writer.Written(run), points, tags, params)
+            writer.log(sql_writer.Written(run), points, tags, params)
         said.append(str(refused.value).replace("metrics[0].", "").replace("params[0].", "").replace("tags[0].", ""))
     assert said[0] == said[1]
 
 
 def test_sqlite_is_written_in_bulk_and_a_server_through_the_client(store: Store) -> None:
-    assert type(sink_for(store.client)) is Bulk
-    assert type(sink_for(MlflowClient("http://127.0.0.1:9"))) is ClientSink
+    assert type(writer_for(store.client)) is SqlWriter
+    assert type(writer_for(MlflowClient("http://127.0.0.1:9"))) is ClientWriter
 
 
 @pytest.mark.parametrize("table", sql_writer._KNOWN)
@@ -221,7 +221,7 @@ def test_unknown_columns_send_a_study_through_the_client_and_that_is_said_once(
         for _ in range(2):
             tracker = store.track(story)
             drain(tracker)
-            assert type(tracker._sink) is ClientSink
+            assert type(tracker._writer) is ClientWriter
             tracker.close()
     finally:
         sql_writer._strange.cache_clear()

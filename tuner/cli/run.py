@@ -30,7 +30,7 @@ from tuner.cli.arguments import (
     StudyName,
     Trials,
 )
-from tuner.startup import keep_garbage, used
+from tuner.startup import keep_garbage
 from tuner.terminal.tables import Output, print_json, print_lines, print_rows
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def launch(
         return
     from tuner.tracking.standby import Standby
 
-    standing = Standby(file, overrides or ()) if used("writer") else contextlib.nullcontext()
-    with standing as standby:  # it imports MLflow while we import torch
+    with Standby(file, overrides or ()) as standby:  # it imports MLflow while we import torch
         spec = _read(file, overrides, name, trials)
         from tuner.study.launch import launch as launch_study
         from tuner.terminal.progress import progress_for

@@ -127,7 +127,7 @@ class _Forked:
 
 
 class LocalExecutor(Pool[_Slot]):
-    """`workers` processes on this machine. The i-th gets the i-th setup; the first of them come from the crew.
+    """`workers` processes on this machine. The i-th gets the i-th setup; the first of them are those that were forked.
 
     `spare` is called when fewer workers train than there are `cores`, again and again: for work that can wait.
     """
@@ -135,7 +135,7 @@ class LocalExecutor(Pool[_Slot]):
     def __init__(
         self,
         setups: Sequence[Setup],
-        crew: PreforkedWorkers | None = None,
+        prefork: PreforkedWorkers | None = None,
         *,
         cores: int = 0,
         spare: Callable[[], object] = lambda: None,
@@ -145,10 +145,10 @@ class LocalExecutor(Pool[_Slot]):
         self._cores, self._spare = cores, spare
         self._hang_seconds = hang_seconds
         _log(setups[0], 0).parent.mkdir(parents=True, exist_ok=True)
-        self._slots = [self._first(number, setup, crew) for number, setup in enumerate(setups)]
+        self._slots = [self._first(number, setup, prefork) for number, setup in enumerate(setups)]
 
-    def _first(self, number: int, setup: Setup, crew: PreforkedWorkers | None) -> _Slot:
-        if crew is None or (taken := crew.take()) is None:
+    def _first(self, number: int, setup: Setup, prefork: PreforkedWorkers | None) -> _Slot:
+        if prefork is None or (taken := prefork.take()) is None:
             return self._spawn(number, setup)
         process, line = taken
         slot = _Slot(number=number, setup=setup, process=process, line=line, began=_size(setup, number))

@@ -24,7 +24,7 @@ from tuner.errors import MachineError, TunerError, first_line
 from tuner.events import Params, State
 from tuner.history.fold import History, TrialHistory
 from tuner.ray_tune.space import settled
-from tuner.ray_tune.trial import EPOCH, FAILED, FINISHED, FREIGHT, NUMBER, TRACE
+from tuner.ray_tune.trial import EPOCH, FAILED, FILES, FINISHED, NUMBER, TRACE
 from tuner.search import Search
 from tuner.study.cohorts import OneByOne
 from tuner.study.session import StudySession
@@ -109,13 +109,13 @@ class Journal(tune.Callback):
 
     def _ask(self) -> None:
         (trial,) = self._search.ask(len(self._history.trials), 1)
-        with self._told():
+        with self._transaction():
             cohorts = self._cohorts.group([trial], len(self._history.cohorts))
             self._log.asked([trial], cohorts, self._session.workload.fixed)
         self._left.append(trial.number)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         """What is written inside is on the disk at the end, and then people are told."""
         with self._log.together() as stored:
             yield
@@ -126,76 +126,78 @@ class Journal(tune.Callback):
     @_noted
     def on_trial_start(self, *, trial: TuneTrial, **_: Any) -> None:
         """An actor has the trial: the first one, or another after a pause, which is no new attempt."""
-        told = self._history.trials[trial.config[NUMBER]]
-        if told.state is State.WAITING:
-            assert told.cohort is not None
-            attempt = self._history.attempts.get(told.cohort, 0) + 1
-            with self._told():
-                self._log.started(told.cohort, attempt, 0, [told.number], self.epochs.get(told.number, 0))
+        record = self._history.trials[trial.config[NUMBER]]
+        if record.state is State.WAITING:
+            assert record.cohort is not None
+            attempt = self._history.attempts.get(record.cohort, 0) + 1
+            with self._transaction():
+                self._log.started(record.cohort, attempt, 0, [record.number], self.epochs.get(record.number, 0))
 
     @_noted
     def on_trial_result(self, *, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
-        freight = result.pop(FREIGHT, None)
-        weights, state = freight.unload() if freight is not None else (None, None)
-        told = self._history.trials[trial.config[NUMBER]]
-        if told.ended:
+        files = result.pop(FILES, None)
+        weights, state = files.take() if files is not None else (None, None)
+        record = self._history.trials[trial.config[NUMBER]]
+        if record.ended:
             return
         if FAILED in result:
-            self._fail(told, result[FAILED], result.get(TRACE, ""))
+            self._fail(record, result[FAILED], result.get(TRACE, ""))
             return
         metrics = self._metrics(result)
         epoch = int(result[EPOCH])
-        if weights is not None and (self._changing or FINISHED in result) and self._counts(told, epoch, metrics):
-            self._folder.write(told.cohort or 0, told.number, weights, self._pause)
-        if epoch not in told.reports:
-            seconds, params = float(result["seconds"]), self._schedule(told, result)
-            with self._told():
-                self._log.reported(epoch, {told.number: metrics}, seconds, params=params)
-            self._search.replay(told.number, epoch, metrics.get(self._spec.metric))
+        if weights is not None and (self._changing or FINISHED in result) and self._counts(record, epoch, metrics):
+            self._folder.write(record.cohort or 0, record.number, weights, self._pause)
+        if epoch not in record.reports:
+            seconds, params = float(result["seconds"]), self._schedule(record, result)
+            with self._transaction():
+                self._log.reported(epoch, {record.number: metrics}, seconds, params=params)
+            self._search.replay(record.number, epoch, metrics.get(self._spec.metric))
         if state is not None:
-            self._folder.write(told.cohort or 0, None, state, self._pause)
+            self._folder.write(record.cohort or 0, None, state, self._pause)
         self._session.ahead.begin()
         if FINISHED in result:
-            best = told.best_epoch(self._spec.metric, self._spec.maximize)
-            with self._told():
-                self._log.finished(told.number, epoch, best or epoch)
-            self._end(told, State.COMPLETE)
+            best = record.best_epoch(self._spec.metric, self._spec.maximize)
+            with self._transaction():
+                self._log.finished(record.number, epoch, best or epoch)
+            self._end(record, State.COMPLETE)
 
     @_noted
     def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:
         """Tune does not say why: what has not come to its own end was stopped by the scheduler."""
-        told = self._history.trials[trial.config[NUMBER]]
-        if not told.ended:
-            with self._told():
-                self._log.pruned(told.number, told.epochs)
-            self._end(told, State.PRUNED)
+        record = self._history.trials[trial.config[NUMBER]]
+        if not record.ended:
+            with self._transaction():
+                self._log.pruned(record.number, record.epochs)
+            self._end(record, State.PRUNED)
 
     @_noted
     def on_trial_recover(self, *, trial: TuneTrial, **_: Any) -> None:
         """The actor is gone, and Tune begins another one."""
-        told = self._history.trials[trial.config[NUMBER]]
-        if told.state is State.RUNNING and told.cohort is not None:
-            with self._told():
-                self._log.lost(told.cohort, self._history.attempts[told.cohort], "the trial's actor died")
-            self._progress.message(f"the actor of trial {told.number} died, Ray Tune begins another one")
+        record = self._history.trials[trial.config[NUMBER]]
+        if record.state is State.RUNNING and record.cohort is not None:
+            with self._transaction():
+                self._log.lost(record.cohort, self._history.attempts[record.cohort], "the trial's actor died")
+            self._progress.message(f"the actor of trial {record.number} died, Ray Tune begins another one")
 
     @_noted
     def on_trial_error(self, *, trial: TuneTrial, **_: Any) -> None:
-        told = self._history.trials[trial.config[NUMBER]]
-        if not told.ended:
+        record = self._history.trials[trial.config[NUMBER]]
+        if not record.ended:
             error = trial.get_pickled_error() or trial.get_error()
             cause = getattr(error, "cause", None) or error
-            self._fail(told, "its actor died" if cause is None else f"{type(cause).__name__}: {first_line(cause)}")
+            self._fail(record, "its actor died" if cause is None else f"{type(cause).__name__}: {first_line(cause)}")
 
-    def _fail(self, told: TrialHistory, message: str, trace: str = "") -> None:
-        with self._told():
-            self._log.failed([told.number], message, trace)
-        self._end(told, State.FAILED)
+    def _fail(self, record: TrialHistory, message: str, trace: str = "") -> None:
+        with self._transaction():
+            self._log.failed([record.number], message, trace)
+        self._end(record, State.FAILED)
 
-    def _end(self, told: TrialHistory, state: State) -> None:
+    def _end(self, record: TrialHistory, state: State) -> None:
         """Let the sampler learn of it; nobody goes on from the trial's checkpoint any more."""
-        self._search.tell(told.number, state, told.values(self._spec.objectives) if state is State.COMPLETE else None)
-        self._folder.drop(told.cohort or 0)
+        self._search.tell(
+            record.number, state, record.values(self._spec.objectives) if state is State.COMPLETE else None
+        )
+        self._folder.drop(record.cohort or 0)
 
     # --- what an epoch leaves ---------------------------------------------------------------------
 
@@ -206,20 +208,20 @@ class Journal(tune.Callback):
         now = settled(self._spec, result["config"]) if self._changing else {}
         return found | {f"{SCHEDULE}{name}": float(now[name]) for name in sorted(self._changing & now.keys())}
 
-    def _schedule(self, told: TrialHistory, result: Mapping[str, Any]) -> Params | None:
+    def _schedule(self, record: TrialHistory, result: Mapping[str, Any]) -> Params | None:
         """For an epoch with other hyperparameters than were asked: all that the trial has now."""
-        now = settled(self._spec, result["config"]) if self._changing else dict(told.params)
-        return None if now == told.params else now
+        now = settled(self._spec, result["config"]) if self._changing else dict(record.params)
+        return None if now == record.params else now
 
-    def _counts(self, told: TrialHistory, epoch: int, metrics: Mapping[str, float]) -> bool:
+    def _counts(self, record: TrialHistory, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether the weights that came with this epoch are those to keep: in a population, the best until now."""
         if not self._changing:
             return True
-        known, maximize = told.best_epoch(self._spec.metric, self._spec.maximize), self._spec.maximize
+        known, maximize = record.best_epoch(self._spec.metric, self._spec.maximize), self._spec.maximize
         value = metrics.get(self._spec.metric)
         if known is None or value is None or epoch == known:
             return value is not None
-        best = told.reports[known][self._spec.metric]
+        best = record.reports[known][self._spec.metric]
         return epoch > known and (value > best if maximize else value < best)
 
     def _pause(self, notice: str | None) -> None:

@@ -40,19 +40,19 @@ EPOCH = "epoch"  # in a result: absolute, also after a restore; use it as time_a
 FINISHED = "finished"  # in a result: the trial has come to its own end
 FAILED = "failed"  # in a result: why it cannot go on
 TRACE = "traceback"  # and of an error in its network, all of it
-FREIGHT = "freight"
+FILES = "files"
 _FILE = "trial.pt"
 _RUN = ("device", "threads")  # of `run`: what a trial needs to know
 
 
 @dataclass
-class Freight:
+class TrialFiles:
     """Files that come with a result. Emptied where they are kept: Tune's schedulers hold on to all results."""
 
     weights: bytes | None = field(default=None, repr=False)
     state: bytes | None = field(default=None, repr=False)
 
-    def unload(self) -> tuple[bytes | None, bytes | None]:
+    def take(self) -> tuple[bytes | None, bytes | None]:
         """The weights and the state of the trial, once."""
         taken = self.weights, self.state
         self.weights = self.state = None
@@ -140,24 +140,24 @@ class StudyTrainable(tune.Trainable):
         if finished is not None:
             result |= {FINISHED: True, "best_epoch": finished.best_epoch, tune.result.DONE: True}
         if self._given is not None:
-            result[FREIGHT] = self._freight(self._given, finished)
+            result[FILES] = self._files(self._given, finished)
         return result
 
     def _failure(self, message: str, epoch: int, trace: str = "") -> dict[str, Any]:
         said = {FAILED: message, **({TRACE: trace} if trace else {})}
         return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
 
-    def _freight(self, given: ActorSetup, finished: Finished | None) -> Freight:
-        freight = Freight()
+    def _files(self, given: ActorSetup, finished: Finished | None) -> TrialFiles:
+        files = TrialFiles()
         stack = self._training.stack
         if given.always:
-            freight.weights = checkpoint.pack({"weights": stack.weights(stack.state(), 0)})
+            files.weights = checkpoint.pack({"weights": stack.weights(stack.state(), 0)})
         elif finished is not None:
-            freight.weights = checkpoint.pack(finished.kept)
+            files.weights = checkpoint.pack(finished.kept)
         if finished is None and (given.always or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
-            freight.state = checkpoint.pack(self._whole())
+            files.state = checkpoint.pack(self._whole())
             self._saved = time.monotonic()
-        return freight
+        return files
 
     def _whole(self) -> dict[str, Any]:
         return {**self._training.state(), "params": self._params}
@@ -165,7 +165,7 @@ class StudyTrainable(tune.Trainable):
     def train(self) -> dict[str, Any]:
         """Tune's own step round ours; what it remembers, and sends with every checkpoint, is without the files."""
         result: dict[str, Any] = super().train()  # type: ignore[no-untyped-call]
-        self._last_result: Any = {name: value for name, value in result.items() if name != FREIGHT}
+        self._last_result: Any = {name: value for name, value in result.items() if name != FILES}
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

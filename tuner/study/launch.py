@@ -101,10 +101,10 @@ def launch(
     folder = study_folder(home, spec.study)
     plan = preflight.plan(spec, workload := workload_of(spec))
     copied = forking and used("fork") and spec.run.executor == "local" and forks(device_of(spec))
-    crew = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
-    # The crew first: a copy must not hold a lock.
+    prefork = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
+    # The copies first: one must not hold a lock.
     opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)
-    with crew, connect_early(spec, folder), opened() as ledger, ledger.lock():
+    with prefork, connect_early(spec, folder), opened() as ledger, ledger.lock():
         history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
             migrate.clear(folder, history, progress.message)
@@ -115,7 +115,7 @@ def launch(
         if history.completed:
             progress.message(f"study {spec.study} is {history.completed}: {len(history.trials)} trials")
             finish.restore_winner(session)
-            crew.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
+            prefork.end()  # copies hold the pipe of the process that stands by, which ends where nobody does any more
             with Writer(folder, home, spec.store, standby=standby) as writer:  # an earlier launch may have died before
                 tracked = writer.drain(progress, patient=True)
             return Study(spec.study, folder, history, history.completed, tracking=tracked)
@@ -127,7 +127,7 @@ def launch(
         ):
             try:
                 progress.start([*plan.lines(planned(history)), *resuming])
-                number = None if _drive(session, signals, writer, crew) else _interrupted(session, signals)
+                number = None if _drive(session, signals, writer, prefork) else _interrupted(session, signals)
                 if number is None:
                     finish.finish_study(session)
             finally:
@@ -186,7 +186,7 @@ def _read(spec: StudySpec | str | Path, trials: int | None) -> StudySpec:
 # --- driving --------------------------------------------------------------------------------------
 
 
-def _drive(session: StudySession, signals: Signals, writer: Writer, crew: PreforkedWorkers) -> bool:
+def _drive(session: StudySession, signals: Signals, writer: Writer, prefork: PreforkedWorkers) -> bool:
     """Have every trial trained (True), or stop where a signal says so (False)."""
     spec, history, log = session.spec, session.history, session.log
     search = _search(spec, history)
@@ -199,7 +199,7 @@ def _drive(session: StudySession, signals: Signals, writer: Writer, crew: Prefor
         with imported(TUNE):
             from tuner.ray_tune.driver import drive
         return drive(session, search, now, signals.pending)
-    with EXECUTORS[spec.run.executor](session, search.trials, crew) as (count, begin):
+    with EXECUTORS[spec.run.executor](session, search.trials, prefork) as (count, begin):
         storage = migrate.address(spec.run.storage, spec.study, history.study_id)
         cohorts = session.workload.cohorts(count, history.cohorts.values(), session.progress.message)
         log.append(code_versions.begun_anew(history, cohorts))

@@ -48,7 +48,7 @@ def setup_of(session: StudySession, device: str, share: float = 1.0, storage: st
 
 
 @contextlib.contextmanager
-def local(session: StudySession, trials: int, crew: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
+def local(session: StudySession, trials: int, prefork: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
     spec, device = session.spec, device_of(session.spec)
     count = session.workers or local_count(spec, trials)
     gpus = max(1, torch.cuda.device_count()) if device == "cuda" else 0
@@ -57,7 +57,7 @@ def local(session: StudySession, trials: int, crew: PreforkedWorkers) -> Iterato
         devices = [f"cuda:{number % gpus}" if gpus else device for number in range(count)]
         setup = setup_of(session, device, spec.run.share, storage)
         setups = [replace(setup, device=each) for each in devices]
-        return LocalExecutor(setups, crew, cores=cores(), spare=session.ahead.begin)
+        return LocalExecutor(setups, prefork, cores=cores(), spare=session.ahead.begin)
 
     yield count, begin
 

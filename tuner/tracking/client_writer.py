@@ -35,7 +35,7 @@ class Written:
         return cls(run.info.run_id, run.info.status, run.info.end_time, set(run.data.params), dict(run.data.tags))
 
 
-class Sink(ABC):
+class RunWriter(ABC):
     """Takes runs, and what they have more than before, to MLflow; at the latest when `flush` returns.
 
     After an exception it is thrown away, and its runs are read again: nobody knows how much of them has arrived.
@@ -81,7 +81,7 @@ class Sink(ABC):
         """All that was taken is in MLflow when this returns."""
 
 
-class ClientSink(Sink):
+class ClientWriter(RunWriter):
     """Call by call through MLflow's client: to servers, which know no other way."""
 
     def __init__(self, client: MlflowClient) -> None:

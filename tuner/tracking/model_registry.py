@@ -54,7 +54,7 @@ def register(
 
     same = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     if found := client.search_model_versions(f"name = '{name}' AND {same}"):
-        crowned = min(int(one.version) for one in found)
+        current = min(int(one.version) for one in found)
     else:
         logged = client.search_logged_models([experiment], same)
         described = {**tags, "mlflow.note.content": note}
@@ -72,8 +72,8 @@ def register(
             await_creation_for=0,
             model_id=model.model_id,
         )
-        crowned = int(made.version)
-    client.set_registered_model_alias(name, ALIAS, str(crowned))
+        current = int(made.version)
+    client.set_registered_model_alias(name, ALIAS, str(current))
 
 
 def rehearse(client: MlflowClient, name: str, experiment: str) -> None:

@@ -2,8 +2,8 @@
 
 MLflow's client takes six commits and eleven sessions of SQLAlchemy's objects for a run. Here the same rows go through
 the tables of MLflow's own models and through its own checks; a test compares the two ways, table by table. Where
-MLflow's tables are not those that we know, `sink_for` goes back to the client. Knows the rows of MLflow's tables. Must
-never know ledgers, events, nor what a study is.
+MLflow's tables are not those that we know, `writer_for` goes back to the client. Knows the rows of MLflow's tables;
+must never know ledgers, events, nor what a study is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from tuner.tracking.client_writer import ClientSink, Sink, Written
+from tuner.tracking.client_writer import ClientWriter, RunWriter, Written
 from tuner.tracking.projection import RUNNING, Point
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ _SETTINGS = ("PRAGMA foreign_keys=ON", "PRAGMA busy_timeout=20000")  # what MLfl
 _CHUNK = 1_000  # runs in one question: SQLite takes 32,766 values
 
 
-def sink_for(client: MlflowClient) -> Sink:
-    """The fastest sink for what is behind the client."""
+def writer_for(client: MlflowClient) -> RunWriter:
+    """The fastest writer for what is behind the client."""
     store = _embedded(client)
-    return ClientSink(client) if store is None or _strange() else Bulk(store)
+    return ClientWriter(client) if store is None or _strange() else SqlWriter(store)
 
 
 def _embedded(client: MlflowClient) -> SqlAlchemyStore | None:
@@ -82,7 +82,7 @@ class _Pending:
     latest: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
 
-class Bulk(Sink):
+class SqlWriter(RunWriter):
     """Everything waits for `flush`, which writes it in one transaction: all of it or, after an error, none."""
 
     def __init__(self, store: SqlAlchemyStore) -> None:

@@ -25,12 +25,12 @@ from tuner.errors import LedgerError
 from tuner.events import Created, Event, Extended, Failed, Reported, Started, Tested, TrialEvent
 from tuner.ledger import Ledger
 from tuner.tracking import in_the_way, model_registry, shared_view
-from tuner.tracking.client_writer import Sink, Written
+from tuner.tracking.client_writer import RunWriter, Written
 from tuner.tracking.dashboard import SQLITE, first_use, sqlite_path
 from tuner.tracking.projection import Projection, milliseconds, reported
 from tuner.tracking.relocation import relocate
 from tuner.tracking.rest import remedy_for
-from tuner.tracking.sql_writer import sink_for
+from tuner.tracking.sql_writer import writer_for
 from tuner.tracking.sqlite_store import connect
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class Tracker:
         self._prepared = False
         self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
         self._ledger = Ledger.open(folder, read_only=True)
-        self._mirror = Projection()
+        self._projection = Projection()
         self._backlog: deque[Event] = deque()
         self._waiting = self._done = 0
         self._client: MlflowClient | None = None
-        self._sink: Sink  # made anew by `_attach`, so that nothing is left in it from before a fault
+        self._writer: RunWriter  # made anew by `_attach`, so that nothing is left in it from before a fault
         self._lock: int | None = None
         self._attached = False
         self._experiment = ""
@@ -112,14 +112,14 @@ class Tracker:
             self._read()
         except Exception:  # noqa: BLE001 # the next cycle meets it too, and says so
             return True
-        return bool(self._backlog) and self._mirror.over
+        return bool(self._backlog) and self._projection.over
 
     def prepare(self) -> None:
         """Do ahead, once, what the champion will need, where a study is still to come to its end."""
-        if self._client is not None and self._mirror.under_way and not self._prepared:
+        if self._client is not None and self._projection.under_way and not self._prepared:
             self._prepared = True
             with suppress(Exception):  # what goes wrong will be met, and told, with the champion itself
-                model_registry.rehearse(self._client, self._mirror.study, self._experiment)
+                model_registry.rehearse(self._client, self._projection.study, self._experiment)
 
     def close(self) -> None:
         self._ledger.close()
@@ -128,8 +128,8 @@ class Tracker:
             self._lock = None
 
     def _read(self) -> None:
-        for event in self._ledger.read(after=self._mirror.history.seq):
-            self._mirror.fold(event)
+        for event in self._ledger.read(after=self._projection.history.seq):
+            self._projection.fold(event)
             self._backlog.append(event)
             self._waiting += reported(event)
 
@@ -147,14 +147,14 @@ class Tracker:
 
     def _alive(self, closing: bool) -> bool:
         """Whether somebody drives the study: a dead driver writes no event, but lets go of the lock."""
-        if not self._mirror.under_way:
+        if not self._projection.under_way:
             return False
         holder = self._ledger.holder()
         return holder is not None and not (closing and holder["pid"] == self.driver)
 
     def _write(self, alive: bool) -> None:
         """The next slice of events: first the trials, then the study, the cursor last."""
-        if not self._mirror.history.study_id:
+        if not self._projection.history.study_id:
             self._backlog.clear()  # the driver is still to write down what the study is, or died before it did
             return
         self._clear_store()
@@ -170,13 +170,13 @@ class Tracker:
             self._unsure = False
         events = list(islice(self._backlog, _SLICE))
         for number, epochs in self._due(events).items():
-            self._write_trial(self._sink, number, epochs, alive)
+            self._write_trial(self._writer, number, epochs, alive)
         for number, child in self._children.items():
-            if number in self._mirror.began:
-                self._settle_trial(self._sink, number, child, alive)
-        self._explain_failures(self._client, self._sink, events)
-        self._write_study(self._client, self._sink, events, alive)
-        self._sink.flush()
+            if number in self._projection.began:
+                self._settle_trial(self._writer, number, child, alive)
+        self._explain_failures(self._client, self._writer, events)
+        self._write_study(self._client, self._writer, events, alive)
+        self._writer.flush()
         for event in events:
             self._backlog.popleft()
             self._waiting -= reported(event)
@@ -189,7 +189,7 @@ class Tracker:
             if isinstance(event, Started):
                 for number in event.trials:
                     due.setdefault(number, set())
-            elif isinstance(event, TrialEvent) and event.trial in self._mirror.began:
+            elif isinstance(event, TrialEvent) and event.trial in self._projection.began:
                 epochs = due.setdefault(event.trial, set())
                 if isinstance(event, Reported):
                     epochs.add(event.epoch)
@@ -197,7 +197,7 @@ class Tracker:
 
     def _attach(self, client: MlflowClient) -> None:
         """Find what MLflow has of this study, make what every study has, and take up the cursor."""
-        history, sink = self._mirror.history, sink_for(client)
+        history, writer = self._projection.history, writer_for(client)
         self._experiment = self._find_experiment(client)
         parents: list[Written] = []
         children: dict[int, list[Written]] = {}
@@ -213,7 +213,7 @@ class Tracker:
                 break
         # A request whose answer was lost may have made a run that we made again: the one known here, or else the one
         # that was written to, stays.
-        self._parent, twins = _keep(parents, self._parent.id) if parents else (self._create_parent(sink), [])
+        self._parent, twins = _keep(parents, self._parent.id) if parents else (self._create_parent(writer), [])
         kept: dict[int, Written] = {}
         for number, runs in children.items():
             known = self._children.get(number)
@@ -223,7 +223,7 @@ class Tracker:
         text = self._parent.tags.get(_CURSOR, "")
         cursor = int(text) if text.isdecimal() else 0
         strays = any(child.tags.get(_PARENT) != self._parent.id for child in kept.values())
-        lost = any(event.seq <= cursor and number not in kept for number, event in self._mirror.began.items())
+        lost = any(event.seq <= cursor and number not in kept for number, event in self._projection.began.items())
         if cursor > (last := self._ledger.last()):
             self._warning = (
                 f"{cursor:,} events of this study have been written to MLflow, and its ledger holds {last:,}: "
@@ -233,17 +233,17 @@ class Tracker:
         # Once more from the beginning, also where an older copy of the ledger was put back.
         if twins or strays or lost or older or cursor > history.seq:
             cursor = 0
-            sink.log(self._parent, (), {_CURSOR: "0", _FORM: _NEWEST})
-        sink.flush()
+            writer.log(self._parent, (), {_CURSOR: "0", _FORM: _NEWEST})
+        writer.flush()
         for twin in twins:
             client.delete_run(twin.id)
-        self._sink, self._curve = sink, 0
+        self._writer, self._curve = writer, 0
         self._backlog = deque(event for event in self._ledger.read(after=cursor) if event.seq <= history.seq)
         self._waiting = sum(map(reported, self._backlog))
         self._attached = True
 
     def _find_experiment(self, client: MlflowClient) -> str:
-        name = self._mirror.study
+        name = self._projection.study
         found = client.get_experiment_by_name(name)
         if found is None:
             place = Path(self.artifacts, name).absolute().as_uri() if self.artifacts else None
@@ -252,59 +252,59 @@ class Tracker:
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _create_parent(self, sink: Sink) -> Written:
-        study, history = self._mirror.study, self._mirror.history
+    def _create_parent(self, writer: RunWriter) -> Written:
+        study, history = self._projection.study, self._projection.history
         tags = {"tuner.study": study, "tuner.ledger": history.study_id, _FORM: _NEWEST}
-        return sink.create(self._experiment, study, milliseconds(history.created_at), tags)
+        return writer.create(self._experiment, study, milliseconds(history.created_at), tags)
 
-    def _write_trial(self, sink: Sink, number: int, epochs: set[int], alive: bool) -> None:
-        mirror = self._mirror
-        tags = {**mirror.tags(number, alive), _PARENT: self._parent.id}
+    def _write_trial(self, writer: RunWriter, number: int, epochs: set[int], alive: bool) -> None:
+        projection = self._projection
+        tags = {**projection.tags(number, alive), _PARENT: self._parent.id}
         child = self._children.get(number)
         if child is None:
-            began = milliseconds(mirror.began[number].time)
-            child = self._children[number] = sink.create(self._experiment, f"trial-{number:04d}", began, tags)
-        sink.log(child, mirror.points(number, epochs), tags, mirror.params(number))
+            began = milliseconds(projection.began[number].time)
+            child = self._children[number] = writer.create(self._experiment, f"trial-{number:04d}", began, tags)
+        writer.log(child, projection.points(number, epochs), tags, projection.params(number))
 
-    def _settle_trial(self, sink: Sink, number: int, child: Written, alive: bool) -> None:
-        status = self._mirror.status(number, alive)
-        if child.status != status or not self._mirror.pareto(number).items() <= child.tags.items():
-            sink.log(child, (), self._mirror.tags(number, alive))
-        sink.settle(child, status, self._mirror.ended(number))
+    def _settle_trial(self, writer: RunWriter, number: int, child: Written, alive: bool) -> None:
+        status = self._projection.status(number, alive)
+        if child.status != status or not self._projection.pareto(number).items() <= child.tags.items():
+            writer.log(child, (), self._projection.tags(number, alive))
+        writer.settle(child, status, self._projection.ended(number))
 
-    def _explain_failures(self, client: MlflowClient, sink: Sink, events: Sequence[Event]) -> None:
+    def _explain_failures(self, client: MlflowClient, writer: RunWriter, events: Sequence[Event]) -> None:
         """The tracebacks of trials that failed, each as an artifact of its run; written again it is the same file."""
         failed = [event for event in events if isinstance(event, Failed) and event.traceback]
         if failed:
-            sink.flush()  # the runs that these belong to
+            writer.flush()  # the runs that these belong to
         for event in failed:
             client.log_text(self._children[event.trial].id, event.traceback, _TRACEBACK)
 
-    def _write_study(self, client: MlflowClient, sink: Sink, events: Sequence[Event], alive: bool) -> None:
-        mirror = self._mirror
+    def _write_study(self, client: MlflowClient, writer: RunWriter, events: Sequence[Event], alive: bool) -> None:
+        projection = self._projection
         if any(isinstance(event, Created | Extended) for event in events):
             self._describe(client)
         tested = [event for event in events if isinstance(event, Tested)]
         if tested:
-            sink.flush()  # the runs that these belong to
+            writer.flush()  # the runs that these belong to
             for event in tested:
                 self._show(client, event.trial)
-            self._crown(client)
-        tests = mirror.test_points() if tested else []
+            self._register(client)
+        tests = projection.test_points() if tested else []
         cursor = {_CURSOR: str(events[-1].seq)} if events else {}
-        sink.log(self._parent, [*mirror.curve[self._curve :], *tests], mirror.study_tags(alive))
-        sink.settle(self._parent, mirror.study_status(alive), milliseconds(mirror.history.updated_at))
-        sink.log(self._parent, (), cursor)  # the last call of all
-        self._curve = len(mirror.curve)
+        writer.log(self._parent, [*projection.curve[self._curve :], *tests], projection.study_tags(alive))
+        writer.settle(self._parent, projection.study_status(alive), milliseconds(projection.history.updated_at))
+        writer.log(self._parent, (), cursor)  # the last call of all
+        self._curve = len(projection.curve)
 
     def _describe(self, client: MlflowClient) -> None:
         """The study file and the data, as the parent's artifact and input; what MLflow's page shows at first."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        client.log_text(self._parent.id, self._mirror.history.text, "study.yaml")
-        dataset = Dataset(**self._mirror.dataset())
+        client.log_text(self._parent.id, self._projection.history.text, "study.yaml")
+        dataset = Dataset(**self._projection.dataset())
         client.log_inputs(self._parent.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        client.set_experiment_tag(self._experiment, shared_view.VIEW_TAG, shared_view.view_of(self._mirror.history))
+        client.set_experiment_tag(self._experiment, shared_view.VIEW_TAG, shared_view.view_of(self._projection.history))
 
     def _show(self, client: MlflowClient, number: int) -> None:
         """Log what the study's folder shows of a winner to its run; a file that is there is written over."""
@@ -312,7 +312,7 @@ class Tracker:
         if place.is_dir() and run is not None:
             client.log_artifacts(run.id, str(place), "looks")
 
-    def _crown(self, client: MlflowClient) -> None:
+    def _register(self, client: MlflowClient) -> None:
         """Log and register the champion in the study's folder, unless that is done, or somebody took it away."""
         place = self.folder / champion.FOLDER
         if not (place / champion.CARD).exists():
@@ -321,16 +321,16 @@ class Tracker:
         run = self._children.get(card["trial"]["number"])
         if run is None:
             return  # the champion of an extension, whose own test is still to come
-        tags = {"tuner.champion": card["sha256"], "tuner.ledger": self._mirror.history.study_id}
+        tags = {"tuner.champion": card["sha256"], "tuner.ledger": self._projection.history.study_id}
         model_registry.register(
             client,
             place,
-            self._mirror.study,
+            self._projection.study,
             tags,
             experiment=self._experiment,
             run=run.id,
-            note=self._mirror.note(alive=False),
-            params=self._mirror.params(card["trial"]["number"]),
+            note=self._projection.note(alive=False),
+            params=self._projection.params(card["trial"]["number"]),
         )
 
 
