@@ -135,6 +135,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_an_npz_that_would_fill_memory_is_named_before_it_does(tmp_path: Path) -> None:
     small = saved(tmp_path / "small.npz", x=DRAW.normal(size=(60, 3)), y=LABELS)
     bomb = tmp_path / "bomb.npz"

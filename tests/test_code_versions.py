@@ -53,6 +53,7 @@ def command(*words: object, expect: int = 0) -> str:
     return done.stdout if expect == 0 else done.stderr
 
 
+@pytest.mark.slow
 def test_a_corrected_network_goes_on_when_it_is_told_to_and_its_trials_are_told_apart(tmp_path: Path) -> None:
     path = studies.write(tmp_path, write(tmp_path, body=RAISES))
     home = tmp_path / "home"

@@ -224,7 +224,9 @@ def test_a_file_that_cannot_be_written_is_the_machines_fault_and_no_trials(place
 
 
 @pytest.mark.parametrize(
-    "place", ["local", "ray", pytest.param("ray with a storage", marks=pytest.mark.slow)], indirect=True
+    "place",
+    ["local", pytest.param("ray", marks=pytest.mark.slow), pytest.param("ray with a storage", marks=pytest.mark.slow)],
+    indirect=True,
 )
 def test_a_worker_that_is_killed_or_frozen_is_told_and_replaced(place: Place, tmp_path: Path) -> None:
     """SIGKILL, then SIGSTOP of the worker that came after it; the third one ends what the first began.
@@ -311,6 +313,7 @@ def test_the_test_rows_are_not_sent() -> None:
     assert len(whole.open_test()) == whole.rows["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray", "copied_workers")
 def test_a_study_is_the_same_trial_by_trial_on_a_cluster_though_its_workers_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -304,7 +304,7 @@ def fault(store: Store, folder: Path, number: int, moment: str) -> bool:
     return len(seen) >= number
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_a_death_at_some_statements_adds_nothing_twice_and_misses_nothing(
     store: Store, tmp_path: Path, moment: str
 ) -> None:
@@ -333,6 +333,7 @@ def test_an_end_at_any_statement_adds_nothing_twice_and_misses_nothing(
     assert number > 30
 
 
+@pytest.mark.slow
 def test_a_cycle_that_dies_leaves_no_part_of_it_and_one_that_ends_leaves_it_all(tmp_path: Path) -> None:
     store, story = Store(tmp_path), Story(tmp_path, "whole-or-not", trials=2)
     story.ask([0, 1])
