@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo help test test-all test-compose bench lint secrets clean
+.PHONY: demo help test test-all test-compose bench docs lint secrets clean
 
 # constraints.txt was resolved on 3.11, so that one is asked for first.
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
@@ -49,6 +49,9 @@ bench: .venv/.ready ## time Tuner beside its peers, a table for each comparison;
 	@failed=0; for script in $(BENCHMARKS); do \
 	  echo "benchmarks/$$script"; $(BIN)/python benchmarks/$$script || failed=1; \
 	done; exit $$failed
+
+docs: .venv/.ready ## write the generated tables of docs/reference
+	$(BIN)/python docs/generate.py
 
 lint: .venv/.ready-to-test ## style and types
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def test_a_corrected_network_goes_on_when_it_is_told_to_and_its_trials_are_told_
     before, after = told.codes
     rows = list(csv.DictReader(io.StringIO(command("results", "small", "--home", home, "--output", "csv"))))
     assert [row["code"] for row in rows] == [before[:12]] * 3 + [after[:12]] * 3
+    assert "code" in command("results", "small", "--home", home, "--wide").splitlines()[0].split()
     command("launch", path, "--home", home)  # no flag is needed any more
     write(tmp_path, body=RAISES)
     assert "--accept-code" in command("launch", path, "--home", home, "--trials", 7, expect=2)

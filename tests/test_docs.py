@@ -16,7 +16,7 @@ from tuner.search_spaces.document import parse
 from tuner.spec import StudySpec, sections
 from tuner.training.config import TrainConfig
 
-TEXT = (Path(__file__).parents[1] / "docs" / "study-file.md").read_text()
+TEXT = (Path(__file__).parents[1] / "docs" / "reference" / "study-file.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 SECTIONS = [
     value

@@ -52,13 +52,13 @@ def test_every_program_runs_and_every_source_is_what_its_comment_says(
 
 
 def test_the_study_files_page_leads_to_each() -> None:
-    text = (PAGES[0].parents[1] / "study-file.md").read_text()
-    assert all(f"(data/{page.name})" in text for page in PAGES)
+    text = (PAGES[0].parents[1] / "reference" / "study-file.md").read_text()
+    assert all(f"(../data/{page.name})" in text for page in PAGES)
     assert len(PAGES) == 5
 
 
 def test_every_built_in_set_is_listed() -> None:
     from tuner.data.built_in import BUILT_IN
 
-    text = (PAGES[0].parents[1] / "study-file.md").read_text()
+    text = (PAGES[0].parents[1] / "reference" / "study-file.md").read_text()
     assert [name for name in BUILT_IN if f"`{name}`" not in text] == []

@@ -410,14 +410,14 @@ def test_an_actor_that_dies_is_replaced_and_its_trial_has_the_same_numbers(
 
 @pytest.mark.slow
 def test_the_documentations_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/ray-tune.md, with fewer and shorter trials."""
-    page = (Path(__file__).parents[1] / "docs" / "ray-tune.md").read_text()
+    """docs/how-to/ray-tune.md, with fewer and shorter trials."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "ray-tune.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
     studies.write(tmp_path, studies.study(search={"trials": 4}, train={"epochs": 3}), "study.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     space: dict[str, Any] = {}
-    exec(compile(code, "docs/ray-tune.md", "exec"), space)
+    exec(compile(code, "docs/how-to/ray-tune.md", "exec"), space)
     results = space["results"]
     assert len(results) == 4 and results.num_errors == 0
     assert json.dumps(results.get_best_result("val/accuracy", "max").metrics["val/accuracy"])

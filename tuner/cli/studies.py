@@ -272,7 +272,7 @@ def _print_trials(trials: Sequence[Mapping[str, Any]], document: Mapping[str, An
         row |= {name: metrics.get(name) for name in objectives}
         row |= {"best_epoch": trial["best_epoch"], "epochs": trial["epochs"], "params": trial["params"]}
         row["metrics"] = {name: value for name, value in metrics.items() if name not in objectives}
-        rows.append(row | {name: trial[name] for name in ("message", "seconds", "seed")})
+        rows.append(row | {name: trial[name] for name in ("code", "message", "seconds", "seed") if name in trial})
     _tell_left_out(print_table(rows, wide=wide))
 
 

@@ -126,7 +126,7 @@ class _Startup:
 
     Half is enough to learn from: what is asked ahead cannot wait for the last of them to end. It asks the rest of its
     startup at once and then 2·√trials: wide enough for equal structures to meet, with √trials/2 moments to learn from
-    what the window before has shown (docs/decisions.md).
+    what the window before has shown (docs/decisions/cohorts.md).
     """
 
     piece = 4

@@ -158,7 +158,7 @@ class Hyperband(Pruner):
 
 
 class Patient(Pruner):
-    """Stops a trial, or lets `pruner` stop it, only where it has not improved for `patience` epochs and one."""
+    """Stops a trial, or lets `pruner` stop it, only where there was no improvement for more than `patience` epochs."""
 
     first: ClassVar[tuple[str, int] | None] = ("patience", 2)
 

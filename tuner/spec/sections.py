@@ -144,7 +144,7 @@ class DataSection(Section):
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of the rows that trials are compared on"""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """share of the rows put away until the search is over, and opened once for the winner; 0 skips it"""
+    """held-out test share, scored once for the best trial; 0 skips it"""
 
 
 class RunSection(Section):

@@ -1,8 +1,9 @@
 """Matrix products by the faster of the two BLAS libraries that are there: torch's own, or numpy's.
 
 torch's MKL leaves half of an AMD processor's vectors unused; the OpenBLAS that numpy carries multiplies matrices of 64
-to 512 rows at twice the rate there (docs/performance.md). One call multiplies one pair of matrices behind the other, so
-a product's bits do not depend on how many there are. Which library it is follows from the machine, never from a clock.
+to 512 rows at twice the rate there (docs/decisions/numerics.md). One call multiplies one pair of matrices after the
+other, so a product's bits do not depend on how many there are. Which library it is follows from the machine, never from
+a clock.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _FACTORS = {aten.bmm.default: 0, aten.bmm.out: 0, aten.baddbmm.default: 1, aten.
 PRODUCTS = {*_FACTORS, aten.mm.default, aten.addmm.default}
 
 # OpenBLAS has kernels that read small matrices where they lie, at 1.2 to 1.5 times the rate of those that copy them
-# first (docs/decisions.md). Small are products of so many multiply-adds; where both factors lie along the sum, of
-# results of about _TILE by _TILE.
+# first (docs/decisions/training-speed.md). Small are products of so many multiply-adds; where both factors lie along
+# the sum, of results of about _TILE by _TILE.
 _SMALL = 1_000_000
 _TILE = 32
 _LONG = 256  # of a sum that is worth tiles
