@@ -63,7 +63,8 @@ ALLOWED = {
     "tuner.terminal.tables": set(),
     "tuner.data.batches": {"torch", "numpy", "tuner.seeds", "tuner.errors"},
     "tuner.data.augmentation": {"torch", "numpy", "tuner.seeds", "tuner.errors", "tuner.models"},
-    "tuner.training.replay.blas": {"torch", "numpy", "threadpoolctl", "tuner.cpu"},
+    "tuner.training.replay.dispatch": {"torch"},
+    "tuner.training.replay.blas": {"torch", "numpy", "threadpoolctl", "tuner.cpu", "tuner.training.replay.dispatch"},
     "tuner.checkpoints.format": {"torch", "numpy", "tuner.errors"},
     "tuner.training.*": {
         "tuner.training",

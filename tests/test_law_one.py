@@ -12,8 +12,9 @@ import torch
 from tests import zoo
 from tests.zoo import Told, equal, told
 from tuner.checkpoints import format as checkpoint
+from tuner.training import cohort
 from tuner.training.loop import Training
-from tuner.training.replay import blas
+from tuner.training.replay import blas, dispatch
 from tuner.training.task import Row
 from tuner.workloads.base import Epoch, Step
 
@@ -121,6 +122,23 @@ def test_a_recording_plays_the_bits_of_what_it_recorded(case: zoo.Case) -> None:
     training = Training(zoo.task(case, rows), zoo.arrays(case.signature), recorded=False)
     with blas.Multiplied():
         assert equal(told(training), {number: sixteen(case.name)[number] for number in (0, 3, 4, 5, 7)})
+
+
+@pytest.mark.parametrize("name", ["mlp-silu-batch", "cnn-batch", "lstm", "transformer-text"])
+def test_without_torchs_private_interfaces_training_has_the_same_bits(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in zoo.CASES if case.name == name)
+    rows = [zoo.row(case, number) for number in (0, 3, 4)]
+    monkeypatch.setattr(blas, "numpys", lambda: "")  # what is not recorded is multiplied by torch
+    expected = trained(case, rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatch, "FOUND", False)
+        training = Training(zoo.task(case, rows), zoo.arrays(case.signature))
+        assert equal(told(training), expected)
+        assert training._programs._known == {}
+    monkeypatch.setattr(cohort, "_places", lambda *_: None)  # torch.func.functional_call finds parameters and buffers
+    assert equal(trained(case, rows), expected)
 
 
 def test_a_row_alone_multiplies_no_vectors_without_a_ghost(case: zoo.Case) -> None:

@@ -13,6 +13,7 @@ from urllib.request import Request
 
 import pytest
 
+from tuner import champion
 from tuner.tracking import dashboard, model_registry, rest
 
 NOBODY = "http://127.0.0.1:9"  # the port of a protocol that no machine serves any more
@@ -135,6 +136,26 @@ def test_a_store_of_the_homes_own_keeps_models_too(tmp_path: Path, monkeypatch: 
         close()
     line = dashboard._server_command(uri, str(tmp_path), 5000)
     assert line[line.index("--registry-store-uri") + 1] == uri
+
+
+def test_a_model_is_the_same_when_mlflow_makes_its_map_of_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pyfunc
+    from mlflow.utils import requirements_utils
+
+    saved, maps = [], []
+    for name in (model_registry._MAP, "_NO_SUCH_MAP"):
+        monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)
+        monkeypatch.setattr(requirements_utils, "_PACKAGES_TO_MODULES", None)
+        monkeypatch.setattr(model_registry, "_MAP", name)
+        path = tmp_path / name
+        requirements = model_registry._requirements()
+        mlflow.pyfunc.save_model(path, loader_module=champion.__name__, pip_requirements=requirements)
+        maps.append(requirements_utils._MODULES_TO_PACKAGES)
+        saved.append([(path / file).read_text() for file in ("requirements.txt", "python_env.yaml", "conda.yaml")])
+    assert saved[0] == saved[1]
+    assert maps[0] == {} and "torch" in maps[1]
 
 
 @pytest.mark.parametrize("absent", ["map", "module"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tuner.models.recurrent import Recurrent
-from tuner.training.replay import blas
+from tuner.training.replay import blas, tape
 from tuner.training.replay.blas import Multiplied
 from tuner.training.replay.tape import CannotRecord, Program, Programs
 
@@ -156,6 +159,44 @@ def test_programs_tell_sizes_apart() -> None:
     for count in (4, 3, 4, 3, 1):
         programs.play("sum", lambda x: total.add_(x.sum()), torch.ones(count))
     assert total.item() == 15.0
+
+
+def test_a_recording_is_the_same_where_torch_keeps_its_compiler_away_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Skipping(tape._Recorder):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return True  # torch's default
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    like = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    expected, place, answer = written(FUNCTIONS["overwritten memory"], like)
+    monkeypatch.setattr(tape, "_Recorder", Skipping)
+    program, other_place, other_answer = written(FUNCTIONS["overwritten memory"], like)
+    assert len(program) == len(expected) > 0
+    for x in (place, other_place):
+        x.copy_(like.flip(0))
+    expected()
+    program()
+    assert torch.equal(answer, other_answer)
+
+
+@pytest.mark.parametrize("lost", ["torch.utils._python_dispatch", "torch.multiprocessing.reductions"])
+def test_without_torchs_private_modules_everything_is_played_step_by_step(lost: str) -> None:
+    package, name = lost.rsplit(".", 1)
+    code = (
+        f"import sys, torch, {package}\n{package}.__dict__.pop({name!r}, None)\nsys.modules[{lost!r}] = None\n"
+        "from tuner.training.replay import blas, dispatch\n"
+        "from tuner.training.replay.tape import Programs\n"
+        "total = torch.zeros(())\n"
+        "programs = Programs(torch.device('cpu'), [], recorded=True)\n"
+        "for value in (1.0, 2.0):\n"
+        "    programs.play('sum', lambda x: total.add_(x.sum()), torch.full((2,), value))\n"
+        "print(dispatch.FOUND, total.item(), blas.numpys() == '', programs._known)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "6.0", "True", "{}"]
 
 
 def calls(cell: str, steps: int) -> int:

@@ -6,6 +6,8 @@ import itertools
 import logging
 import math
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -612,14 +614,21 @@ STEPPED = {
 }
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["private", "public"])
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("maximize", [[True], [False], [True, False]])
 @pytest.mark.parametrize("space", [FLAT, {**FLAT, **STEPPED}], ids=["flat", "stepped"])
 @pytest.mark.parametrize(("ended", "running"), [(6, 0), (12, 3), (60, 5), (300, 1)])
 def test_tpes_draws_are_those_of_optunas_own_sampler_for_the_same_trials(
-    space: dict[str, Any], ended: int, running: int, maximize: list[bool]
+    space: dict[str, Any],
+    ended: int,
+    running: int,
+    maximize: list[bool],
+    known: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Complete, stopped and failed trials, and some that still train; to the bit."""
+    """Complete, stopped and failed trials, and some that still train; to the bit, by either estimator."""
+    monkeypatch.setattr(tpe, "_FOUND", known)
     search = make(space, sampler={"kind": "tpe", "startup": 6}, maximize=maximize, alone=True, trials=400)
     events: list[tuple[Any, ...]] = []
     draws = random.Random(ended)
@@ -643,6 +652,48 @@ def test_tpes_draws_are_those_of_optunas_own_sampler_for_the_same_trials(
     (ours,) = search.ask(number, 1)
     fitted = {name: search.space.parameters[name].fit(value) for name, value in theirs.params.items()}
     assert ours.params == fitted
+
+
+@pytest.mark.parametrize("maximize", [[True], [False, True]])
+def test_tpes_draws_are_the_same_through_optunas_public_sampler(
+    maximize: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a space with conditions, whose groups share one source of random numbers."""
+
+    def drawn_by(known: bool) -> list[dict[str, Any]]:
+        monkeypatch.setattr(tpe, "_FOUND", known)
+        search = make(sampler={"kind": "tpe", "startup": 6}, maximize=maximize, alone=True)
+        found = []
+        while search._asked < 40:
+            (trial,) = search.ask(search._asked, 1)
+            found.append(dict(trial.params))
+            if trial.number % 5 == 4:
+                search.tell(trial.number, State.FAILED, None)
+            elif trial.number % 7:
+                values = [value_of(trial, 1), float(trial.params["depth"])][: len(maximize)]
+                search.tell(trial.number, State.COMPLETE, values)
+        return found
+
+    assert drawn_by(False) == drawn_by(True)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "parzen_estimator._ParzenEstimator",
+        "parzen_estimator._ParzenEstimatorParameters",
+        "sampler.default_weights",
+        "sampler._split_complete_trials_multi_objective",
+    ],
+)
+def test_without_optunas_private_interfaces_tpe_goes_through_its_public_sampler(lost: str) -> None:
+    module, name = lost.split(".")
+    code = (
+        f"import optuna.samplers\nfrom optuna.samplers._tpe import {module}\ndel {module}.{name}\n"
+        "from tuner.search import tpe\nprint(tpe.estimator().__name__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "OptunaEstimator"
 
 
 @given(data=st.data())

@@ -21,6 +21,7 @@ from tuner.training import proof
 from tuner.training.config import TrainConfig
 from tuner.training.loop import Training
 from tuner.training.proof import few, fuses
+from tuner.training.replay import dispatch
 from tuner.training.task import Arrays, Row, Task
 from tuner.workloads.base import Epoch, Step
 
@@ -163,6 +164,13 @@ def test_what_a_layer_draws_is_told_with_what_to_use_instead() -> None:
     pair, arrays = task("Dropping", (0, 1), company=True), data()
     reason = fuses(pair, few(pair, arrays.train_inputs, arrays.train_targets, arrays.inputs, arrays.targets))
     assert "nn.Dropout" in reason and "tuner.models.layers.Dropout" in reason
+
+
+def test_without_torchs_dispatch_mode_a_network_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, arrays = task("Plain", (0, 1), company=True), data()
+    few_rows = few(pair, arrays.train_inputs, arrays.train_targets, arrays.inputs, arrays.targets)
+    monkeypatch.setattr(dispatch, "FOUND", False)
+    assert "does not show which operations" in fuses(pair, few_rows)
 
 
 def test_what_does_not_fit_twice_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:

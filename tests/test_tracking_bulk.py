@@ -6,9 +6,11 @@ import math
 import os
 import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,6 +210,25 @@ def test_what_the_client_refuses_is_refused_in_its_words(store: Store, points: A
 def test_sqlite_is_written_in_bulk_and_a_server_through_the_client(store: Store) -> None:
     assert type(writer_for(store.client)) is SqlWriter
     assert type(writer_for(MlflowClient("http://127.0.0.1:9"))) is ClientWriter
+
+
+@pytest.mark.parametrize("lost", ["client", "module", *sql_writer._RULES])
+def test_without_mlflows_private_interfaces_runs_are_written_through_the_client(
+    store: Store, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    client: Any = store.client
+    if lost == "client":
+        client = SimpleNamespace()
+    elif lost == "module":
+        monkeypatch.setitem(sys.modules, "mlflow.utils.validation", None)
+        monkeypatch.delattr("mlflow.utils.validation")
+    else:
+        monkeypatch.setattr(f"mlflow.utils.validation.{lost}", lambda value: value)
+    sql_writer._strange.cache_clear()
+    try:
+        assert type(writer_for(client)) is ClientWriter
+    finally:
+        sql_writer._strange.cache_clear()
 
 
 @pytest.mark.parametrize("table", sql_writer._KNOWN)

@@ -70,6 +70,17 @@ def test_nobody_waits_where_nothing_was_begun(importing: list[threading.Thread])
     assert importing == []
 
 
+def test_a_module_that_is_not_there_is_passed_over() -> None:
+    code = (
+        "import sys\n"
+        "from tuner.startup import ImportAhead\n"
+        "ImportAhead(['torch.export._gone', 'pandas']).wait()\n"
+        "print('pandas' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_a_process_may_end_in_the_middle_of_it() -> None:
     code = (
         "from tuner.startup import ImportAhead\n"

@@ -74,7 +74,8 @@ class ImportAhead:
 
     def _load(self) -> None:
         for module in self._modules:
-            importlib.import_module(module)
+            with contextlib.suppress(ImportError):  # who needs it imports it again, or does without
+                importlib.import_module(module)
 
     @contextlib.contextmanager
     def finished(self) -> Iterator[None]:

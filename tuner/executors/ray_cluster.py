@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_logging
 
 from tuner.checkpoints.wire import File
 from tuner.errors import InputError, MachineError, TunerError, first_line
@@ -107,8 +106,6 @@ def connected(address: str | None, cores: int) -> Iterator[None]:
             raise TunerError(f"run.address is auto, and no Ray cluster was found on this machine; {remedy}") from error
         where = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
         raise TunerError(f"{where}: {first_line(error)}") from error
-    with contextlib.suppress(Exception):  # Ray's own words about lost workers; ours say the same where it belongs
-        ray_logging.global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
     try:
         yield
     finally:

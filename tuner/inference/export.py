@@ -112,16 +112,13 @@ class _Writer:
         return not node.users and str(node.target).removeprefix("aten.").startswith(_CHECKS)
 
     def _node(self, node: torch.fx.Node) -> dict[str, Any]:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            name = _GRAPHS.get(str(node.target))
-            if name is None:
-                raise ValueError(f"it uses {node.target}, which a champion cannot hold")
-            args: tuple[Any, ...] = node.args
-            if name == _GRAD:
-                args = (*node.args[:2], node.args[2:])
-        else:
+        args: tuple[Any, ...] = node.args
+        name = _GRAPHS.get(str(node.target), "")
+        if name == _GRAD:
+            args = (*node.args[:2], node.args[2:])
+        elif not name:
             try:
-                name, args = operators.name_of(node.target), node.args
+                name = operators.name_of(node.target)
             except LookupError as error:
                 raise ValueError(str(error)) from None
         kwargs = {key: self._argument(one) for key, one in node.kwargs.items()}

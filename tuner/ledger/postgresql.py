@@ -328,10 +328,13 @@ def _bound(connection: Any, _record: object) -> None:
     wait = connection.wait
 
     def patiently(*arguments: Any, **words: Any) -> Any:
+        words = {"timeout": ANSWER_SECONDS, **words}
+        since = time.monotonic()
         try:
-            return wait(*arguments, **{"timeout": ANSWER_SECONDS, **words})
-        except Exception as error:
-            if type(error).__name__ != "_WaitTimeout":
+            return wait(*arguments, **words)
+        except connection.OperationalError as error:
+            late = words["timeout"] is not None and time.monotonic() - since >= words["timeout"]
+            if not late or error.sqlstate is not None or connection.closed:  # the server has answered, or is gone
                 raise
             connection.pgconn.finish()
             raise connection.OperationalError(f"no answer in {ANSWER_SECONDS:.0f} s") from None

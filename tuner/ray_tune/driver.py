@@ -53,10 +53,9 @@ class Population(PopulationBasedTraining):
 
     def __init__(self, epochs: Mapping[int, int], **options: Any) -> None:
         super().__init__(synch=True, log_config=False, **options)
-        self._known = epochs
+        self._known, self._every = epochs, int(options["perturbation_interval"])
         if epochs:
-            interval = self._perturbation_interval
-            self._next_perturbation_sync = (min(epochs.values()) // interval + 1) * interval
+            self._next_perturbation_sync = (min(epochs.values()) // self._every + 1) * self._every
 
     def on_trial_add(self, _tune_controller: Any, trial: TuneTrial) -> None:
         stranger: Any = SimpleNamespace(search_alg=None)  # Tune refuses any sampler
@@ -79,7 +78,7 @@ class Population(PopulationBasedTraining):
     def _release(self, tune_controller: Any, trial: TuneTrial) -> None:
         waiting = [other for other in tune_controller.get_live_trials() if other is not trial]
         if waiting and all(self._trial_state[t].last_train_time >= self._next_perturbation_sync for t in waiting):
-            self._next_perturbation_sync += self._perturbation_interval
+            self._next_perturbation_sync += self._every
 
 
 def scheduler(spec: StudySpec, epochs: Mapping[int, int]) -> TrialScheduler:

@@ -20,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.events import Value
-from tuner.search.tpe import Estimator
+from tuner.search import tpe
 from tuner.search.trials import Memory, bare, quiet, unborn
 from tuner.search.unit_interval import drawn, place_of, value_at
 from tuner.search_spaces import Choice, Float, Int, SearchSpace
@@ -158,21 +158,22 @@ class Tpe(_Startup):
         super().__init__(facts, startup=startup)
         self._groups = groups(facts.space)
         free = [sorted(name for name in group if name in facts.distributions) for group in self._groups]
-        self._estimators = [
-            Estimator({name: facts.distributions[name] for name in names}, facts.memory) if names else None
-            for names in free
+        kind = tpe.estimator()
+        self._source: Callable[[int, np.random.RandomState], Any] = kind.source
+        self._estimators: list[Any] = [
+            kind({name: facts.distributions[name] for name in names}, facts.memory) if names else None for names in free
         ]
 
     def _learnt(self, number: int) -> Mapping[str, Value]:
         facts, space = self._facts, self._facts.space
-        facts.rng.seed(derive(facts.seed, "sample", number))
+        source = self._source(derive(facts.seed, "sample", number), facts.rng)
         values: dict[str, Value] = {}
         for group, estimator in zip(self._groups, self._estimators, strict=True):
             if not space.active(group[0], values):
                 continue
             values |= {name: space.parameters[name].nth(0) for name in group if name not in facts.distributions}
             if estimator is not None:
-                values |= facts.fitted(estimator.draw(facts.rng))
+                values |= facts.fitted(estimator.draw(source))
         return values
 
 

@@ -14,6 +14,7 @@ Shapes: N kernels, one for each trial and last the prior; C candidates; D parame
 
 from __future__ import annotations
 
+import inspect
 import math
 from array import array
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator, _ParzenEstimatorParameters
-from optuna.samplers._tpe.sampler import default_weights
+from optuna.samplers import TPESampler
 
-from tuner.search.trials import Memory
+from tuner.search import trials
+from tuner.search.trials import Memory, unborn
 
 Floats = NDArray[np.float64]
 
@@ -37,15 +38,47 @@ _NOTHING = -60.0  # e^-60 beside 1 is nothing in float64, and exp is slow where 
 _TIE = (
     1e-9  # merits no further apart are equal, so that rounding, which differs from machine to machine, decides nothing
 )
-_SETTINGS = _ParzenEstimatorParameters(
-    prior_weight=1.0, consider_magic_clip=True, consider_endpoints=False, weights=default_weights, multivariate=True
-)
+
+_ParzenEstimator: Any
+default_weights: Any
+_SETTINGS: Any
+try:
+    from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator, _ParzenEstimatorParameters
+    from optuna.samplers._tpe.sampler import default_weights
+
+    _SETTINGS = _ParzenEstimatorParameters(
+        prior_weight=1.0, consider_magic_clip=True, consider_endpoints=False, weights=default_weights, multivariate=True
+    )
+    _KNOWN = ["observations", "search_space", "parameters", "predetermined_weights"]
+    _FOUND = trials.split_complete is not None and list(inspect.signature(_ParzenEstimator).parameters) == _KNOWN
+except (ImportError, TypeError):  # another Optuna's
+    _FOUND = False
+
+
+def estimator() -> type[Estimator | OptunaEstimator]:
+    """The faster of the two that this Optuna has the interfaces for."""
+    return Estimator if _FOUND else OptunaEstimator
+
+
+class OptunaEstimator:
+    """The draws of `Estimator` from Optuna's own sampler, which reads all trials at every draw."""
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], memory: Memory) -> None:
+        self._distributions, self._memory = dict(distributions), memory
+
+    @staticmethod
+    def source(seed: int, _rng: np.random.RandomState) -> TPESampler:
+        return TPESampler(seed=seed, n_startup_trials=0)
+
+    def draw(self, source: TPESampler) -> dict[str, Any]:
+        study = self._memory.ranked(self._distributions)
+        return source.sample_relative(study, unborn(len(self._memory.params)), self._distributions)
 
 
 class Estimator:
     """Draws some parameters together, as the trials that have all of them say.
 
-    What it holds between two draws is worked out from the memory.
+    What it holds between two draws is worked out from the memory. A `source` is of one trial, for all its groups.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], memory: Memory) -> None:
@@ -56,13 +89,18 @@ class Estimator:
         self._good: _Good | None = None
         self._others: _Density | None = None  # as the last draw had them
 
-    def draw(self, rng: np.random.RandomState) -> dict[str, Any]:
+    @staticmethod
+    def source(seed: int, rng: np.random.RandomState) -> np.random.RandomState:
+        rng.seed(seed)  # a new one takes 90 µs
+        return rng
+
+    def draw(self, source: np.random.RandomState) -> dict[str, Any]:
         """The best of the candidates: the likeliest among the good trials beside all others."""
         self._look()
         if self._good is None or self._good.ended != len(self._memory.outcomes):
             self._good = self._divide()
         good = self._good
-        drawn = good.estimator.sample(rng, _CANDIDATES)
+        drawn = good.estimator.sample(source, _CANDIDATES)
         candidates = np.array([drawn[name] for name in self._distributions])  # [D, C]
         self._others = _Density(self._distributions, self._without(good.places), before=self._others)
         merit = good.density.log(candidates) - self._others.log(candidates)
@@ -110,7 +148,7 @@ class _Good:
 
     ended: int
     places: list[int]
-    estimator: _ParzenEstimator
+    estimator: Any  # Optuna's
     density: _Density
 
 

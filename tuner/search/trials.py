@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import inspect
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +16,21 @@ from typing import Any, overload
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
-from optuna.samplers._tpe.sampler import _split_complete_trials_multi_objective
 from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.events import Params
 from tuner.search_spaces import Choice, Float, Int
+
+split_complete: Any
+try:
+    from optuna.samplers._tpe.sampler import _split_complete_trials_multi_objective as split_complete
+
+    if list(inspect.signature(split_complete).parameters) != ["trials", "study", "n_below"]:
+        split_complete = None
+except ImportError:
+    split_complete = None
 
 Values = tuple[float, ...]  # one for each objective
 Reports = Mapping[int, float | None]  # epoch → the first objective, None where it was not finite
@@ -102,7 +111,7 @@ class Memory:
         if len(self.maximize) == 1:
             return sorted(number for *_, number in self._ranked[:count])
         complete = [_Ended(number, self.outcomes[number] or ()) for number in sorted(self._complete)]
-        good, _ = _split_complete_trials_multi_objective(complete, bare(self.maximize), min(count, len(complete)))  # type: ignore[arg-type]
+        good, _ = split_complete(complete, bare(self.maximize), min(count, len(complete)))
         return sorted([one.number for one in good] + [one[-1] for one in self._ranked[: count - len(good)]])
 
     def scored(self, names: Mapping[str, BaseDistribution]) -> Study:
@@ -126,6 +135,30 @@ class Memory:
                     params={name: params[name] for name in names},
                     distributions=dict(names),
                     values=(self.outcomes[number] or worst) if ended else None,
+                )
+            )
+        return study
+
+    def ranked(self, names: Mapping[str, BaseDistribution]) -> Study:
+        """Optuna's study of the same trials, of which its TPESampler counts as good those that `good` does.
+
+        Of the parameters each trial has those of `names` that it had. Those that did not end complete are infeasible
+        there, the more the later they rank here.
+        """
+        study, complete = bare(self.maximize), set(self._complete)
+        places = {number: place for place, (*_, number) in enumerate(self._ranked, start=1)}
+        for number, params in enumerate(self.params):
+            ended = number in self.outcomes
+            values = self.outcomes[number] if number in complete else (0.0,) * len(self.maximize)
+            rank = places.get(number, len(self.params))  # behind the _MOST_GOOD best none is good
+            held = {name: params[name] for name in names if name in params}
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.COMPLETE if ended else TrialState.RUNNING,
+                    params=held,
+                    distributions={name: names[name] for name in held},
+                    values=values if ended else None,
+                    constraints={"rank": float(rank)} if ended and number not in complete else None,
                 )
             )
         return study

@@ -114,7 +114,8 @@ def _upload(client: MlflowClient, model: LoggedModel, place: Path) -> LoggedMode
 def _requirements() -> list[str]:
     """What a model needs, as it is installed; MLflow's own version is added by MLflow."""
     # MLflow compares these with what is installed, by a map of all that is installed, which takes a quarter of a second
-    # to make; without an entry there it asks for each by its name. Where it has no such map any more, this is nothing.
+    # to make; without an entry there it asks for each by its name. Where it has no such map, or has made it, it is
+    # left to MLflow.
     with suppress(ImportError):
         from mlflow.utils import requirements_utils as memory
 

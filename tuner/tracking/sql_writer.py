@@ -8,6 +8,7 @@ must never know ledgers, events, nor what a study is.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,11 @@ _RUN = {
     *("deleted_time", "user_id", "source_type", "source_name", "source_version", "entry_point_name"),
 }
 _KNOWN = {"runs": _RUN, "params": _VALUE, "tags": _VALUE, "metrics": _METRIC, "latest_metrics": _METRIC}
-_RULES = ("_validate_metric", "_validate_param", "_validate_tag")
+_RULES = {  # MLflow's own, and what each is called with
+    "_validate_metric": ["key", "value", "timestamp", "step"],
+    "_validate_param": ["key", "value"],
+    "_validate_tag": ["key", "value"],
+}
 _ACTIVE = "active"
 
 _SETTINGS = ("PRAGMA foreign_keys=ON", "PRAGMA busy_timeout=20000")  # what MLflow begins each of its sessions with
@@ -47,8 +52,10 @@ def writer_for(client: MlflowClient) -> RunWriter:
 
 def _embedded(client: MlflowClient) -> SqlAlchemyStore | None:
     """The SQLite store behind the client, None where something else is."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
+    try:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    except ImportError:
+        return None
     store = getattr(getattr(client, "_tracking_client", None), "store", None)
     return store if type(store) is SqlAlchemyStore and store.engine.dialect.name == "sqlite" else None
 
@@ -56,17 +63,32 @@ def _embedded(client: MlflowClient) -> SqlAlchemyStore | None:
 @cache
 def _strange() -> bool:
     """Whether this MLflow has other columns, or rules, than those that we know; if so it is said, once, on stderr."""
-    from mlflow.store.db.base_sql_model import Base
-    from mlflow.utils import validation
-    from mlflow.version import VERSION
+    from mlflow import __version__
 
-    tables = Base.metadata.tables
-    other = [name for name, columns in _KNOWN.items() if name not in tables or {*tables[name].c.keys()} != columns]
-    other += [name for name in _RULES if not hasattr(validation, name)]
+    other = _differences()
     if other:
         named = ", ".join(other)
-        sys.stderr.write(f"MLflow {VERSION} is not as we know it ({named}): runs are written by its client, slower\n")
+        told = f"MLflow {__version__} is not as we know it ({named}): runs are written by its client, slower\n"
+        sys.stderr.write(told)
     return bool(other)
+
+
+def _differences() -> list[str]:
+    """The names of what `SqlWriter` uses and this MLflow has otherwise."""
+    try:
+        from mlflow.store.db.base_sql_model import Base
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+        from mlflow.utils import validation
+        from mlflow.utils.uri import append_to_uri_path  # noqa: F401
+    except ImportError as error:
+        return [error.name or str(error)]
+    tables = Base.metadata.tables
+    found = [name for name, columns in _KNOWN.items() if name not in tables or {*tables[name].c.keys()} != columns]
+    for name, known in _RULES.items():
+        rule = getattr(validation, name, None)
+        if rule is None or list(inspect.signature(rule).parameters)[: len(known)] != known:
+            found.append(name)
+    return found + [name for name in ("sanitize_metric_value",) if not hasattr(SqlAlchemyStore, name)]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,10 @@ def connect(uri: str) -> MlflowClient:
 
 def load() -> None:
     """Import what `connect` will need."""
-    import mlflow.store.tracking.sqlalchemy_store
-    import mlflow.tracking  # noqa: F401
+    import mlflow.tracking
+
+    with suppress(ImportError):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def close() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import functional_call, vmap
 
 _ALIGNMENT = 16  # elements: one cache line of float32, so that every row starts alike
 
@@ -82,11 +82,15 @@ class Stack:
         The base network with that row's parameters and buffers in its places: what torch.func.functional_call
         does, whose search for the places costs more than a small network's step.
         """
+        if self._places is None:
+            held = dict(zip(self._names, values, strict=True))
+            output: Tensor = functional_call(self.base, held, (x,))
+            return output, {n: held[n] for n, value in zip(self._names, values, strict=True) if held[n] is not value}
         own = [holder[leaf] for holder, leaf, _ in self._places]
         for holder, leaf, index in self._places:
             holder[leaf] = values[index]
         try:
-            output: Tensor = self.base(x)
+            output = self.base(x)
             fresh = {
                 self._names[index]: holder[leaf]
                 for holder, leaf, index in self._places
@@ -178,8 +182,11 @@ class Stack:
         return {name: value.detach().cpu().clone() for name, value in {**parameters, **buffers}.items()}
 
 
-def _places(network: nn.Module, names: Sequence[str]) -> list[tuple[dict[str, Any], str, int]]:
-    """Where a network keeps each of these parameters and buffers: (dict, key, position in `names`); tied ones twice."""
+def _places(network: nn.Module, names: Sequence[str]) -> list[tuple[dict[str, Any], str, int]] | None:
+    """Where a network keeps each of these parameters and buffers: (dict, key, position in `names`); tied ones twice.
+
+    None where one is in no such dict.
+    """
     tensors = {
         **dict(network.named_parameters(remove_duplicate=False)),
         **dict(network.named_buffers(remove_duplicate=False)),
@@ -189,6 +196,9 @@ def _places(network: nn.Module, names: Sequence[str]) -> list[tuple[dict[str, An
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         module = network.get_submodule(path)
-        holder: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
+        held = (getattr(module, kind, None) for kind in ("_parameters", "_buffers"))
+        holder = next((one for one in held if isinstance(one, dict) and one.get(leaf) is tensor), None)
+        if holder is None:
+            return None
         found.append((holder, leaf, positions[id(tensor)]))
     return found

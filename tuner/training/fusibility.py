@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tuner.models import Signature, layers
 from tuner.models.attention import SelfAttention
 from tuner.models.interface import SEQUENCE, TEXT
 from tuner.training.cohort import Stack
+from tuner.training.replay import dispatch
 
 EXAMPLES = 37  # to try a network on: an odd number, so that vector loops have a rest
 
@@ -47,11 +47,11 @@ def singular(stack: Stack, signature: Signature, splits: Iterable[tuple[int, int
     return 1 in sizes
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(dispatch.DispatchMode):  # type: ignore[misc]
     """Counts the operations that run beneath it, by name, and notes those that round by place."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count: Counter[str] = Counter()
         self.unsteady: set[str] = set()
 
@@ -75,6 +75,8 @@ def unsteady(build: Callable[[int], nn.Module], example: Tensor, *, shared: bool
     `build` makes the network of row 0 or 1. `shared`: all rows see the same x. Raises whatever an operation raises that
     does not run under vmap.
     """
+    if not dispatch.FOUND:
+        return f"torch {torch.__version__} does not show which operations a network is made of"
     return next((reason for training in (True, False) if (reason := _differs(build, example, training, shared))), "")
 
 

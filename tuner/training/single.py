@@ -85,11 +85,13 @@ class Single:
     def _put_buffer(self, name: str, value: Tensor) -> None:
         path, _, leaf = name.rpartition(".")
         module = self.base.get_submodule(path)
-        now = module._buffers.get(leaf)
-        if now is not None and now.shape == value.shape:
+        now = getattr(module, leaf, None)
+        if isinstance(now, Tensor) and now.shape == value.shape:
             now.copy_(value)
+        elif hasattr(module, leaf):
+            setattr(module, leaf, value.to(self.device))
         else:  # one that the network makes while it trains
-            module._buffers[leaf] = value.to(self.device)
+            module.register_buffer(leaf, value.to(self.device))
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Give the network these weights, as `weights` gave them."""

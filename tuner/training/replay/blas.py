@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tuner.cpu import wide_amd
+from tuner.training.replay import dispatch
 
 aten = torch.ops.aten
 
@@ -44,7 +44,7 @@ def numpys() -> str:
         from threadpoolctl import ThreadpoolController
     except ImportError:  # a machine with torch and numpy alone
         return ""
-    if not (wide_amd() and torch.backends.mkl.is_available()):  # type: ignore[no-untyped-call]
+    if not (dispatch.FOUND and wide_amd() and torch.backends.mkl.is_available()):  # type: ignore[no-untyped-call]
         return ""
     libraries = ThreadpoolController().select(internal_api="openblas").lib_controllers
     for one in libraries:
@@ -87,7 +87,7 @@ def multiply(operation: Any, arguments: tuple[Any, ...], keywords: dict[str, Any
     return result
 
 
-class Multiplied(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Multiplied(dispatch.DispatchMode):  # type: ignore[misc]
     """Beneath it everything is multiplied as `multiply` does it."""
 
     @classmethod

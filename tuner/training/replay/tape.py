@@ -17,10 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from tuner.training.replay import blas
+from tuner.training.replay import blas, dispatch
 from tuner.training.replay.blas import PRODUCTS, Call
 from tuner.training.replay.out_variants import ALLOCATIONS, ELEMENTWISE, FILLS, in_place, into
 
@@ -70,7 +68,7 @@ def _traits(operation: Any) -> _Traits:
     return _Traits(positions, names, random, operation in PRODUCTS, FILLS.get(operation))
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(dispatch.DispatchMode):  # type: ignore[misc]
     """Notes every operation that runs beneath it.
 
     No tensor is kept alive but those from outside; a weak reference keeps a freed storage's number from
@@ -82,19 +80,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # or the first call imports the whole compiler, which takes a second
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.entries: list[_Entry] = []
         self.outside: dict[int, torch.UntypedStorage] = {}
         self.sizes: dict[int, int] = {}
         self.obstacle = ""
         self.shapes: set[tuple[int, ...]] = set()
-        self._weak: dict[int, StorageWeakRef] = {}
+        self._weak: dict[int, Any] = {}
 
     def _place(self, tensor: Tensor, *, made: bool) -> _Place:
         storage = tensor.untyped_storage()
         number = storage._cdata
         if number not in self._weak:
-            self._weak[number] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self._weak[number] = dispatch.StorageWeakRef(storage)
             self.sizes[number] = storage.nbytes()
             if not made:
                 self.outside[number] = storage
@@ -172,7 +170,7 @@ class Programs:
     """The programs of one stack, by name and number of examples, each recorded when it is first played."""
 
     def __init__(self, device: torch.device, constant: Sequence[Tensor], *, recorded: bool) -> None:
-        self._device, self._constant, self._recorded = device, constant, recorded
+        self._device, self._constant, self._recorded = device, constant, recorded and dispatch.FOUND
         self._known: dict[tuple[str, int], tuple[Program, tuple[Tensor, ...]]] = {}
 
     def play(self, name: str, function: Callable[..., None], *inputs: Tensor) -> None:
