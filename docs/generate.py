@@ -21,6 +21,7 @@ from tuner.spec.json_schema import schema as schema_of_file
 REFERENCE = Path(__file__).parent / "reference"
 MARKED = re.compile(r"(<!-- generated: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Node = Mapping[str, Any]
+SECTIONS = {"data", "model", "train", "trial", "search", "run", "tracking"}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -75,11 +76,11 @@ def study_file() -> dict[str, str]:
     sections, top = schema["$defs"], schema["properties"]
     head = ("key", "values", "default", "")
     parts = {
-        "top": table(head, keys(top, schema["required"], skip={"model", "train", "search", "run", "tracking", "data"})),
+        "top": table(head, keys(top, schema["required"], skip=SECTIONS)),
         "model": table(("key", "families", "values", "default", ""), model_keys(top["model"])),
         "train": table(head, keys(top["train"]["properties"], ())),
     }
-    for name in ("data", "search", "run", "tracking"):
+    for name in ("data", "trial", "search", "run", "tracking"):
         section = sections[f"{name.title()}Section"]
         parts[name] = table(head, keys(section["properties"], section.get("required", ())))
     for kind in ("sampler", "pruner"):

@@ -12,12 +12,13 @@ from typing import Any
 from tuner import cpu, top_level
 
 __version__ = "0.1.0"
-__all__ = ["StudySpec", "launch"]
+__all__ = ["StudySpec", "TrialContext", "TrialStopped", "current_trial", "launch"]
 
 cpu.tell()
 top_level.install()
 
-_HOME = {"launch": "tuner.study.launch", "StudySpec": "tuner.spec"}
+_OWN = dict.fromkeys(("TrialContext", "TrialStopped", "current_trial"), "tuner.workloads.context")
+_HOME = {"launch": "tuner.study.launch", "StudySpec": "tuner.spec", **_OWN}
 
 
 def __getattr__(name: str) -> Any:

@@ -65,6 +65,14 @@ class LedgerDamaged(LedgerError):
     exit_code = 2
 
 
+class TrialError(Exception):
+    """A trial of a person's own training has failed: what to tell them, and the whole traceback where there is one."""
+
+    def __init__(self, message: str, trace: str = "", *, memory: bool = False) -> None:
+        super().__init__(message)
+        self.trace, self.memory = trace, memory
+
+
 class MachineError(Exception):
     """Something of this machine is at fault, and no trial: a file that cannot be written, code that has changed."""
 

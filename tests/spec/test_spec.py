@@ -401,7 +401,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a key of train at the top": (
         [("seed: 7", "epochs: 7")],
         [
-            "2:1: epochs: expected one of version, study, seed, data, model, train, search, run, tracking, got the unknown key 'epochs'; 'epochs' belongs under train"
+            "2:1: epochs: expected one of version, study, seed, data, model, train, trial, search, run, tracking, got the unknown key 'epochs'; 'epochs' belongs under train"
         ],
     ),
     "a key of search under run": (

@@ -6,6 +6,7 @@ runs in a process of this machine and in an actor of a cluster.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tuner.checkpoints.store import CheckpointStore, Folder, WeightStore
-from tuner.errors import MachineError, out_of_memory, told, trace
+from tuner.errors import MachineError, TrialError, out_of_memory, told, trace
 from tuner.executors.protocol import (
     Alive,
     Answer,
@@ -27,7 +28,7 @@ from tuner.executors.protocol import (
     Stop,
     Trouble,
 )
-from tuner.workloads.base import Epoch, Job, Located, Runner, Setup, Step, as_named
+from tuner.workloads.base import Epoch, Events, Job, Located, Runner, Setup, Step, as_named
 from tuner.workloads.kinds import trainer
 
 CHECKPOINT_SECONDS = 10.0  # at most this much training is lost to a crash, or one epoch where that is longer
@@ -101,6 +102,8 @@ class Worker:
             return Trouble(cohort, attempt, False, str(error), machine=True)
         except (EOFError, ConnectionError):
             raise
+        except TrialError as error:
+            return Trouble(cohort, attempt, error.memory, str(error), trace=error.trace)
         except MemoryError as error:
             return Trouble(cohort, attempt, True, str(error) or "out of memory", trace=trace(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a person's code may raise anything; it ends its trials, not the study
@@ -111,8 +114,12 @@ class Worker:
         runner, notes = self._resume(job)
         self.channel.send(Started(cohort, attempt, self.number, runner.epoch, tuple(notes)))
         self._saved = time.monotonic()
-        training = set(job.trials)
-        events = runner.run()
+        with contextlib.closing(runner.run()) as events:
+            self._drive(runner, job, events, set(job.trials))
+
+    def _drive(self, runner: Runner, job: Job, events: Events, training: set[int]) -> None:
+        """What the runner says, in its order; `training` are the trials that have not ended."""
+        cohort, attempt = job.cohort, job.attempt
         answer: set[int] | None = None
         rung = flushed = False
         while True:
@@ -123,7 +130,7 @@ class Worker:
             answer = None
             if isinstance(event, Step):
                 boundary = event.step == 0
-                if boundary and (rung or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
+                if boundary and (rung or event.due or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
                     self._save(runner, job, flushed=flushed)
                 rung = flushed = False
                 self._listen(runner, job, event)
@@ -139,7 +146,8 @@ class Worker:
                     training -= gone
                     self.mark(sorted(training))
             else:
-                self.weights.save_weights(cohort, attempt, event.number, event.kept, partial(self._pause, job))
+                if event.kept:
+                    self.weights.save_weights(cohort, attempt, event.number, event.kept, partial(self._pause, job))
                 self.channel.send(Ended(cohort, attempt, event.number, event.epochs, event.best_epoch))
                 training.discard(event.number)
                 flushed = False  # the ledger may not have this end yet
@@ -182,10 +190,12 @@ class Worker:
 
     def _save(self, runner: Runner, job: Job, *, flushed: bool) -> None:
         """Keep a checkpoint; never ahead of the ledger, and never giving up on a full disk."""
-        if not flushed:
-            self.channel.send(Flush(job.cohort, job.attempt))
-            self._expect_answer()
-        self.checkpoints.save(job.cohort, job.attempt, runner.state(), partial(self._pause, job))
+        state = runner.state()
+        if state is not None:
+            if not flushed:
+                self.channel.send(Flush(job.cohort, job.attempt))
+                self._expect_answer()
+            self.checkpoints.save(job.cohort, job.attempt, state, partial(self._pause, job))
         self._saved = time.monotonic()
 
     def _pause(self, job: Job, notice: str | None) -> None:

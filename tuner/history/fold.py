@@ -199,7 +199,8 @@ class History:
 
     def _specify(self, event: Created | Extended) -> None:
         self.spec, self.digest, self.text = event.spec, event.digest, event.text
-        self.fixed = {**event.spec.get("model", {}), **event.spec.get("train", {})}
+        trial = event.spec.get("trial") or {}
+        self.fixed = {**event.spec.get("model", {}), **event.spec.get("train", {}), **trial.get("params", {})}
         self.completed = ""
 
     def _open(self, event: Opened) -> None:

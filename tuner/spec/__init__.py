@@ -10,26 +10,23 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from inspect import Parameter as Argument
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, PrivateAttr
+from pydantic import PrivateAttr
 
-from tuner import search_spaces
 from tuner.errors import InputError, SpecError
 from tuner.events import Objective, Params, Value
 from tuner.home import EMBEDDED, MLFLOW, embedded
 from tuner.models.interface import Hyperparameter
-from tuner.search_spaces import SearchSpace, SpaceError
+from tuner.search_spaces import SearchSpace
 from tuner.search_spaces.document import (
-    Document,
     DocumentError,
     Keys,
     Problem,
     describe,
-    dotted,
     parse_value,
     read,
     shorten,
@@ -40,94 +37,9 @@ from tuner.spec.json_schema import schema
 from tuner.spec.messages import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.sections import StudyFile, store_problem
+from tuner.spec.written import Written, plain
 
 __all__ = ["StudySpec", "schema"]
-
-_LONGEST = 1_500  # characters of a message; the longest of ours lists every hyperparameter
-
-
-@dataclass
-class _Written:
-    """A study as it was written: values, and where each of them stands."""
-
-    data: dict[str, Any]
-    folder: Path
-    text: str = ""
-    document: Document | None = None
-    flags: dict[Keys, str] = field(default_factory=dict)  # what the command line set, by path
-    unread: tuple[Problem, ...] = ()  # where the YAML itself is wrong
-
-    def _flag(self, path: Keys) -> tuple[Keys, str] | None:
-        """What the command line set at, above or, where the file says nothing of it, below `path`."""
-        for length in range(len(path), 0, -1):
-            start = path[:length]
-            if start in self.flags:
-                return start, self.flags[start]
-        for length in range(len(path), 0, -1):
-            start = path[:length]
-            if self.document is None or start in self.document.positions:
-                return None
-            for place, flag in self.flags.items():
-                if place[:length] == start:
-                    return place, flag
-        return None
-
-    def line(self, path: Keys, message: str) -> str:
-        """One printable problem: one line, whatever a person's text or a network's error holds."""
-        message = shorten(message, _LONGEST)
-        found = self._flag(path)
-        if found is not None:
-            place, flag = found
-            return f"{flag}: {message}" if place == path else f"{flag}: {dotted(path)}: {message}"
-        if self.document is not None:
-            return str(self.document.problem(path, message))
-        return f"{dotted(path)}: {message}" if path else message
-
-    def place(self, path: Keys) -> tuple[int, int]:
-        """Sorts problems in the order of the file, the command line's first."""
-        if self._flag(path) is not None:
-            return (0, 0)
-        return self.document.where(path) if self.document is not None else (1, 1)
-
-    def lines(self, mistakes: Iterable[tuple[Keys, str]]) -> list[str]:
-        """Printable problems in the order of the file; nothing more is said of what could not be read."""
-        unread = {problem.path for problem in self.unread}
-        placed = [((problem.line, problem.column), str(problem)) for problem in self.unread]
-        placed += [
-            (self.place(path), self.line(path, message))
-            for path, message in mistakes
-            if not any(dotted(path[:length]) in unread for length in range(1, len(path) + 1))
-        ]
-        return [line for _, line in sorted(placed, key=lambda one: one[0])]
-
-    def set(self, path: Keys, value: Any, flag: str) -> str | None:
-        """Put one value; the message of what is wrong, if anything."""
-        if path[:2] == ("search", "space") and len(path) > 2:
-            self._write_out(str(path[2]), whole=len(path) == 3)
-        inner = self.data
-        for depth, key in enumerate(path[:-1], 1):
-            inner = inner.setdefault(str(key), {})
-            if not isinstance(inner, dict):
-                return f"expected a mapping at {dotted(path[:depth])}, got {describe(inner)}"
-        inner[str(path[-1])] = value
-        self.flags[path] = flag
-        return None
-
-    def _write_out(self, name: str, whole: bool) -> None:
-        """Make room for a change inside a space that the file only names, or whose parameter it only includes."""
-        search = self.data.get("search")
-        if not isinstance(search, dict):
-            return
-        if isinstance(search.get("space"), str):
-            search["space"] = {"include": search["space"]}
-        space = search.get("space")
-        if isinstance(space, dict) and not whole and name not in space:
-            try:
-                included = search_spaces.resolve(space, self.folder)
-            except SpaceError:  # told when the whole file is checked
-                return
-            if name in included:
-                space[name] = _plain(included[name])
 
 
 class StudySpec(StudyFile):
@@ -137,16 +49,16 @@ class StudySpec(StudyFile):
     what was written. Raises SpecError with every problem.
     """
 
-    _written: _Written = PrivateAttr()
+    _written: Written = PrivateAttr()
     _space: SearchSpace = PrivateAttr()
     _network: dict[str, Hyperparameter] = PrivateAttr()
     _warnings: tuple[str, ...] = PrivateAttr()
 
     def __init__(self, /, **values: Any) -> None:
-        data = _plain(values)
-        self._make(_Written(data, Path.cwd(), json.dumps(data, indent=2, default=str)))
+        data = plain(values)
+        self._make(Written(data, Path.cwd(), json.dumps(data, indent=2, default=str)))
 
-    def _make(self, written: _Written, problems: Sequence[str] = ()) -> None:
+    def _make(self, written: Written, problems: Sequence[str] = ()) -> None:
         found = examine(written.data, written.folder)
         lines = written.lines([*mistakes(written.data), *found.problems])
         lines = [*problems, *dict.fromkeys([*lines, *found.foreign])]
@@ -176,7 +88,7 @@ class StudySpec(StudyFile):
             if error.document is None:
                 raise SpecError([str(problem) for problem in error.problems]) from None
             document, unread = error.document, error.problems
-        written = _Written(_plain(document.data), path.resolve().parent, document.text, document, unread=unread)
+        written = Written(plain(document.data), path.resolve().parent, document.text, document, unread=unread)
         problems = [problem for override in overrides for problem in _override(written, override)]
         if name is not None:
             written.set(("study",), name, f"--name {shorten(name)}")
@@ -190,17 +102,17 @@ class StudySpec(StudyFile):
     @classmethod
     def from_json(cls, body: Mapping[str, Any], folder: Path, text: str = "") -> Self:
         """The study that `canonical()` or `to_json()` wrote down."""
-        return cls._from(_Written(_plain(body), folder, text))
+        return cls._from(Written(plain(body), folder, text))
 
     @classmethod
-    def _from(cls, written: _Written, problems: Sequence[str] = ()) -> Self:
+    def _from(cls, written: Written, problems: Sequence[str] = ()) -> Self:
         spec = cls.__new__(cls)
         spec._make(written, problems)
         return spec
 
     def extended(self, trials: int) -> Self:
         """The same study with that many trials, asked for in so many words. Raises SpecError."""
-        written = replace(self._written, data=_plain(self._written.data), flags=dict(self._written.flags))
+        written = replace(self._written, data=plain(self._written.data), flags=dict(self._written.flags))
         written.set(("search", "trials"), trials, f"trials={trials}")
         return self._from(written)
 
@@ -229,6 +141,13 @@ class StudySpec(StudyFile):
                 raise InputError(f"{MLFLOW}: {problem}")
             return embedded()
         return f"{prefix}{self.folder / address.removeprefix(prefix)}" if address.startswith(prefix) else address
+
+    @property
+    def kind(self) -> str:
+        """What a trial is: "network", "function" or "command"."""
+        if self.trial is None:
+            return "network"
+        return "function" if self.trial.function is not None else "command"
 
     @property
     def space(self) -> SearchSpace:
@@ -262,8 +181,10 @@ class StudySpec(StudyFile):
 
     @property
     def epochs(self) -> int:
-        """Those of the longest trial."""
+        """Those of the longest trial; 0 of a person's own training that does not say."""
         searched = self._space.parameters.get("epochs")
+        if self.trial is not None:
+            return int(searched.high_value if searched is not None else self.trial.epochs or 0)
         return int(searched.high_value if searched is not None else self.training({})["epochs"] or 0)
 
     def problem(self, path: Keys, message: str) -> str:
@@ -289,7 +210,7 @@ class StudySpec(StudyFile):
 
     def is_structural(self, name: str) -> bool:
         """Whether rows of one cohort must agree on it."""
-        return not self.hyperparameter(name).rule.fusible
+        return self.trial is None and not self.hyperparameter(name).rule.fusible
 
     def structure(self, params: Params) -> dict[str, Value]:
         """The structural part of what was searched."""
@@ -306,11 +227,15 @@ class StudySpec(StudyFile):
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON: the space inlined, defaults filled in. `from_json` reads it."""
         body: dict[str, Any] = self.model_dump(mode="json")
+        body["search"]["space"] = self._space.to_dict()
+        if self.trial is not None:
+            del body["data"], body["model"], body["train"]
+            return body
+        del body["trial"]
         free = self._space.parameters.keys()
         network = {name: value for name, value in self.network({}).items() if name not in free}
         body["model"] = {"family": self.model["family"], **network}
         body["train"] = {name: value for name, value in self.training({}).items() if name not in free}
-        body["search"]["space"] = self._space.to_dict()
         body["search"]["start_with"] = [
             {name: cast(self.hyperparameter(name), value) for name, value in values.items()}
             for values in self.search.start_with
@@ -320,7 +245,9 @@ class StudySpec(StudyFile):
     def canonical(self) -> dict[str, Any]:
         """`to_json` without what never changes a number: two studies with equal ones give equal results."""
         body = self.to_json()
-        del body["tracking"], body["data"]["memory"]
+        del body["tracking"]
+        if self.trial is None:
+            del body["data"]["memory"]
         run = body["run"]
         scheduler = run.pop("scheduler")
         for name in ("executor", "workers", *CLUSTER):
@@ -356,20 +283,7 @@ def _settled(known: Mapping[str, Hyperparameter], given: Mapping[str, Any]) -> d
     }
 
 
-def _plain(value: Any) -> Any:
-    """Values as a file would hold them: fresh dicts and lists, sections as mappings, paths as text."""
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(exclude_unset=True))
-    if isinstance(value, SearchSpace):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _override(written: _Written, override: str) -> list[str]:
+def _override(written: Written, override: str) -> list[str]:
     """Apply one `path=value`; printable problems."""
     flag = f"--set {shorten(re.sub(r'//.*@', '//…@', override))}"  # an address may carry a password
     place, equals, text = override.partition("=")

@@ -20,6 +20,7 @@ from tuner.search_spaces import Choice, Float, Int, SearchSpace, SpaceError
 from tuner.search_spaces.document import Keys, describe, suggest
 from tuner.search_spaces.parameters import parse
 from tuner.spec.execution import contradictions
+from tuner.spec.programs import program_problems
 from tuner.spec.rules import listed, misfits, mistake
 from tuner.spec.search_section import PRUNERS, SAMPLERS
 from tuner.training.config import TrainConfig
@@ -54,23 +55,30 @@ class Findings:
 def examine(data: Mapping[str, Any], folder: Path) -> Findings:
     """Every mistake that takes more than one key to see; paths inside the file as keys and list positions."""
     found = Findings()
-    model, train = _mapping(data, "model"), _mapping(data, "train")
+    model, train, trial = _mapping(data, "model"), _mapping(data, "train"), data.get("trial")
     search = _mapping(data, "search")
-    found.problems += _splits(_mapping(data, "data"))
-    if "family" in model or isinstance(data.get("model"), dict):
-        _family(found, model, folder)
-    _fixed(found, model, train)
+    if trial is None:
+        found.problems += _splits(_mapping(data, "data"))
+        if "family" in model or isinstance(data.get("model"), dict):
+            _family(found, model, folder)
+        _fixed(found, model, train)
     if isinstance(search.get("space"), (str, dict)):
         _space(found, search["space"], folder)
-    _searched(found, _parameters(found.space, search.get("space")), model, train)
+    if trial is None:
+        _searched(found, _parameters(found.space, search.get("space")), model, train)
     if found.space is not None:
         found.problems += _sampler(found.space, search)
         found.warnings += _slow(search)
         found.problems += _start_with(found.space, search)
-    rules = {**TRAINING, **(found.network or {})}
+    rules = {} if trial is not None else {**TRAINING, **(found.network or {})}
     found.problems += contradictions(_mapping(data, "run"), search, found.space, rules)
+    if trial is not None:
+        found.network = {}
+        found.problems += program_problems(data, found.space)
+        _pruner(found, search, _mapping(data, "trial").get("epochs"))
+        return found
     _objective(found, data, search)
-    _pruner(found, search, train)
+    _pruner(found, search, train.get("epochs", TRAINING["epochs"].default))
     if found.space is not None:
         found.warnings += _unread(found.space, train)
     return found
@@ -347,11 +355,10 @@ def _unread(space: SearchSpace, train: Mapping[str, Any]) -> Iterator[tuple[Keys
         yield place, f"the warm-up of {min(warmup)} epochs never ends: trials end at epoch {max(epochs)}; lower it"
 
 
-def _pruner(found: Findings, search: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+def _pruner(found: Findings, search: Mapping[str, Any], epochs: object) -> None:
     """One objective alone is fit to stop by; and a pruner that comes too late to stop anything is worth a word."""
     path: Keys = ("search", "pruner")
     pruner = _mapping(search, "pruner")
-    epochs = train.get("epochs", TRAINING["epochs"].default)
     if found.space is not None and "epochs" in found.space.parameters:
         epochs = found.space.parameters["epochs"].high_value
     if pruner.get("kind", "none") != "none" and len(_objectives(search)) > 1:

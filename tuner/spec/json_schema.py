@@ -46,7 +46,6 @@ def schema() -> dict[str, Any]:
         number |= {"minimum": 1, "maximum": MOST_WORKERS if name == "workers" else MOST_COHORT}
     source = sections["DataSection"]["properties"]["source"]
     source["anyOf"] = [{"enum": list(BUILT_IN)}, {"type": source.pop("type"), "minLength": source.pop("minLength")}]
-    sections["Objective"]["properties"]["metric"]["enum"] = [*metrics_of(None), PARAMETERS]
     search["start_with"]["items"]["additionalProperties"] = _SCALAR
     whole["properties"]["model"] = {
         "description": "the network's family, and its hyperparameters that are not searched",
@@ -61,6 +60,12 @@ def schema() -> dict[str, Any]:
             for family, network in models.FAMILIES.items()
         ],
     }
+    whole["properties"]["data"] = {"$ref": "#/$defs/DataSection"}
+    whole["properties"]["trial"] = {"$ref": "#/$defs/TrialSection"}
+    whole["required"] = ["study", "search"]
+    whole["if"] = {"required": ["trial"]}
+    whole["then"] = {"not": {"anyOf": [{"required": [name]} for name in ("data", "model", "train")]}}
+    whole["else"] = {"required": ["data", "model"], "properties": {"search": {"properties": _objective()}}}
     whole["properties"]["train"] = {
         "description": "how it is trained: what is not searched",
         "type": "object",
@@ -73,6 +78,12 @@ def schema() -> dict[str, Any]:
         "$defs": sections,
         "title": "Tuner study",
     }
+
+
+def _objective() -> dict[str, Any]:
+    """The metrics that networks report; a person's own training reports under any name."""
+    one = {"type": "object", "properties": {"metric": {"enum": [*metrics_of(None), PARAMETERS]}}}
+    return {"objective": {"anyOf": [one, {"type": "array", "items": one}]}}
 
 
 def _space() -> dict[str, Any]:

@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from tuner.search_spaces.document import Keys, describe, shorten, suggest
 from tuner.spec.rules import bounds, listed, remedy
 from tuner.spec.search_section import PRUNERS, SAMPLERS, Objective, Patient, SearchSection, kinds
-from tuner.spec.sections import DataSection, RunSection, StudyFile, TrackingSection
+from tuner.spec.sections import DataSection, NetworkStudy, ProgramStudy, RunSection, StudyFile, TrackingSection
+from tuner.spec.trial_section import TrialSection
 from tuner.training.config import TrainConfig
 
 _UNIONS: dict[Keys, dict[str, type[BaseModel]]] = {  # the innermost first
@@ -30,10 +31,11 @@ _SECTIONS: dict[Keys, type[BaseModel]] = {
     ("search",): SearchSection,
     ("search", "objective"): Objective,
     **{(*path, kind): section for path, kinds in _UNIONS.items() for kind, section in kinds.items()},
+    ("trial",): TrialSection,
     ("run",): RunSection,
     ("tracking",): TrackingSection,
 }
-_HOMES: tuple[Keys, ...] = (*(home for home in _SECTIONS if home and len(home) < 3), ("train",))
+_HOMES: tuple[Keys, ...] = (*(home for home in _SECTIONS if home and home != ("trial",) and len(home) < 3), ("train",))
 _WRITTEN: dict[Keys, str] = {  # how each is written, for whoever left it out or wrote something else
     ("study",): "study: my-study",
     ("data",): "data: {source: digits}",
@@ -51,6 +53,8 @@ _WRITTEN: dict[Keys, str] = {  # how each is written, for whoever left it out or
     ("search", "pruner", "pruner"): "pruner: {kind: asha}",
     ("search", "trials"): "trials: 64",
     ("search", "start_with"): "start_with: [{learning_rate: 0.01}]",
+    ("trial",): "trial: {function: train.py:train, epochs: 10}",
+    ("trial", "command"): "command: [python, train.py]",
     ("run",): "run: {workers: auto}",
     ("tracking",): "tracking: {mlflow: embedded}",
 }
@@ -71,7 +75,7 @@ _WANTED: dict[str, tuple[str, type | None]] = {  # pydantic's error types
 def mistakes(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     """(path, message) for every key that is wrong by itself."""
     try:
-        StudyFile.model_validate(data)
+        (ProgramStudy if "trial" in data else NetworkStudy).model_validate(data)
     except ValidationError as error:
         seen: set[tuple[Keys, str]] = set()
         for details in error.errors(include_url=False):

@@ -19,6 +19,7 @@ from tuner.models.interface import MODALITIES, TASKS
 from tuner.search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy, storage_problem
 from tuner.spec.search_section import SearchSection, Section
+from tuner.spec.trial_section import TrialSection
 
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}")
 MOST_WORKERS = 1_024
@@ -220,15 +221,33 @@ class StudyFile(Section):
     """the study's name, its folder's and its MLflow experiment's"""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """of everything random: the split, the batches, the sampler, the weights"""
-    data: DataSection
+    data: DataSection = Field(default=None)  # type: ignore[assignment] # only a study without networks has none
     """which data, and how they are split"""
-    model: dict[str, Any]
+    model: dict[str, Any] = Field(default={})
     """the network's family, and its hyperparameters that are not searched"""
     train: dict[str, Any] = Field(default={})
     """how it is trained: the hyperparameters of training that are not searched"""
+    trial: TrialSection | None = None
+    """a person's own training, instead of data, model and train"""
     search: SearchSection
     """what is searched, for what, how, and how often"""
     run: RunSection = RunSection()
     """on what the study runs"""
     tracking: TrackingSection = TrackingSection()
     """where its trials are shown"""
+
+
+class NetworkStudy(StudyFile):
+    """A study of networks: what its file must have."""
+
+    data: DataSection
+    """which data, and how they are split"""
+    model: dict[str, Any]
+    """the network's family, and its hyperparameters that are not searched"""
+
+
+class ProgramStudy(StudyFile):
+    """A study of a person's own training."""
+
+    trial: TrialSection
+    """a person's own training, instead of data, model and train"""

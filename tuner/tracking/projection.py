@@ -224,7 +224,7 @@ class Projection:
 
     def dataset(self) -> dict[str, str]:
         """The data as MLflow's dataset input: name, digest, source_type, source and profile (JSON)."""
-        data = self.history.data
+        data = self.history.data or {"name": "none", "digest": ""}
         rows = {f"{split}_rows": count for split, count in data.get("rows", {}).items()}
         return {
             "name": data["name"],
@@ -244,11 +244,12 @@ class Projection:
         goals = ", ".join(f"{'maximize' if up else 'minimize'} `{name}`" for name, up in history.objectives)
         rows = ", ".join(f"{count:,} {split}" for split, count in data.get("rows", {}).items())
         goals = goals[0].upper() + goals[1:]
+        on = f" on {_code(data['name'])} (rows: {rows})" if data else ""
         lines = [
             f"Study **{self.study}**: {state}. {ended} of {planned(self.history)} trials ended: {counts}.",
             *(self._describe_winner(self.best) if self.best else ()),  # above what MLflow folds away
             "",
-            f"{goals} of {_code(spec['model']['family'])} on {_code(data['name'])} (rows: {rows}).",
+            f"{goals} of {_trained(spec)}{on}.",
             f"Sampler {search['sampler']['kind']}, pruner {search['pruner']['kind']}, seed {spec['seed']}.",
             *(self._tables(self.best) if self.best else ()),
         ]
@@ -304,6 +305,12 @@ def _scores(metrics: Mapping[str, float]) -> str:
 def _code(text: str) -> str:
     """Text from a study file or a file's name as Markdown shows it verbatim, in a table too."""
     return "`" + _one_line(text).replace("`", "'").replace("|", "¦") + "`"
+
+
+def _trained(spec: Mapping[str, Any]) -> str:
+    """What a trial of that study is."""
+    trial = spec.get("trial")
+    return _code(spec["model"]["family"] if trial is None else trial["function"] or " ".join(trial["command"]))
 
 
 def _one_line(text: str) -> str:

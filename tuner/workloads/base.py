@@ -50,11 +50,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """A step was made, `step` of the `steps` of an epoch (from 0): a moment to ask for the state, or to stop."""
+    """A step was made, `step` of the `steps` of an epoch (from 0): a moment to ask for the state, or to stop.
+
+    `due`: there is a state that is worth to be kept at once.
+    """
 
     epoch: int
     step: int
     steps: int
+    due: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial has come to its own end; `kept` is what the store keeps of it: of a network, its best weights."""
+    """A trial has come to its own end; `kept` is what the store keeps of it: of a network, its best weights.
+    Empty where it has kept what there is by itself."""
 
     number: int
     epochs: int
@@ -84,6 +89,7 @@ class Finished:
 
 
 Answer = set[int] | None
+Events = Generator[Step | Epoch | Finished, Answer, None]
 
 Located = Callable[[str, str], tuple[str, str]]
 """What a person's `file.py:Name` in a folder is called on this machine, and the folder to find it from."""
@@ -101,11 +107,11 @@ class Runner(Protocol):
     def epoch(self) -> int:
         """Epochs done."""
 
-    def run(self) -> Generator[Step | Epoch | Finished, Answer, None]:
+    def run(self) -> Events:
         """Train until no trial is left. Answer an `Epoch` with those of its `undecided` trials that stop."""
 
-    def state(self) -> dict[str, Any]:
-        """All that another process needs to go on from here: tensors and plain values."""
+    def state(self) -> dict[str, Any] | None:
+        """All that another process needs to go on from here: tensors and plain values. None: it would begin anew."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken. Raises CheckpointCorrupt for another cohort's, and is what it was before."""
@@ -154,8 +160,11 @@ class CohortPolicy(Protocol):
 class Workload(Protocol):
     """What a trial of one study is."""
 
-    kind: ClassVar[str]
     needed_at_the_end: ClassVar[tuple[str, ...]]  # modules that `finish` imports, which may be done while workers train
+
+    @property
+    def kind(self) -> str:
+        """A key of `kinds.KINDS`."""
 
     @property
     def shared(self) -> Any:
@@ -199,8 +208,8 @@ class Workload(Protocol):
     def payload(self, cohort: Cohort, rungs: Callable[[int], set[int]]) -> Any:
         """The payload of a `Job`. `rungs` tells at which of so many epochs a verdict may stop a trial."""
 
-    def finish(self, best: TrialHistory, history: History, folder: Path, say: Say) -> Mapping[str, float]:
-        """Make of the best trial what the study is for; its metrics on data that no trial has seen."""
+    def finish(self, best: TrialHistory, history: History, folder: Path, say: Say) -> Mapping[str, float] | None:
+        """Make of the best trial what the study is for; its metrics on data that no trial has seen, None of none."""
 
     def restore(self, best: TrialHistory, history: History, folder: Path, say: Say) -> None:
         """Make again what is lost of what `finish` made."""

@@ -16,14 +16,19 @@ class Kind(NamedTuple):
     trainer: str
 
 
+_PROGRAM = Kind("tuner.workloads.programs:ProgramWorkload", "tuner.workloads.process_runner:ProgramTrainer")
 KINDS = {
-    "network": Kind("tuner.workloads.network.workload:NetworkWorkload", "tuner.workloads.network.runner:NetworkTrainer")
+    "network": Kind(
+        "tuner.workloads.network.workload:NetworkWorkload", "tuner.workloads.network.runner:NetworkTrainer"
+    ),
+    "function": _PROGRAM,
+    "command": _PROGRAM,
 }
 
 
 def workload(spec: StudySpec) -> Workload:
     """What a trial of that study is. Raises DataError where its data cannot be read."""
-    made: Workload = _named(KINDS["network"].workload)(spec)
+    made: Workload = _named(KINDS[spec.kind].workload)(spec)
     return made
 
 

@@ -27,7 +27,7 @@ from tuner.workloads.network.tasks import task
 class NetworkWorkload:
     """Networks of the spec's family on its dataset, which is read here unless it is given."""
 
-    kind: ClassVar[str] = "network"
+    kind = "network"
     # torch.export takes a second
     needed_at_the_end: ClassVar[tuple[str, ...]] = ("tuner.workloads.network.winner", "torch.export._trace", "pandas")
 

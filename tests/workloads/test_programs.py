@@ -1,0 +1,429 @@
+"""A person's own training: functions and commands, good and bad, as trials like every other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tuner
+from tests import studies
+from tests.servers import until
+from tests.study.test_study import Silent
+from tuner.errors import SpecError
+from tuner.events import State
+from tuner.history.fold import TrialHistory
+from tuner.spec import StudySpec
+from tuner.study import preflight
+from tuner.study.launch import Study
+from tuner.workloads.kinds import workload
+
+SPACE = {"rate": {"type": "float", "low": 1e-4, "high": 1.0, "log": True}}
+GOOD = """
+import math, random
+def train(trial):
+    state = trial.restore() or {"epoch": 0}
+    for epoch in range(state["epoch"], trial.epochs):
+        loss = abs(math.log10(trial.params["rate"]) + 2) + 1 / (epoch + 1)
+        trial.report({"val/loss": loss, "drawn": random.random()}, checkpoint=lambda: {"epoch": epoch + 1})
+"""
+
+
+def content(trial: dict[str, Any], **search: Any) -> dict[str, Any]:
+    searched = {"space": SPACE, "objective": {"metric": "val/loss", "goal": "minimize"}, "trials": 3, **search}
+    return {
+        "study": "own",
+        "seed": 1,
+        "trial": trial,
+        "search": {"sampler": {"kind": "random"}, **searched},
+        "run": {"workers": 1},
+        "tracking": {"mlflow": "off"},
+    }
+
+
+def launched(folder: Path, code: str, trial: dict[str, Any] | None = None, **search: Any) -> tuple[Study, str]:
+    """A study of a function in `train.py`, to its end, and what was said."""
+    (folder / "train.py").write_text(code)
+    told = {"function": "train.py:train", "epochs": 4, "retries": 0, **(trial or {})}
+    return launch(folder, content(told, **search))
+
+
+def launch(folder: Path, written: dict[str, Any], home: str = "home", **options: Any) -> tuple[Study, str]:
+    heard = Silent()
+    study = tuner.launch(studies.write(folder, written), home=folder / home, progress=heard, **options)
+    return study, "\n".join(heard.lines)
+
+
+def states(study: Study) -> Counter[State]:
+    return Counter(trial.state for trial in study.history.trials.values())
+
+
+def first(study: Study) -> TrialHistory:
+    return study.history.trials[0]
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+def test_a_function_is_tuned_with_the_numbers_that_it_reports(tmp_path: Path) -> None:
+    study, _ = launched(tmp_path, GOOD)
+    assert states(study) == {State.COMPLETE: 3}
+    trial = first(study)
+    assert sorted(trial.reports) == [1, 2, 3, 4] and trial.reports[4].keys() == {"val/loss", "drawn"}
+    best = study.best
+    assert isinstance(best, dict)
+    again, _ = launch(tmp_path, content({"function": "train.py:train", "epochs": 4, "retries": 0}), "again")
+    assert studies.facts(again.history) == studies.facts(study.history), "its generators begin with the trial's seed"
+
+
+def test_a_pruner_stops_functions_and_their_finally_blocks_run(tmp_path: Path) -> None:
+    code = """
+def train(trial):
+    try:
+        for epoch in range(trial.epochs):
+            try:
+                trial.report({"val/loss": trial.number + 1.0})
+            except Exception:
+                raise SystemExit("a stop is no Exception")
+    finally:
+        (trial.folder / "cleaned").write_text(str(trial.epoch))
+"""
+    study, _ = launched(tmp_path, code, pruner={"kind": "median", "startup": 1}, trials=4)
+    assert states(study) == {State.COMPLETE: 1, State.PRUNED: 3}
+    folders = [study.folder / "trials" / f"{number:06d}" / "cleaned" for number in range(4)]
+    assert [folder.read_text() for folder in folders] == ["4", "1", "1", "1"]
+
+
+def test_who_asks_whether_to_stop_ends_by_hand(tmp_path: Path) -> None:
+    code = """
+def train(trial):
+    for epoch in range(trial.epochs):
+        if trial.should_stop:
+            (trial.folder / "asked").write_text(str(trial.epoch))
+            return
+        trial.report({"val/loss": trial.number + 1.0})
+"""
+    study, _ = launched(tmp_path, code, pruner={"kind": "median", "startup": 1}, trials=2)
+    assert states(study) == {State.COMPLETE: 1, State.PRUNED: 1}
+    assert (study.folder / "trials" / "000001" / "asked").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("body", "reports"),
+    [
+        ("return 0.5", {1: {"val/loss": 0.5}}),
+        ("return {'val/loss': 0.5, 'other': 2}", {1: {"val/loss": 0.5, "other": 2.0}}),
+        ("for n in range(2): yield {'val/loss': 1.0 - n}", {1: {"val/loss": 1.0}, 2: {"val/loss": 0.0}}),
+        ("trial.report({'val/loss': 3})\n    return 0.5", {1: {"val/loss": 3.0}, 2: {"val/loss": 0.5}}),
+    ],
+)
+def test_what_a_function_returns_or_yields_is_reported(
+    body: str, reports: dict[int, dict[str, float]], tmp_path: Path
+) -> None:
+    study, _ = launched(tmp_path, f"def train(trial):\n    {body}\n", {"epochs": None}, trials=1)
+    assert states(study) == {State.COMPLETE: 1}
+    assert {epoch: dict(metrics) for epoch, metrics in first(study).reports.items()} == reports
+
+
+BAD = {
+    "raises at import": (
+        "def train(trial): ...\nraise RuntimeError('no such luck')",
+        "RuntimeError: no such luck (train.py:2)",
+    ),
+    "is not there": ("import nothing_of_that_name\ndef train(trial): ...", "No module named 'nothing_of_that_name'"),
+    "raises at epoch 3": (
+        "def train(trial):\n for e in range(4):\n  if e > 1: raise ValueError('3rd')\n  trial.report({'val/loss': 1})",
+        "ValueError: 3rd (train.py:3)",
+    ),
+    "no number": (
+        "def train(trial):\n trial.report({'val/loss': float('nan')})",
+        "diverged at epoch 1 (val/loss=nan)",
+    ),
+    "out of order": (
+        "def train(trial):\n trial.report({'val/loss': 1}, epoch=2)",
+        "expected a report of epoch 1 next, got epoch 2",
+    ),
+    "another metric": (
+        "def train(trial):\n trial.report({'loss': 1})",
+        "it never reported val/loss, the study's objective",
+    ),
+    "no report": ("def train(trial): pass", "it ended without a report; report val/loss, or return it"),
+    "ends the process": ("import os\ndef train(trial): os._exit(0)", "its process ended with exit code 0"),
+    "exits": ("import sys\ndef train(trial): sys.exit(3)", "SystemExit: 3"),
+    "text for a number": (
+        "def train(trial): trial.report({'val/loss': 'low'})",
+        "expected a number for val/loss, got str",
+    ),
+    "is killed": (
+        "import os, signal\ndef train(trial): os.kill(os.getpid(), signal.SIGKILL)",
+        "its process was ended by SIGKILL",
+    ),
+    "never speaks": (
+        "import time\ndef train(trial): time.sleep(600)",
+        "it gave no sign for 0.5 s (trial.silence), 1 times",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_code_fails_its_own_trial_with_a_plain_message(what: str, tmp_path: Path) -> None:
+    code, message = BAD[what]
+    silent = {"silence": 0.5} if what == "never speaks" else {}
+    study, _ = launched(tmp_path, code, silent, trials=1)
+    assert states(study) == {State.FAILED: 1}
+    assert message in first(study).message
+
+
+ODD = {
+    "prints megabytes": "print('x' * 3_000_000)",
+    "changes the folder": "import os; os.chdir('/')",
+    "closes stdout": "import sys; sys.stdout.close()",
+    "forks children": "import subprocess; subprocess.Popen(['sleep', '600'])",
+    "draws threads": "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_code_harms_no_other_trial_and_leaves_nothing_running(what: str, tmp_path: Path) -> None:
+    code = f"def train(trial):\n    {ODD[what]}\n    trial.report({{'val/loss': 1.0}})\n"
+    study, _ = launched(tmp_path, code, {"epochs": 1}, trials=2)
+    assert states(study) == {State.COMPLETE: 2}
+    until(lambda: not left(study))
+
+
+def test_a_file_that_begins_threads_when_it_is_imported_has_a_fresh_process_for_every_trial(tmp_path: Path) -> None:
+    code = """
+import os, threading, time
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+def train(trial):
+    trial.report({"val/loss": 1.0, "process": os.getpid()})
+"""
+    study, _ = launched(tmp_path, code, {"epochs": 1}, trials=2)
+    assert states(study) == {State.COMPLETE: 2}
+    processes = {trial.reports[1]["process"] for trial in study.history.trials.values()}
+    assert len(processes) == 2
+
+
+def left(study: Study) -> list[str]:
+    """Processes of that study's trials that still run."""
+    mark = f"TUNER_WORKER={study.folder.absolute()}:".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            try:
+                if any(one.startswith(mark) for one in (process / "environ").read_bytes().split(b"\0")):
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+KILLS = """
+import os, signal, subprocess
+def above(process, steps):
+    for _ in range(steps):
+        with open(f"/proc/{process}/stat") as file:
+            process = int(file.read().rpartition(")")[2].split()[1])
+    return process
+def train(trial):
+    state = trial.restore() or {"epoch": 0}
+    subprocess.Popen(["sleep", "600"])
+    for epoch in range(state["epoch"], trial.epochs):
+        mark = trial.folder / "killed"
+        if trial.number == 1 and epoch == 2 and not mark.exists():
+            mark.write_text("once")
+            for steps in STEPS:
+                os.kill(above(os.getpid(), steps), signal.SIGKILL)
+            signal.pause()
+        trial.report({"val/loss": trial.params["rate"] * (epoch + 1)}, checkpoint=lambda: {"epoch": epoch + 1})
+"""
+
+
+@pytest.mark.parametrize(
+    "steps",
+    ["(0,)", "(1,)", "(2,)", "(2, 1)", "(1, 2, 0)"],
+    ids=["the trial", "the server", "the worker", "worker and server", "all three"],
+)
+def test_whatever_is_killed_costs_no_result_and_leaves_nothing_running(steps: str, tmp_path: Path) -> None:
+    code = KILLS.replace("STEPS", steps)
+    study, _ = launched(tmp_path, code, {"retries": 2}, pruner={"kind": "median", "startup": 1_000}, trials=3)
+    assert states(study) == {State.COMPLETE: 3}
+    for trial in study.history.trials.values():
+        assert {e: m["val/loss"] for e, m in trial.reports.items()} == {
+            e: pytest.approx(float(trial.params["rate"]) * e) for e in (1, 2, 3, 4)
+        }
+    until(lambda: not left(study))
+
+
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_a_killed_launch_leaves_no_process_and_the_next_one_ends_the_study(kind: str, tmp_path: Path) -> None:
+    if kind == "function":
+        (tmp_path / "train.py").write_text(KILLS.replace("STEPS", "(3,)"))
+        trial: dict[str, Any] = {"function": "train.py:train", "epochs": 4}
+    else:
+        words = (
+            "sleep 600 & if [ {number} = 1 ] && [ ! -e killed ]; then touch killed; p=$$; "
+            "for i in 1 2 3; do p=$(ps -o ppid= -p $p | tr -d ' '); done; kill -9 $p; sleep 600; fi; "
+            'for e in 1 2 3 4; do echo "{\\"val/loss\\": $e}" >> $TUNER_REPORT; done'
+        )
+        trial = {"command": ["sh", "-c", words], "epochs": 4}
+    path = studies.write(tmp_path, content(trial))
+    with pytest.raises(AssertionError, match="exit -9"):
+        studies.run(path, tmp_path / "home")
+    study, _ = launch(tmp_path, content(trial))
+    assert states(study) == {State.COMPLETE: 3}
+    assert all(sorted(trial.reports) == [1, 2, 3, 4] for trial in study.history.trials.values())
+    until(lambda: not left(study))
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def test_a_command_reports_in_a_file(tmp_path: Path) -> None:
+    script = """
+import json, os, sys
+rate = float(sys.argv[1].partition("=")[2])
+with open(os.environ["TUNER_REPORT"], "a") as file:
+    for epoch in (1, 2):
+        print(json.dumps({"epoch": epoch, "val/loss": rate / epoch}), file=file)
+"""
+    (tmp_path / "train.py").write_text(script)
+    trial = {"command": [sys.executable, "train.py", "--rate={rate}"], "epochs": 2}
+    study, _ = launch(tmp_path, content(trial))
+    assert states(study) == {State.COMPLETE: 3}
+    for one in study.history.trials.values():
+        assert one.reports[2]["val/loss"] == pytest.approx(float(one.params["rate"]) / 2)
+
+
+def test_a_command_in_python_may_ask_for_its_trial(tmp_path: Path) -> None:
+    script = (
+        "import tuner\ntrial = tuner.current_trial()\ntrial.report({'val/loss': trial.params['rate'] + trial.number})\n"
+    )
+    (tmp_path / "train.py").write_text(script)
+    study, _ = launch(tmp_path, content({"command": [sys.executable, "train.py"], "epochs": 1}))
+    assert states(study) == {State.COMPLETE: 3}
+    for one in study.history.trials.values():
+        assert one.reports[1]["val/loss"] == pytest.approx(float(one.params["rate"]) + one.number)
+
+
+def test_metrics_may_stand_in_what_a_command_prints(tmp_path: Path) -> None:
+    words = "echo 'epoch 1: nothing yet'; echo epoch=1 val/loss=0.5, acc=1e-1; echo val/loss=0.25"
+    trial = {"command": ["sh", "-c", words], "metrics": "stdout", "epochs": 2}
+    study, _ = launch(tmp_path, content(trial, trials=1))
+    assert {epoch: dict(values) for epoch, values in first(study).reports.items()} == {
+        1: {"val/loss": 0.5, "acc": 0.1},
+        2: {"val/loss": 0.25},
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("echo no such layer >&2; exit 3", "its process ended with exit code 3: no such layer"),
+        ("exit 0", "it ended without a report"),
+        ('echo \'{"epoch": 2, "val/loss": 1}\' >> $TUNER_REPORT', "expected a report of epoch 1 next, got epoch 2"),
+        ("echo 'val/loss: 3' >> $TUNER_REPORT", "got the line val/loss: 3"),
+        ("kill -9 $$", "its process was ended by SIGKILL"),
+    ],
+)
+def test_a_command_that_fails_says_why(words: str, message: str, tmp_path: Path) -> None:
+    trial = {"command": ["sh", "-c", words], "retries": 0}
+    study, _ = launch(tmp_path, content(trial, trials=1))
+    assert states(study) == {State.FAILED: 1} and message in first(study).message
+
+
+def test_a_command_that_heeds_no_signal_is_killed_with_its_children(tmp_path: Path) -> None:
+    words = "trap '' TERM; sleep 600 & echo '{\"val/loss\": {number}}' >> $TUNER_REPORT; wait; sleep 600"
+    trial = {"command": ["sh", "-c", words], "epochs": 3, "grace": 0.3, "silence": 1, "retries": 0}
+    study, _ = launch(tmp_path, content(trial, trials=2, pruner={"kind": "median", "startup": 1}))
+    assert states(study) == {State.FAILED: 2}
+    assert "it gave no sign for 1 s" in first(study).message
+    until(lambda: not left(study))
+
+
+# --- what is said before anything runs ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        ({}, "trial: expected a function or a command, got neither"),
+        ({"function": "train.py:train", "command": ["true"]}, "trial.command: expected either a function or a command"),
+        ({"function": "train.py"}, "trial.function: expected file.py:function, got the text 'train.py'"),
+        ({"function": "train.py:tran"}, "expected a function tran in train.py, got none of that name; it has train"),
+        ({"function": "trian.py:train"}, "trial.function: expected the path of a file, found nothing at"),
+        ({"function": "train.py:none"}, "expected a function of one argument, the trial, got none with 0 arguments"),
+        ({"command": ["no-such-program"]}, "trial.command[0]: expected a program that can be run, got no-such-program"),
+        ({"command": ["true", "--x={rte}"]}, "expected {parameters} of the study, got {rte}; did you mean 'rate'?"),
+        ({"function": "train.py:train", "params": {"rate": 1}}, "expected 'rate' either fixed or searched"),
+        ({"function": "train.py:train", "timeout": "long"}, "trial.timeout: expected seconds above 0, or a duration"),
+        ({"function": "train.py:train", "epoch": 3}, "trial.epoch: expected one of function, command"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(trial: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("def train(trial): ...\ndef none(): ...\n")
+
+    def check() -> None:
+        spec = StudySpec.read(studies.write(tmp_path, content(trial)))
+        preflight.plan(spec, workload(spec))
+
+    with pytest.raises(SpecError) as refused:
+        check()
+    assert message in str(refused.value)
+
+
+def test_a_pruner_needs_to_know_how_many_epochs_there_are(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(GOOD)
+    written = content({"function": "train.py:train"}, pruner={"kind": "asha"})
+    with pytest.raises(SpecError, match="expected epochs, which pruner asha counts, got none; add `epochs: 10`"):
+        StudySpec.read(studies.write(tmp_path, written))
+
+
+# --- gone on with -----------------------------------------------------------------------------------
+
+
+def test_a_killed_function_goes_on_from_its_checkpoint_to_the_same_numbers(tmp_path: Path) -> None:
+    code = """
+import os, signal
+def train(trial):
+    state = trial.restore() or {"epoch": 0, "sum": 0.0}
+    total = state["sum"]
+    for epoch in range(state["epoch"], trial.epochs):
+        total += trial.params["rate"] * (epoch + 1)
+        if epoch == 2 and not (trial.folder / "killed").exists():
+            (trial.folder / "killed").write_text("once")
+            os.kill(os.getpid(), signal.SIGKILL)
+        trial.report({"val/loss": total, "begun": state["epoch"]}, checkpoint={"epoch": epoch + 1, "sum": total})
+"""
+    pruner = {"kind": "median", "startup": 1_000}  # it waits after every epoch, where a checkpoint is due
+    study, _ = launched(tmp_path, code, {"retries": 1}, pruner=pruner, trials=2)
+    assert states(study) == {State.COMPLETE: 2}
+    for trial in study.history.trials.values():
+        assert trial.reports[4]["val/loss"] == pytest.approx(10 * float(trial.params["rate"]))
+        assert [trial.reports[epoch]["begun"] for epoch in (1, 2, 3, 4)] == [0, 0, 2, 2]
+
+
+def test_a_changed_file_is_refused_until_it_is_accepted(tmp_path: Path) -> None:
+    launched(tmp_path, GOOD)
+    (tmp_path / "train.py").write_text(GOOD + "\n# changed\n")
+    written = content({"function": "train.py:train", "epochs": 4, "retries": 0})
+    with pytest.raises(tuner.errors.StudyChanged, match="--accept-code"):
+        launch(tmp_path, written)
+    study, _ = launch(tmp_path, written, trials=4, accept_code=True)
+    assert states(study) == {State.COMPLETE: 4}
+
+
+def test_the_same_file_runs_without_a_study(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuner.workloads import context
+
+    monkeypatch.setattr(context, "_CURRENT", None)
+    trial = tuner.current_trial(params={"rate": 0.5}, epochs=2)
+    assert trial.params["rate"] == 0.5 and trial.restore() is None and not trial.should_stop
+    trial.report({"val/loss": 0.25})
+    assert capsys.readouterr().out == "epoch=1 val/loss=0.25\n"

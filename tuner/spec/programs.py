@@ -1,0 +1,70 @@
+"""What is wrong with a study of a person's own training, beyond what each key by itself may be.
+
+Knows the raw mapping of a study file and its space; runs and imports nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tuner.search_spaces import SearchSpace
+from tuner.search_spaces.document import Keys, describe, suggest
+from tuner.spec.execution import TUNE
+
+BUILT_IN = ("number", "seed", "device", "epochs", "folder")  # that a command's words may name beside parameters
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def program_problems(data: Mapping[str, Any], space: SearchSpace | None) -> Iterator[tuple[Keys, str]]:
+    """Every mistake that takes more than one key to see."""
+    for name in ("data", "model", "train"):
+        if name in data:
+            yield (name,), "expected none beside trial, got one; remove it, or remove trial"
+    trial = data["trial"]
+    if not isinstance(trial, Mapping):
+        return
+    function, command = trial.get("function"), trial.get("command")
+    if function is None and command is None:
+        yield ("trial",), "expected a function or a command, got neither; add `function: train.py:train`"
+    elif function is not None and command is not None:
+        yield ("trial", "command"), "expected either a function or a command, got both; remove one"
+    if isinstance(function, str) and not re.fullmatch(r"[^:]+:[A-Za-z_]\w*", function):
+        yield ("trial", "function"), f"expected file.py:function, got {describe(function)}"
+    if trial.get("metrics") == "stdout" and command is None:
+        yield ("trial", "metrics"), "expected file of a function, got stdout; it reports with trial.report(…)"
+    run, search = data.get("run"), data.get("search")
+    if isinstance(run, Mapping) and run.get("executor") == TUNE:
+        yield ("run", "executor"), f"expected local or ray for a person's own training, got {TUNE}; use executor ray"
+    if isinstance(search, Mapping):
+        yield from _counted(trial, search, space)
+    params = trial.get("params")
+    fixed = params if isinstance(params, Mapping) else {}
+    searched = space.parameters if space is not None else {}
+    for name in fixed:
+        if name in searched:
+            message = f"expected '{name}' either fixed or searched, got trial.params.{name} too; remove one of them"
+            yield ("search", "space", str(name)), message
+    if isinstance(command, list) and space is not None:
+        yield from _placeholders(command, [*searched, *fixed])
+
+
+def _counted(
+    trial: Mapping[str, Any], search: Mapping[str, Any], space: SearchSpace | None
+) -> Iterator[tuple[Keys, str]]:
+    """A pruner counts epochs."""
+    pruner = search.get("pruner")
+    named = pruner.get("kind", "none") if isinstance(pruner, Mapping) else "none"
+    if named != "none" and trial.get("epochs") is None and (space is None or "epochs" not in space.parameters):
+        yield ("trial",), f"expected epochs, which pruner {named} counts, got none; add `epochs: 10`"
+    if trial.get("epochs") is not None and space is not None and "epochs" in space.parameters:
+        yield ("search", "space", "epochs"), "expected 'epochs' either fixed or searched, got trial.epochs too"
+
+
+def _placeholders(command: list[Any], names: list[str]) -> Iterator[tuple[Keys, str]]:
+    for index, word in enumerate(command):
+        for name in PLACEHOLDER.findall(word) if isinstance(word, str) else ():
+            if name not in (*names, *BUILT_IN):
+                hint = suggest(name, [*names, *BUILT_IN]) or f"; they are {', '.join([*names, *BUILT_IN])}"
+                yield ("trial", "command", index), f"expected {{parameters}} of the study, got {{{name}}}{hint}"

@@ -1,0 +1,249 @@
+"""The worker's side of a person's own training: a trial is a process, and its reports are epochs.
+
+Knows how a trial's process is begun, heard, stopped and ended; never a study, nor what is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import CheckpointCorrupt, TrialError
+from tuner.workloads.base import Answer, Epoch, Finished, Job, Located, Setup, Step, as_named
+from tuner.workloads.context import TrialJob, finite, intact
+from tuner.workloads.trial_processes import CommandProcess, FunctionProcess, ProgramSetup, TrialProcess
+from tuner.workloads.trial_server import MARK, sweep
+
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class ProgramJob:
+    """One trial of them."""
+
+    trial: TrialJob
+    metric: str
+    maximize: bool
+
+
+class ProgramTrainer:
+    """Begins a process for every trial, under one server that lives as long as it can."""
+
+    def __init__(self, setup: Setup, _shared: Any = None, located: Located = as_named) -> None:
+        self.setup: ProgramSetup = setup.payload
+        self.device, self.study = setup.device, Path(setup.folder)
+        self._located = located
+        sweep(self.study)
+        # A node that does not see the study's folder keeps what its trials write for as long as it works.
+        self._away = None if self.study.is_dir() else tempfile.TemporaryDirectory(prefix="tuner-trials-")
+        self.folder = self.study / "trials" if self._away is None else Path(self._away.name)
+        self._server: tuple[subprocess.Popen[bytes], Connection] | None = None
+
+    def runner(self, job: Job, pulse: Callable[[], None]) -> ProgramRunner:
+        return ProgramRunner(self, job, pulse)
+
+    def rest(self) -> None:
+        """The server stays, with what it has imported."""
+
+    def server(self) -> Connection:
+        """The line to the server, begun where there is none."""
+        if self._server is not None and self._server[0].poll() is not None:  # it was ended while it had nothing to do
+            self.dismiss()
+        if self._server is None:
+            ours, theirs = socket.socketpair()
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "tuner.workloads.trial_server",
+                str(theirs.fileno()),
+                str(os.getpid()),
+            ]
+            with theirs:
+                environment = {**os.environ, MARK: f"{self.study.absolute()}:{os.getpid()}"}
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
+                )
+            self._server = process, Connection(ours.detach())
+        return self._server[1]
+
+    def dismiss(self) -> int:
+        """End the server, which ends what it has begun; its exit code."""
+        assert self._server is not None
+        process, line = self._server
+        self._server = None
+        line.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(self.setup.grace)
+        process.kill()
+        return process.wait()
+
+    def located(self, place: str) -> tuple[str, str]:
+        """A function's place and the folder to find it from, on this machine."""
+        return self._located(place, self.setup.folder)
+
+
+class ProgramRunner:
+    """One trial: begun, begun again from its newest checkpoint where it falls silent, and ended."""
+
+    def __init__(self, trainer: ProgramTrainer, job: Job, pulse: Callable[[], None]) -> None:
+        self._trainer, self._setup, self._pulse = trainer, trainer.setup, pulse
+        told: ProgramJob = job.payload
+        folder = trainer.folder / f"{told.trial.number:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._job, self._told = replace(told.trial, device=trainer.device, folder=str(folder)), told
+        self._folder = folder
+        self.epoch = 0
+        self._best: tuple[float, int] | None = None  # the objective's best value, and its epoch
+        self._checkpoint: tuple[int, bytes] | None = None  # after which epoch, and what
+        self._tries = 0
+
+    # --- what a worker asks -----------------------------------------------------------------------
+
+    def run(self) -> Generator[Step | Epoch | Finished, Answer, None]:
+        while True:
+            begun = self._begin()
+            try:
+                again = yield from self._drive(begun)
+            finally:
+                self._leave(begun)
+            if not again:
+                for path in self._folder.glob("*checkpoint*"):  # nobody goes on from them
+                    path.unlink(missing_ok=True)
+                return
+            self._tries += 1
+            self.epoch = self._checkpoint[0] if self._checkpoint else 0
+
+    def state(self) -> dict[str, Any] | None:
+        """The newest checkpoint; None where the trial has given none."""
+        if self._checkpoint is None:
+            return None
+        import torch
+
+        epoch, content = self._checkpoint
+        best = list(self._best) if self._best else []
+        kept = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return {"rows": [self._job.number], "epoch": epoch, "best": best, "content": kept}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Raises CheckpointCorrupt for another trial's."""
+        try:
+            (number,), epoch = state["rows"], int(state["epoch"])
+            content = state["content"].numpy().tobytes()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointCorrupt("it is no checkpoint of a person's own training") from error
+        if number != self._job.number or not intact(content):
+            raise CheckpointCorrupt(f"it is not a whole checkpoint of trial {self._job.number}")
+        self._checkpoint, self.epoch = (epoch, content), epoch
+        if state.get("best"):
+            value, at = state["best"]
+            self._best = (float(value), int(at))
+
+    # --- one process ------------------------------------------------------------------------------
+
+    def _begin(self) -> TrialProcess:
+        """Start the process where the newest checkpoint stands."""
+        job = self._job
+        if self._checkpoint is not None:
+            path = self._folder / "restored.checkpoint"
+            path.write_bytes(self._checkpoint[1])
+            job = replace(job, epoch=self.epoch, checkpoint=str(path))
+        began = FunctionProcess if self._setup.kind == "function" else CommandProcess
+        return began(self._trainer, job)
+
+    def _drive(self, trial: TrialProcess) -> Generator[Step | Epoch | Finished, Answer, bool]:
+        """Until the process has ended: whether it is to be begun again."""
+        began = heard = time.monotonic()
+        spent = began
+        limit, silence = self._setup.timeout, self._setup.silence
+        yield Step(self.epoch, 0, 1)
+        while True:
+            messages = trial.messages(_POLL_SECONDS)
+            for message in messages:
+                heard = time.monotonic()
+                if "epoch" not in message:
+                    return (yield from self._ended(message))
+                now, fresh = heard, "checkpoint" in message
+                stop = yield from self._report(message, now - spent)
+                spent = time.monotonic()
+                if stop:
+                    trial.answer(True)
+                    self._stop(trial)
+                    return False
+                if self.epoch in self._job.rungs:
+                    trial.answer(False)
+                yield Step(self.epoch, 0, 1, due=fresh)
+            now = time.monotonic()
+            heard = heard if trial.begun else now  # what is imported first takes its time
+            if limit is not None and now - began > limit:
+                raise TrialError(f"it took longer than {limit:g} s (trial.timeout)")
+            if silence is not None and now - heard > silence:
+                if self._tries < self._setup.retries:
+                    return True
+                raise TrialError(f"it gave no sign for {silence:g} s (trial.silence), {self._tries + 1} times")
+            yield Step(self.epoch, 1, 2)
+
+    def _report(self, message: dict[str, Any], seconds: float) -> Generator[Epoch, Answer, bool]:
+        """One report as an epoch; whether the trial is to stop. Raises TrialError for one that cannot be judged."""
+        self.epoch, metrics = message["epoch"], message["metrics"]
+        if "checkpoint" in message:
+            content = Path(message["checkpoint"]).read_bytes()
+            if intact(content):
+                self._checkpoint = self.epoch, content
+        number, metric = self._job.number, self._told.metric
+        value = metrics.get(metric)
+        if value is not None and not math.isfinite(value):
+            yield Epoch(
+                self.epoch, {}, {number: f"diverged at epoch {self.epoch} ({metric}={value})"}, seconds, frozenset()
+            )
+            return True
+        if value is not None:
+            better = self._best is None or (value > self._best[0] if self._told.maximize else value < self._best[0])
+            if better:
+                self._best = value, self.epoch
+        last = self._job.epochs is not None and self.epoch >= self._job.epochs
+        undecided = frozenset({number} if self.epoch in self._job.rungs and not last else ())
+        stopped = yield Epoch(self.epoch, {number: finite(metrics)}, {}, seconds, undecided)
+        return bool(stopped and number in stopped)
+
+    def _ended(self, message: dict[str, Any]) -> Generator[Finished, Answer, bool]:
+        """The process is over. Raises TrialError where it has failed; whether to begin again."""
+        if "raised" in message:
+            raise TrialError(message["raised"], message.get("trace", ""), memory=message.get("memory", False))
+        if "lost" in message:
+            if self._tries < self._setup.retries:
+                return True
+            raise TrialError(message["lost"], message.get("trace", ""))
+        metric = self._told.metric
+        if not self.epoch:
+            raise TrialError(f"it ended without a report; report {metric}, or return it")
+        if self._best is None:
+            raise TrialError(f"it never reported {metric}, the study's objective; reports are told by their exact name")
+        yield Finished(self._job.number, self.epoch, self._best[1], {})
+        return False
+
+    def _stop(self, trial: TrialProcess) -> None:
+        """Let the process end by itself for a while."""
+        deadline = time.monotonic() + self._setup.grace
+        while time.monotonic() < deadline:
+            if any("epoch" not in message for message in trial.messages(_POLL_SECONDS)):
+                return
+            self._pulse()
+
+    def _leave(self, trial: TrialProcess) -> None:
+        """Whatever is left of it ends now."""
+        trial.end(signal.SIGKILL)
+        while not any("epoch" not in message for message in trial.messages(_POLL_SECONDS)):
+            pass

@@ -1,0 +1,279 @@
+"""A trial's process, as its worker begins, hears and ends it: a function's, or a command's.
+
+Knows the server that begins processes and what they say; never what becomes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import send_handle
+from pathlib import Path
+from typing import Any, Protocol
+
+from tuner.errors import TrialError
+from tuner.workloads.context import JOB, REPORT, TrialJob
+
+_TAIL = 20  # lines of a command's stderr that a person is shown
+_KEPT = 2_000  # characters of them
+_PAIR = re.compile(
+    r"([A-Za-z][\w./-]*)=([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))(?=[\s,;]|$)"
+)
+
+
+@dataclass(frozen=True)
+class ProgramSetup:
+    """What all trials of a study of functions or commands have in common; durations in seconds."""
+
+    kind: str  # "function" or "command"
+    place: str | tuple[str, ...]  # file.py:function, or the words of the command
+    folder: str  # of the study file
+    timeout: float | None = None
+    silence: float | None = None
+    retries: int = 0
+    grace: float = 10.0
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
+    printed: bool = False  # metrics are read from what a command prints
+
+
+class TrialProcess(Protocol):
+    """A trial's process, as it is heard. A message has "epoch" and "metrics", or says how it ended."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a process."""
+
+    def messages(self, timeout: float) -> list[dict[str, Any]]: ...
+
+    def answer(self, stop: bool) -> None: ...
+
+    def end(self, number: int) -> None: ...
+
+
+class Server(Protocol):
+    """Who begins processes."""
+
+    setup: ProgramSetup
+
+    def server(self) -> Connection: ...
+
+    def dismiss(self) -> int: ...
+
+    def located(self, place: str) -> tuple[str, str]: ...
+
+
+def _signalled(code: int) -> str:
+    return (
+        f"its process was ended by {signal.Signals(-code).name}"
+        if code < 0
+        else f"its process ended with exit code {code}"
+    )
+
+
+class _Process:
+    """What a function's and a command's process have in common: a server that begins and ends it."""
+
+    def __init__(self, trainer: Server) -> None:
+        self._trainer = trainer
+        self._line = trainer.server()
+        self._pid = 0
+        self._own = False  # the server has become the trial
+        self._over = False
+
+    @property
+    def begun(self) -> bool:
+        return self._pid != 0
+
+    def _variables(self, job: TrialJob) -> dict[str, str]:
+        return {**self._trainer.setup.variables, "TUNER_SEED": str(job.seed), "TUNER_NUMBER": str(job.number)}
+
+    def _server_said(self) -> int | None:
+        """The exit code, once the process has ended."""
+        try:
+            while self._line.poll():
+                word, *rest = self._line.recv()
+                if word == "began":
+                    self._pid, self._own = rest
+                else:
+                    code: int = rest[0]
+                    return code
+        except (EOFError, ConnectionError):
+            if self._pid and not self._own:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._pid, signal.SIGKILL)  # the server, which would have done so, is gone
+            return self._trainer.dismiss()
+        return None
+
+    def end(self, number: int) -> None:
+        if self._over:
+            return
+        if self._own:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, number)
+            return
+        with contextlib.suppress(ConnectionError):
+            self._line.send(("end", number))
+
+
+class FunctionProcess(_Process):
+    """A function's process: it reports over a line of its own, and waits for answers there."""
+
+    def __init__(self, trainer: Server, job: TrialJob) -> None:
+        super().__init__(trainer)
+        ours, theirs = socket.socketpair()
+        assert isinstance(trainer.setup.place, str)
+        place, folder = trainer.located(trainer.setup.place)
+        self._trial = Connection(ours.detach())
+        self._said: dict[str, Any] | None = None  # how it ended, as it said itself
+        with theirs:
+            self._line.send(("function", asdict(job), place, folder, self._variables(job)))
+            send_handle(self._line, theirs.fileno(), None)
+
+    def messages(self, timeout: float) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        if self._over:
+            return [{"result": 0}]
+        wait([self._line] if self._trial.closed else [self._line, self._trial], timeout)
+        try:
+            while not self._trial.closed and self._trial.poll():
+                message = self._trial.recv()
+                if "epoch" in message:
+                    found.append(message)
+                else:
+                    self._said = message
+        except (EOFError, ConnectionError):
+            self._trial.close()
+        if not found and (code := self._server_said()) is not None:
+            self._over = True
+            self._trial.close()
+            found.append(self._said or {"lost": _signalled(code)})
+        return found
+
+    def answer(self, stop: bool) -> None:
+        with contextlib.suppress(ConnectionError, OSError):
+            self._trial.send(stop)
+
+
+class CommandProcess(_Process):
+    """A command's process: it reports in a file, or in what it prints, and hears nothing but SIGTERM."""
+
+    def __init__(self, trainer: Server, job: TrialJob) -> None:
+        super().__init__(trainer)
+        folder = Path(job.folder)
+        self._report = folder / "report.jsonl"
+        self._report.write_text("")
+        (folder / "trial.json").write_text(json.dumps(asdict(job)))
+        self._read, self._epoch, self._grace = 0, job.epoch, trainer.setup.grace
+        self._printed: deque[dict[str, float]] = deque()
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._threads: list[threading.Thread] = []
+        self._broken = False  # it has said what is no report
+        argv = [_filled(word, job) for word in trainer.setup.place]
+        variables = {**self._variables(job), JOB: str(folder / "trial.json"), REPORT: str(self._report)}
+        self._line.send(("command", asdict(job), argv, trainer.setup.folder, variables))
+        for target in (1, 2):
+            ours, theirs = os.pipe()
+            send_handle(self._line, theirs, None)
+            os.close(theirs)
+            thread = threading.Thread(target=self._copy, args=(ours, target), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _copy(self, descriptor: int, target: int) -> None:
+        """What it prints, to where the worker prints; the last lines of its stderr are remembered."""
+        with os.fdopen(descriptor, "rb") as stream:
+            for line in iter(lambda: stream.readline(65_536), b""):
+                with contextlib.suppress(OSError):
+                    os.write(target, line)
+                text = line.decode(errors="replace").rstrip()
+                if target == 2 and text:
+                    self._tail.append(text)
+                if self._trainer.setup.printed and target == 1:
+                    self._note(text)
+
+    def _note(self, line: str) -> None:
+        """Metrics that stand in a line that it prints."""
+        pairs = {name: float(value) for name, value in _PAIR.findall(line)}
+        if pairs.keys() - {"epoch"}:
+            self._printed.append(pairs)
+
+    def messages(self, timeout: float) -> list[dict[str, Any]]:
+        if self._over:
+            return [{"result": 0}]
+        wait([self._line], timeout)
+        code = self._server_said()
+        if code is not None:
+            for thread in self._threads:
+                thread.join()
+        found: list[dict[str, Any]] = []
+        try:
+            found += self._lines() if not self._broken else ()
+        except TrialError as error:
+            self._broken = True
+            found.append({"raised": str(error)})
+        if code is not None:
+            self._over = True
+            found.append({"result": 0} if code == 0 else self._failure(code))
+        return found
+
+    def _failure(self, code: int) -> dict[str, Any]:
+        said = "\n".join(self._tail)[-_KEPT:]
+        last = self._tail[-1] if self._tail else ""
+        text = _signalled(code) + (f": {last}" if last else "")
+        return {"lost" if code < 0 else "raised": text, "trace": said}
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """What it has reported since the last look. Raises TrialError for what is no report."""
+        while self._printed:
+            pairs = self._printed.popleft()
+            yield self._numbered(pairs.pop("epoch", None), pairs, {})
+        with self._report.open("rb") as file:
+            file.seek(self._read)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            try:
+                told = json.loads(line)
+                metrics = told.pop("metrics") if isinstance(told.get("metrics"), dict) else dict(told)
+                kept = {"checkpoint": told["checkpoint"]} if "checkpoint" in told else {}
+                metrics = {n: float(v) for n, v in metrics.items() if n not in ("epoch", "checkpoint")}
+            except (ValueError, TypeError, AttributeError):
+                shown = line[:80].decode(errors="replace")
+                raise TrialError(
+                    f'expected a report such as {{"epoch": 1, "val/loss": 0.3}}, got the line {shown}'
+                ) from None
+            yield self._numbered(told.get("epoch"), metrics, kept)
+
+    def _numbered(self, epoch: Any, metrics: dict[str, float], kept: dict[str, str]) -> dict[str, Any]:
+        expected = self._epoch + 1
+        if epoch is not None and epoch != expected:
+            raise TrialError(f"expected a report of epoch {expected} next, got epoch {epoch:g}; or leave epoch out")
+        self._epoch = expected
+        return {"epoch": expected, "metrics": metrics, **kept}
+
+    def answer(self, stop: bool) -> None:
+        if stop:
+            self.end(signal.SIGTERM)
+
+
+def _filled(word: str, job: TrialJob) -> str:
+    """A word of the command with its {placeholders} filled in."""
+    values = {
+        **job.params,
+        "number": job.number,
+        "seed": job.seed,
+        "device": job.device,
+        "epochs": job.epochs,
+        "folder": job.folder,
+    }
+    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), word)
