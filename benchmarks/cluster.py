@@ -113,7 +113,7 @@ def drive(given: argparse.Namespace) -> None:
     clock = idle.Clock()
 
     def begin(session: StudySession) -> Executor:
-        needs, shared = ray_cluster.Needs(1.0), session.workload.travels()
+        needs, shared = ray_cluster.Needs(1.0), session.workload.shared_for_remote()
         executor = ray_cluster.RayExecutor(setup_of(session, "cpu"), given.workers, needs, shared, {})
         executors.append(executor)
         while not all(slot.ready for slot in executor._slots):

@@ -32,7 +32,7 @@ from tuner.spec import StudySpec
 from tuner.startup import ImportAhead
 from tuner.study import launch
 from tuner.study.log import StudyLog
-from tuner.study.loop import Driver
+from tuner.study.loop import StudyLoop
 from tuner.study.session import StudySession
 from tuner.terminal.progress import Now, PlainProgress
 from tuner.workloads.base import Job
@@ -204,13 +204,13 @@ def drive(
             ("ask", search, "ask"), ("observe", search, "observe"), ("tell", search, "tell"),
             ("ledger", ledger, "append"), ("progress", progress, "update"),
             ("worker", executor, "receive"),
-            ("group", cohorts, "group"), ("work", workload, "payload"), ("sizes", workload, "known"),
+            ("group", cohorts, "group"), ("work", workload, "payload"), ("sizes", workload, "static_metrics"),
         ]  # fmt: skip
         for name, owner, method in timed:
             setattr(owner, method, clock.around(name, getattr(owner, method)))
         ledger.together = clock.outside("commit", ledger.together)  # type: ignore[method-assign]
         begun = time.perf_counter()
-        driver = Driver(session, search, executor, cohorts, Folder(folder), now)
+        driver = StudyLoop(session, search, executor, cohorts, Folder(folder), now)
         if not driver.run(lambda: False):
             raise RuntimeError("the study loop stopped before its last trial ended")
         total = time.perf_counter() - begun - clock.seconds.pop("worker")

@@ -97,11 +97,11 @@ class Parts:
 def watch_driver(parts: Parts) -> None:
     from tuner import ledger, search
     from tuner.study import finish
-    from tuner.study.loop import Driver
+    from tuner.study.loop import StudyLoop
     from tuner.workloads.network.cohorts import NetworkCohorts
 
     for owner, method, name in (
-        (Driver, "run", LOOP),
+        (StudyLoop, "run", LOOP),
         (search.Search, "ask", "asking the sampler"),
         (search.Search, "tell", "telling the sampler"),
         (search.Search, "observe", "telling the sampler"),

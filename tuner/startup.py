@@ -26,27 +26,27 @@ TRICKS = {
 }
 
 
-def used(trick: str) -> bool:
+def enabled(trick: str) -> bool:
     """Whether a trick is on."""
     off = os.environ.get(SWITCH, "")
     return off != "1" and trick not in off.split(",")
 
 
-def spare_garbage() -> None:
+def raise_gc_threshold() -> None:
     """Let the collector look for garbage seldom: an import's objects live on."""
-    if used("garbage"):
+    if enabled("garbage"):
         gc.set_threshold(200_000)
 
 
-def keep_garbage() -> None:
+def freeze_gc() -> None:
     """What there is now is never looked at again, by this process and its copies."""
-    if used("garbage"):
+    if enabled("garbage"):
         gc.freeze()
 
 
-def leave(code: int) -> NoReturn:
+def exit_fast(code: int) -> NoReturn:
     """End this process, whose work is done and closed."""
-    if used("exit"):
+    if enabled("exit"):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -62,7 +62,7 @@ class ImportAhead:
 
     def begin(self) -> None:
         """Begin, unless it has begun before."""
-        if self._thread is None and used("ahead"):
+        if self._thread is None and enabled("ahead"):
             self._thread = threading.Thread(target=self._load, name="import-ahead", daemon=True)
             self._thread.start()
 

@@ -279,12 +279,12 @@ def test_a_worker_whose_storage_is_away_lives_and_says_so_once(
     monkeypatch.setattr(working, "ALIVE_SECONDS", -1.0)
     monkeypatch.setattr(working, "_LISTEN_SECONDS", 1e9)
     monkeypatch.setattr(working, "_RETRY_SECONDS", 0.0)
-    met, away = kept._met, [True] * 3
+    met, away = kept._marker_exists, [True] * 3
 
     def gone() -> bool:
         return not (away and away.pop()) and met()
 
-    monkeypatch.setattr(kept, "_met", gone)
+    monkeypatch.setattr(kept, "_marker_exists", gone)
     line, _ = trained(kept, tmp_path)
     paused = [type(message) for message in line.said].index(Notice)
     assert [type(message) for message in line.said[paused : paused + 5]] == [Notice, *[Alive] * 3, Started]

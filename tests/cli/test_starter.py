@@ -11,7 +11,7 @@ import pytest
 from tests import studies
 from tests.studies import plan
 from tuner import cli, models
-from tuner.cli.starter import OBJECTIVES, Wish, write
+from tuner.cli.starter import OBJECTIVES, StarterOptions, write
 from tuner.data import sources
 from tuner.spec import StudySpec
 from tuner.workloads.network.plan import load
@@ -42,7 +42,7 @@ def wanted(
     data: str, *target: str, file: str | None = None, force: bool = False, family: str | None = None
 ) -> tuple[Path, StudySpec]:
     """What init writes where nobody can be asked, read back."""
-    path, _ = write(Wish(data, target, family), None if file is None else Path(file), force=force, ask=None)
+    path, _ = write(StarterOptions(data, target, family), None if file is None else Path(file), force=force, ask=None)
     return path, StudySpec.read(path)
 
 

@@ -20,6 +20,7 @@ from tuner.search.samplers import shuffled
 from tuner.search.unit_interval import place_of, value_at
 from tuner.search_spaces import SearchSpace, load
 from tuner.seeds import derive
+from tuner.spec import search_section
 
 STRUCTURAL = {"width", "depth", "kernel", "batch_size", "cell"}
 SPACE = {
@@ -49,6 +50,10 @@ PRUNERS: dict[str, dict[str, Any]] = {
     "patient": {"kind": "patient", "patience": 0},
     "patient median": {"kind": "patient", "patience": 0, "pruner": {"kind": "median", "startup": 2}},
 }
+
+
+def test_every_sampler_of_a_study_file_is_tried_here() -> None:
+    assert {sampler["kind"] for sampler in SAMPLERS.values()} == set(search_section.SAMPLERS)
 
 
 def make(mapping: dict[str, Any] = SPACE, **options: Any) -> Search:

@@ -20,7 +20,7 @@ from tests.search.test_search import FINITE, SAMPLERS, SPACE, Driver, make, valu
 from tuner.events import State, Trial
 from tuner.search import Search, tpe
 from tuner.search.samplers import groups
-from tuner.search.trials import distribution, unborn
+from tuner.search.trials import distribution, pending_trial
 from tuner.search.unit_interval import drawn
 from tuner.search_spaces import SearchSpace
 from tuner.seeds import derive
@@ -218,7 +218,7 @@ def test_a_uniform_draw_is_that_of_optunas_random_sampler(seed: int) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     rng = np.random.RandomState(seed)
     for name, parameter in SearchSpace.from_dict({**FLAT, **STEPPED}).parameters.items():
-        theirs = study.sampler.sample_independent(study, unborn(0), name, distribution(parameter))
+        theirs = study.sampler.sample_independent(study, pending_trial(0), name, distribution(parameter))
         assert drawn(parameter, rng) == parameter.fit(theirs)
 
 

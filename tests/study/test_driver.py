@@ -21,7 +21,7 @@ from tuner.models import Signature
 from tuner.search_spaces import SearchSpace
 from tuner.startup import ImportAhead
 from tuner.study.log import StudyLog
-from tuner.study.loop import Driver
+from tuner.study.loop import StudyLoop
 from tuner.study.session import StudySession
 from tuner.training.config import TrainConfig
 from tuner.training.task import Row, Task
@@ -199,7 +199,7 @@ class Stage:
 
     fixed: ClassVar[dict[str, Any]] = {"depth": 2}
 
-    def known(self, _params: Any) -> dict[str, float]:
+    def static_metrics(self, _params: Any) -> dict[str, float]:
         return {}
 
     # --- checkpoints ---
@@ -216,13 +216,13 @@ class Stage:
         assert all(trial.ended for trial in stored), "what the ledger has not as ended may be gone on with"
         self.dropped.append(cohort)
 
-    def driver(self, history: History) -> Driver:
+    def driver(self, history: History) -> StudyLoop:
         spec: Any = SimpleNamespace(objectives=((METRIC, True),))
         double: Any = self
         log = StudyLog(self.ledger, history)
         session = StudySession(spec, double, log, self.progress, Path("nowhere"), ImportAhead())
         self.search.trials = self.trials
-        return Driver(session, self.search, self.executor, double, double, lambda _: {})
+        return StudyLoop(session, self.search, self.executor, double, double, lambda _: {})
 
     def run(self) -> History:
         history = self.ledger.history()

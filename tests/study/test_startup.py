@@ -50,7 +50,7 @@ def test_the_switch_turns_off_all_or_those_that_it_names(
     switch: str, off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SWITCH, switch)
-    assert [trick for trick in TRICKS if not startup.used(trick)] == off
+    assert [trick for trick in TRICKS if not startup.enabled(trick)] == off
 
 
 def test_what_is_not_imported_ahead_is_imported_by_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:

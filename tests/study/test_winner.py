@@ -14,7 +14,7 @@ import pytest
 from tests import studies
 from tests.study.test_study import launch
 from tuner import startup
-from tuner.study.loop import Driver
+from tuner.study.loop import StudyLoop
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Any:
         threading.Thread.join(thread)
 
 
-def raises(driver: Driver, *_: Any) -> bool:
+def raises(driver: StudyLoop, *_: Any) -> bool:
     driver._session.ahead.begin()
     raise RuntimeError("of the machine")
 
 
-def stops(driver: Driver, *_: Any) -> bool:
+def stops(driver: StudyLoop, *_: Any) -> bool:
     driver._session.ahead.begin()
     return False
 
@@ -54,7 +54,7 @@ def stops(driver: Driver, *_: Any) -> bool:
 def test_a_study_without_a_winner_waits_for_what_was_being_imported_for_it(
     end: Any, importing: list[threading.Thread], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Driver, "run", end)
+    monkeypatch.setattr(StudyLoop, "run", end)
     if end is raises:
         with pytest.raises(RuntimeError, match="of the machine"):
             launch(tmp_path, studies.study())

@@ -225,7 +225,7 @@ def test_the_writer_leaves_the_store_in_its_one_file(tmp_path: Path) -> None:
 
 def test_the_process_leaves_without_taking_mlflow_apart_and_says_all_that_it_has_to_say() -> None:
     code = "import atexit, sys; from tuner.tracking import process; atexit.register(print, 'taken apart')"
-    code += "; print('said'); print('told', file=sys.stderr); process.leave(3)"
+    code += "; print('said'); print('told', file=sys.stderr); process.exit_fast(3)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "told\n")
 

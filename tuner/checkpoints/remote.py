@@ -105,13 +105,13 @@ class Storage:
         self, cohort: int, pause: Pause, restore: checkpoint.Restore = lambda _: None
     ) -> tuple[State | None, list[str]]:
         what = f"checkpoints of cohort {cohort} cannot be read from {self.url}"
-        return self._patiently(lambda: checkpoint.newest(self._contents(cohort), restore), what, pause)
+        return self._retry_forever(lambda: checkpoint.newest(self._contents(cohort), restore), what, pause)
 
     def save(self, cohort: int, attempt: int, state: State, pause: Pause) -> None:
         """Raises MachineError where no waiting helps, and whatever `pause` raises."""
         content = checkpoint.pack(state)
         what = f"the checkpoint of cohort {cohort} ({len(content) / 1e6:.1f} MB) cannot go to {self.url}"
-        self._patiently(lambda: self._add(cohort, content, attempt), what, pause)
+        self._retry_forever(lambda: self._add(cohort, content, attempt), what, pause)
 
     # --- the driver's: it tries a few times ------------------------------------------------------
 
@@ -119,20 +119,20 @@ class Storage:
         """Write the study's card. Raises TunerError where it cannot, or where it is `known` to be there and is not."""
 
         def write() -> None:
-            if self._met():
+            if self._marker_exists():
                 return
             if known:
                 message = f"expected the checkpoints of an earlier launch at {self.url}, got nothing; mount it again"
                 raise TunerError(f"{message}, or name another run.storage: what began before then begins anew")
             self._write(f"{self._root}/{CARD}", json.dumps(card).encode())
 
-        self._firmly(write)
+        self._retry_few(write)
 
     def generations(self, cohort: int) -> Iterator[tuple[str, bytes]]:
-        yield from self._firmly(lambda: list(self._contents(cohort)))
+        yield from self._retry_few(lambda: list(self._contents(cohort)))
 
     def put(self, cohort: int, content: bytes) -> None:
-        self._firmly(lambda: self._add(cohort, content))
+        self._retry_few(lambda: self._add(cohort, content))
 
     def drop(self, cohort: int) -> None:
         """In the background, for nobody waits for it; what fails goes with `clear`."""
@@ -148,14 +148,14 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm(self._root, recursive=True)
 
-        self._firmly(remove)
+        self._retry_few(remove)
 
     # --- what both stand on ----------------------------------------------------------------------
 
     def _folder(self, cohort: int) -> str:
         return f"{self._root}/{cohort:06d}"
 
-    def _met(self) -> bool:
+    def _marker_exists(self) -> bool:
         """Whether the study's card is there."""
         self._files.invalidate_cache()
         try:
@@ -168,7 +168,7 @@ class Storage:
         """What there is of a cohort, the newest first: its mark, its path, whether it was written to its end.
 
         Raises OSError where the storage itself is not there."""
-        if not self._met():
+        if not self._marker_exists():
             raise FileNotFoundError(errno.ENOENT, f"{CARD} is not there; is it mounted?")
         try:
             paths = [str(path) for path in self._files.ls(self._folder(cohort), detail=False)]
@@ -210,7 +210,7 @@ class Storage:
             self._files.pipe_file(beside, content)
             self._files.mv(beside, path)
 
-    def _patiently(self, act: Callable[[], Found], what: str, pause: Pause) -> Found:
+    def _retry_forever(self, act: Callable[[], Found], what: str, pause: Pause) -> Found:
         """Do it, again and again while the storage is away or full."""
         told = False
         while True:
@@ -231,7 +231,7 @@ class Storage:
                 return f"{error.strerror}, {shutil.disk_usage(self._root).free / 1e6:.1f} MB free"
         return (isinstance(error, OSError) and error.strerror) or first_line(error)
 
-    def _firmly(self, act: Callable[[], Found]) -> Found:
+    def _retry_few(self, act: Callable[[], Found]) -> Found:
         """Do it within a few tries. Raises TunerError where that fails."""
         for left in reversed(range(_TRIES)):
             try:

@@ -17,7 +17,7 @@ import typer
 from tuner.cli import cluster, deletion, inference, logs, run, setup, studies
 from tuner.cli.arguments import Verbs
 from tuner.errors import TunerError
-from tuner.startup import keep_garbage, spare_garbage
+from tuner.startup import freeze_gc, raise_gc_threshold
 from tuner.terminal.tables import tolerate_any_text
 
 VERBS: Mapping[str, Mapping[str, Callable[..., None]]] = {  # as the help shows them
@@ -62,8 +62,8 @@ for heading, verbs in VERBS.items():
 
 def main() -> None:
     """The console script. Exits with 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
-    spare_garbage()
-    atexit.register(keep_garbage)
+    raise_gc_threshold()
+    atexit.register(freeze_gc)
     tolerate_any_text()
     if "_TUNER_COMPLETE" in os.environ:
         from tuner.cli.completion import switch_on

@@ -76,9 +76,9 @@ def init(
     """Write a first study file for your own data.
 
     At a terminal it asks what it is not told; what it writes passes `tuner check`."""
-    from tuner.cli.starter import Wish, write
+    from tuner.cli.starter import StarterOptions, write
 
-    wish = Wish(data, tuple(target or ()), family, trials, name)
+    wish = StarterOptions(data, tuple(target or ()), family, trials, name)
     file, plan = write(wish, output, force=force, ask=_ask if sys.stdin.isatty() else None)
     print_lines([*plan, "", f"wrote {file}: look at it, then `tuner launch {shlex.quote(str(file))}`"])
 

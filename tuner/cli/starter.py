@@ -45,7 +45,7 @@ Ask = Callable[[str, str | None, Callable[[str], Asked]], Asked]  # question, de
 
 
 @dataclass(frozen=True)
-class Wish:
+class StarterOptions:
     """What a person has told; None and no target are to be asked, or guessed."""
 
     data: str | None = None
@@ -55,7 +55,7 @@ class Wish:
     name: str | None = None
 
 
-def write(told: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -> tuple[Path, list[str]]:
+def write(told: StarterOptions, file: Path | None, *, force: bool, ask: Ask[Any] | None) -> tuple[Path, list[str]]:
     """Ask for what the wish lacks, write the study's file, and return it with its plan for a person.
 
     `file` is `<name>.yaml` unless given. Without anybody to `ask`, what cannot be guessed must be in the wish. Raises
@@ -89,7 +89,7 @@ def write(told: Wish, file: Path | None, *, force: bool, ask: Ask[Any] | None) -
     return file, made.lines()
 
 
-def _demand(wish: Wish) -> None:
+def _demand(wish: StarterOptions) -> None:
     """Nobody can be asked: say all that is missing at once."""
     missing = [] if wish.data else ["--data FILE"]
     columns = _columns(wish.data) if wish.data else []
@@ -130,7 +130,7 @@ def _columns(source: str) -> list[str]:
     return list(inputs.columns) if isinstance(inputs, Table) else []
 
 
-def _look(wish: Wish, ask: Ask[Any] | None) -> Dataset:
+def _look(wish: StarterOptions, ask: Ask[Any] | None) -> Dataset:
     """Read the data, and ask for the column to predict where there is a choice."""
     source = wish.data or ""
     if not wish.target and ask is not None and (columns := _columns(source)):
@@ -175,7 +175,7 @@ def _count(answer: str) -> int:
 # ------------------------------------------------------------------ the network and its space
 
 
-def _families(wish: Wish, dataset: Dataset, file: Path) -> list[str]:
+def _families(wish: StarterOptions, dataset: Dataset, file: Path) -> list[str]:
     """Networks of ours for such data, those first that were made for it. Raises InputError where none is."""
     modality, fit, problems = dataset.signature.modality, [], []
     for name in sorted(models.FAMILIES, key=lambda name: (*models.FAMILIES[name].modalities, modality).index(modality)):
@@ -207,7 +207,7 @@ def _spaces(family: str, rows: int) -> Iterator[tuple[dict[str, str], dict[str, 
         yield {**space, "depth": "null"}, {"depth": str(depth.low)}
 
 
-def _proven(wish: Wish, dataset: Dataset, file: Path) -> tuple[str, Plan]:
+def _proven(wish: StarterOptions, dataset: Dataset, file: Path) -> tuple[str, Plan]:
     """The text of the first study that can be planned. Raises InputError with what is wrong where none can."""
     told: SpecError | None = None
     for space, fixed in _spaces(str(wish.family), dataset.rows["train"]):
@@ -224,7 +224,7 @@ def _proven(wish: Wish, dataset: Dataset, file: Path) -> tuple[str, Plan]:
 # ------------------------------------------------------------------ the file
 
 
-def _text(wish: Wish, dataset: Dataset, space: dict[str, str], fixed: dict[str, str], file: Path) -> str:
+def _text(wish: StarterOptions, dataset: Dataset, space: dict[str, str], fixed: dict[str, str], file: Path) -> str:
     metric, goal, others = OBJECTIVES[dataset.signature.task]
     family = str(wish.family)
     own = ":" in family
@@ -268,7 +268,7 @@ tracking: {{mlflow: embedded}}  # or a server's address, or off
 """
 
 
-def _subject(wish: Wish, dataset: Dataset) -> str:
+def _subject(wish: StarterOptions, dataset: Dataset) -> str:
     """What was seen of the data, on one line of a comment."""
     signature, rows = dataset.signature, sum(dataset.rows.values())
     classes = dataset.classes or ()

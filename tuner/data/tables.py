@@ -185,7 +185,7 @@ def typed(
     for name in table.columns:
         kind = table.kinds.get(name) if kinds is None else kinds[name]
         notation, known = (notations or {}).get(name), (marks or {}).get(name, ())
-        columns.append(_column(table, name, kind, _How(fresh, empty, minority, notation, known)))
+        columns.append(_column(table, name, kind, _ColumnOptions(fresh, empty, minority, notation, known)))
     if problems := [problem for column in columns for problem in column.problems]:
         raise DataError(problems)
     named = dict(zip(table.columns, columns, strict=True))
@@ -201,7 +201,7 @@ def typed(
 
 
 @dataclass(frozen=True)
-class _How:
+class _ColumnOptions:
     """What `typed` was told of a column."""
 
     fresh: bool
@@ -221,7 +221,7 @@ class _Column:
     notes: tuple[str, ...] = ()
 
 
-def _column(table: Table, name: str, kind: str | None, how: _How) -> _Column:
+def _column(table: Table, name: str, kind: str | None, how: _ColumnOptions) -> _Column:
     cells = table.columns[name]
     if kind not in {CATEGORY, DATE}:
         read = numbers(cells, table.separator, how.notation, how.marks)
@@ -244,7 +244,7 @@ def _column(table: Table, name: str, kind: str | None, how: _How) -> _Column:
     return _Column(CATEGORY, texts, first(complaints, _SHOWN, f"{table.file}: column '{name}'"))
 
 
-def _numbers(table: Table, name: str, read: Numbers, how: _How) -> _Column:
+def _numbers(table: Table, name: str, read: Numbers, how: _ColumnOptions) -> _Column:
     where = f"{table.file}: column '{name}'"
     notes, texts = [], np.flatnonzero(read.is_text)
     marks = how.marks
@@ -272,7 +272,7 @@ def numbers_as_written(table: Table, name: str) -> np.ndarray:
     return numbers(table.columns[name], notation="plain").is_text
 
 
-def _dates(table: Table, name: str, format: str, how: _How) -> _Column:
+def _dates(table: Table, name: str, format: str, how: _ColumnOptions) -> _Column:
     where, cells = f"{table.file}: column '{name}'", table.columns[name]
     texts = cells.tolist()
     known = MISSING | {mark.lower() for mark in how.marks}

@@ -122,10 +122,10 @@ class Actor:
                 if isinstance(word, Failed):
                     raise word.error
 
-    def heed(self, word: Resumed | Answer | Stop) -> None:
+    def deliver(self, word: Resumed | Answer | Stop) -> None:
         self._connection.words.put(word)
 
-    def put_away(self) -> None:
+    def clean_up(self) -> None:
         """Leave nothing on the node's disk, before the end."""
         if self._bundle is not None:
             self._bundle.close()

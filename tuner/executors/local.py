@@ -31,7 +31,7 @@ from tuner.errors import InputError
 from tuner.executors.pool import HANG_SECONDS, Pool, Slot
 from tuner.executors.protocol import Answer, Lost, Message, Ready, Stop
 from tuner.executors.worker_log import MARK, log_path, mark, speak_to
-from tuner.startup import keep_garbage, spare_garbage
+from tuner.startup import freeze_gc, raise_gc_threshold
 from tuner.workloads.base import Job, Setup
 
 NAME = "tuner-worker-{}"  # a worker as `ps -e` and `top` show it
@@ -259,7 +259,7 @@ def _size(setup: Setup, number: int) -> int:
 
 def main(descriptor: int, number: int, parent: int) -> None:
     """The process of a worker that was spawned."""
-    spare_garbage()
+    raise_gc_threshold()
     if _tied(number, parent):
         _serve(number, Connection(descriptor), None)
 
@@ -300,7 +300,7 @@ def _serve(number: int, line: Connection, shared: Any) -> None:
         faulthandler.enable()
         mark(())
         worker = Worker(number, setup, Line(), shared, mark=mark)
-        keep_garbage()
+        freeze_gc()
         gc.set_threshold(*_GARBAGE)
         line.send(Ready(number))
         while True:

@@ -48,11 +48,11 @@ class TunerWorker(Actor):
 
     @ray.method(concurrency_group="words")
     def tell(self, word: Resumed | Answer | Stop) -> None:
-        self.heed(word)
+        self.deliver(word)
 
     @ray.method(concurrency_group="words")
     def leave(self) -> None:
-        self.put_away()
+        self.clean_up()
 
 
 _OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"words": 1}}

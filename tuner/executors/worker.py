@@ -87,7 +87,7 @@ class Worker:
         """Train one cohort and say so; only a lost driver (EOFError, ConnectionError) gets out."""
         self.mark(job.trials)
         end = self._end(job)
-        self.trainer.rest()
+        self.trainer.release_memory()
         self.mark(())
         self.channel.send(end)
 

@@ -108,7 +108,7 @@ class Database(Place):
     def transaction(self) -> Transaction:
         with self.told():
             self._lease.check_known()
-        return _Stubborn(self)
+        return _RetryingTransaction(self)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Database(Place):
         self._down = False
 
 
-class _Stubborn(Transaction):
+class _RetryingTransaction(Transaction):
     """One that begins again where its connection ends: what is there already it does not store twice."""
 
     def __init__(self, place: Database) -> None:

@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from tuner.executors.ray_cluster import Needs, connected
-from tuner.ray_tune.journal import Asking, Journal, Until, unfinished
+from tuner.ray_tune.journal import Journal, JournalSearcher, StudyStopper, unfinished
 from tuner.ray_tune.space import mutations
 from tuner.ray_tune.trial import EPOCH, NUMBER, ActorSetup, trainable
 from tuner.search import Search
@@ -128,7 +128,7 @@ def drive(session: StudySession, search: Search, now: Callable[[int], Now], stop
             _trained(session, journal, needs, always=kind == "pbt"),
             tune_config=tune.TuneConfig(
                 num_samples=journal.left,
-                search_alg=Asking(journal),
+                search_alg=JournalSearcher(journal),
                 scheduler=scheduler(spec, epochs),
                 max_concurrent_trials=None if kind in _PAUSING else count,
                 reuse_actors=True,
@@ -137,7 +137,7 @@ def drive(session: StudySession, search: Search, now: Callable[[int], Now], stop
                 name=f"{os.getpid()}",
                 storage_path=str((session.folder / "checkpoints" / "ray-tune").absolute()),  # goes when all is over
                 verbose=0,
-                stop=Until(journal),
+                stop=StudyStopper(journal),
                 callbacks=[journal],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -155,7 +155,7 @@ def drive(session: StudySession, search: Search, now: Callable[[int], Now], stop
 
 def _trained(session: StudySession, journal: Journal, needs: Needs, *, always: bool) -> Any:
     """The study's Trainable with what its actors are given and need."""
-    setup = ActorSetup(session.workload.travels(), journal.kept, always, needs.gpus)
+    setup = ActorSetup(session.workload.shared_for_remote(), journal.kept, always, needs.gpus)
     wanted = {"cpu": needs.cpus, "gpu": needs.gpus, "memory": needs.memory}
     resources = {name: amount for name, amount in wanted.items() if amount}
     return tune.with_resources(tune.with_parameters(trainable(session.spec), given=setup), resources)

@@ -232,7 +232,7 @@ class Journal(tune.Callback):
         time.sleep(_RETRY_SECONDS)
 
 
-class Asking(Searcher):
+class JournalSearcher(Searcher):
     """What Tune asks for the next trial. What becomes of it, the journal hears as a callback."""
 
     def __init__(self, journal: Journal) -> None:
@@ -259,7 +259,7 @@ class Asking(Searcher):
         pass
 
 
-class Until(tune.Stopper):
+class StudyStopper(tune.Stopper):
     """Ends the whole where the study is told to stop, or where the ledger cannot be written."""
 
     def __init__(self, journal: Journal) -> None:

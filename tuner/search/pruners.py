@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from tuner.search.trials import Reports, bare, unborn
+from tuner.search.trials import Reports, bare, pending_trial
 from tuner.seeds import derive
 
 
@@ -174,7 +174,7 @@ class Patient:
 
     def stops(self, number: int, epoch: int, reports: Reports) -> bool:
         seen = {at: self._worst if value is None else value for at, value in reports.items() if at <= epoch}
-        if not self._rule.prune(self._study, unborn(0, seen)):
+        if not self._rule.prune(self._study, pending_trial(0, seen)):
             return False
         return self._inner is None or self._inner.stops(number, epoch, reports)
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.events import Value
 from tuner.search import tpe
-from tuner.search.trials import Memory, bare, quiet, unborn
+from tuner.search.trials import Memory, bare, pending_trial, quiet
 from tuner.search.unit_interval import drawn, place_of, value_at
 from tuner.search_spaces import Choice, Float, Int, SearchSpace
 from tuner.seeds import derive
@@ -197,7 +197,7 @@ class Gp(_Startup):
             return {}
         sampler = GPSampler(seed=derive(facts.seed, "sample", number), n_startup_trials=0)
         with _one_thread(), quiet(logging.ERROR):  # without greenlet it is a little slower, and would say so
-            return facts.fitted(sampler.sample_relative(study, unborn(number), free))
+            return facts.fitted(sampler.sample_relative(study, pending_trial(number), free))
 
 
 class _Generations:
@@ -232,7 +232,7 @@ class Nsga2(_Generations):
         sampler = _Nsga2(self._population, derive(facts.seed, "sample", number), self._individuals, self._parents[1])
         if len(sampler.get_parent_population(self._study, generation)) < 2:
             return {}
-        child = sampler.sample_relative(self._study, unborn(number), dict(facts.distributions))
+        child = sampler.sample_relative(self._study, pending_trial(number), dict(facts.distributions))
         return facts.fitted(child)
 
     def _individuals(self, generation: int) -> list[FrozenTrial]:

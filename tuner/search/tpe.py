@@ -27,7 +27,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import TPESampler
 
 from tuner.search import trials
-from tuner.search.trials import Memory, unborn
+from tuner.search.trials import Memory, pending_trial
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class OptunaEstimator:
 
     def draw(self, source: TPESampler) -> dict[str, Any]:
         study = self._memory.ranked(self._distributions)
-        return source.sample_relative(study, unborn(len(self._memory.params)), self._distributions)
+        return source.sample_relative(study, pending_trial(len(self._memory.params)), self._distributions)
 
 
 class Estimator:

@@ -239,7 +239,7 @@ def distribution(parameter: Float | Int | Choice) -> BaseDistribution:
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-def unborn(number: int, reports: dict[int, float] | None = None) -> FrozenTrial:
+def pending_trial(number: int, reports: dict[int, float] | None = None) -> FrozenTrial:
     """A running trial that is in no storage, for asking a sampler or a pruner about."""
     frozen = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values=reports)
     frozen.number = number

@@ -1,7 +1,7 @@
 """What is wrong with a study as a whole: whatever takes more than one key of its file to see.
 
 Knows networks' and training's hyperparameters, search spaces, metrics and samplers; reads no data and
-builds no network (`tuner.study.preflight` does). Works on the raw mapping, so that a mistake in one key hides no
+builds no network (`tuner.workloads.network` does). Works on the raw mapping, so that a mistake in one key hides no
 other: each check steps aside where what it needs is itself broken and has been told already.
 """
 

@@ -1,7 +1,7 @@
 """The study file section by section: which keys there are, and what each may hold.
 
 Knows pydantic and each key by itself. What needs two sections, a search space, a network or the data
-is checked in `tuner.spec` and `tuner.study.preflight`; files and their lines are not known here.
+is checked in `tuner.spec` and `tuner.workloads`; files and their lines are not known here.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ from tuner.ledger import Ledger, study_folder
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
-from tuner.startup import ImportAhead, used
+from tuner.startup import ImportAhead, enabled
 from tuner.study import code_versions, finish, preflight
 from tuner.study.cohorts import OneByOne
 from tuner.study.log import StudyLog
-from tuner.study.loop import Driver
+from tuner.study.loop import StudyLoop
 from tuner.study.opening import as_written, check_extends, check_same, open_study, remember_extension
 from tuner.study.session import StudySession
 from tuner.study.signals import Signals
@@ -100,7 +100,7 @@ def launch(
     home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
     folder = study_folder(home, spec.study)
     plan = preflight.plan(spec, workload := workload_of(spec))
-    copied = forking and used("fork") and spec.run.executor == "local" and forks(device_of(spec))
+    copied = forking and enabled("fork") and spec.run.executor == "local" and forks(device_of(spec))
     prefork = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
     # The copies first: one must not hold a lock.
     opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)
@@ -205,7 +205,7 @@ def _drive(session: StudySession, signals: Signals, writer: Writer, prefork: Pre
         log.append(code_versions.begun_anew(history, cohorts))
         with contextlib.closing(begin(storage)) as executor:
             checkpoints = migrate.place(session.folder, storage)
-            return Driver(session, search, executor, cohorts, checkpoints, now).run(signals.pending)
+            return StudyLoop(session, search, executor, cohorts, checkpoints, now).run(signals.pending)
 
 
 def _interrupted(session: StudySession, signals: Signals) -> int:

@@ -59,7 +59,7 @@ class _Window:
     trials: list[Trial] = field(default_factory=list)
 
 
-class Driver:
+class StudyLoop:
     """One life of a study's loop. `run` returns when every trial has ended, or when told to stop."""
 
     def __init__(
@@ -78,8 +78,8 @@ class Driver:
         self._objectives = session.spec.objectives
         self._running: dict[int, int] = {}  # cohort: attempt
         history, self._attempts = session.history, dict(session.history.attempts)
-        self._within: dict[int, float] = {}  # running cohort: share of its epoch that is trained
-        self._words: list[Callable[[], None]] = []  # to workers, to be said then
+        self._epoch_share: dict[int, float] = {}  # running cohort: share of its epoch that is trained
+        self._after_commit: list[Callable[[], None]] = []  # to workers, to be said then
         self._fault: TunerError | None = None  # of the machine, to be raised then
         self._window = None if history.asking is None else _Window(history.asking.count)
         self._later: list[Message] = []  # what is heeded when the window is full
@@ -124,8 +124,8 @@ class Driver:
         """What is stored inside is on the disk at the end, and then workers and people are told."""
         with self._log.together() as stored:
             yield
-        self._progress.update(self._history, stored, {**self._now(self._executor.workers), "within": self._within})
-        words, self._words = self._words, []
+        self._progress.update(self._history, stored, {**self._now(self._executor.workers), "within": self._epoch_share})
+        words, self._after_commit = self._after_commit, []
         for say in words:
             say()
         if self._fault is not None:
@@ -137,7 +137,7 @@ class Driver:
             cohort = self._queue.popleft()
             attempt = self._attempts.get(cohort.number, 0) + 1
             self._running[cohort.number] = self._attempts[cohort.number] = attempt
-            self._words.append(partial(self._submit, cohort, attempt))
+            self._after_commit.append(partial(self._submit, cohort, attempt))
 
     def _hear(self, messages: Sequence[Message], *, requeue: bool = True) -> None:
         """Store what was said, with all that follows from it, and answer."""
@@ -186,7 +186,7 @@ class Driver:
         self._executor.submit(Job(cohort.number, trials, attempt, self._workload.payload(cohort, self._search.rungs)))
 
     def _answer(self, cohort: int, stop: frozenset[int] = frozenset()) -> None:
-        self._words.append(partial(self._executor.answer, cohort, Answer(stop)))
+        self._after_commit.append(partial(self._executor.answer, cohort, Answer(stop)))
 
     def _wind_down(self) -> None:
         """Let the workers save, for a while."""
@@ -210,7 +210,7 @@ class Driver:
         assert message.cohort is not None
         if self._running.get(message.cohort) != message.attempt:
             return  # the last words of an attempt that was given up
-        self._within.pop(message.cohort, None)
+        self._epoch_share.pop(message.cohort, None)
         if isinstance(message, Report):
             self._report(message)
         elif isinstance(message, Flush):
@@ -224,14 +224,14 @@ class Driver:
             assert message.saved or not left, f"cohort {message.cohort} is done, its trials {left} are not"
             del self._running[message.cohort], self._attempts[message.cohort]
             if not message.saved:
-                self._words.append(partial(self._checkpoints.drop, message.cohort))
+                self._after_commit.append(partial(self._checkpoints.drop, message.cohort))
         elif isinstance(message, Trouble):
             self._trouble(message)
         elif isinstance(message, Lost):
             self._lost(message, requeue)
         else:
             assert isinstance(message, Alive), message
-            self._within[message.cohort] = message.share
+            self._epoch_share[message.cohort] = message.share
 
     def _started(self, message: Started) -> None:
         for note in message.notes:
@@ -248,7 +248,7 @@ class Driver:
         values = [(number, epoch, message.metrics[number].get(self._objectives[0][0])) for number in sorted(fresh)]
         stop = self._search.observe(values) if values else set()
         stop &= message.undecided  # what has trained its last epoch cannot be stopped
-        known = self._workload.known
+        known = self._workload.static_metrics
         metrics = {number: {**message.metrics[number], **known(trials[number].params)} for number in sorted(fresh)}
         failed = {number: text for number, text in sorted(message.failed.items()) if not trials[number].ended}
         self._log.reported(epoch, metrics, message.seconds, pruned=sorted(stop), failed=failed)
@@ -291,7 +291,7 @@ class Driver:
         """A person's network that raises in company may be at fault for one row or none: each starts over alone."""
         numbers = ", ".join(str(trial.number) for trial in cohort.trials)
         self._progress.message(f"training together failed ({reason}); trials {numbers} start over one by one")
-        self._words.append(partial(self._checkpoints.drop, cohort.number))
+        self._after_commit.append(partial(self._checkpoints.drop, cohort.number))
         number = len(self._history.cohorts)
         singles = [
             Cohort(number + index, (trial,), cohort.structure, company=False)
@@ -309,11 +309,11 @@ class Driver:
         ]
         migrate.split(self._checkpoints, cohort.number, [half.number for half in halves])
         self._log.grouped(halves)
-        self._words.append(partial(self._checkpoints.drop, cohort.number))
+        self._after_commit.append(partial(self._checkpoints.drop, cohort.number))
         self._enqueue(halves)
 
     def _fail(self, cohort: Cohort, text: str, trace: str = "") -> None:
-        self._words.append(partial(self._checkpoints.drop, cohort.number))
+        self._after_commit.append(partial(self._checkpoints.drop, cohort.number))
         self._log.failed([trial.number for trial in cohort.trials], text, trace)
         for trial in cohort.trials:
             self._search.tell(trial.number, State.FAILED, None)

@@ -1,6 +1,6 @@
 """A study that is taken up: made, gone on with, extended, or refused where its file, data or code are others.
 
-Knows the spec, the dataset and the history that a ledger tells; writes how the study begins. Never who trains.
+Knows the spec, the workload and the history that a ledger tells; writes how the study begins. Never who trains.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_study(session: StudySession, *, accept_code: bool) -> None:
     history, written = session.history, as_written(spec)
     number = history.study_id or uuid.uuid4().hex
     if not history.digest:
-        facts, code = workload.facts(), workload.code()
+        facts, code = workload.fingerprint(), workload.code()
         first: Event | None = Created(*written, number, spec.seed, facts, code, str(spec.folder))
     elif history.digest != spec.digest:
         check_extends(spec, history)
@@ -78,7 +78,7 @@ def check_same(
     Raises StudyChanged where the data are others than those that the study was made with.
     """
     if history.digest:
-        known, facts = history.data, workload.facts()
+        known, facts = history.data, workload.fingerprint()
         if any(facts.get(name) != known[name] for name in ("digest", "split") if name in known):
             raise StudyChanged(
                 f"the data of study {spec.study} changed since it was created (digest {known['digest'][:12]} was, "

@@ -63,7 +63,7 @@ def local(session: StudySession, trials: int, prefork: PreforkedWorkers) -> Iter
 
 
 @contextlib.contextmanager
-def on_ray(session: StudySession, trials: int, _crew: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
+def on_ray(session: StudySession, trials: int, _prefork: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
     spec, run, progress = session.spec, session.spec.run, session.progress
     with imported(run.executor):
         from tuner.executors import ray_cluster
@@ -78,8 +78,8 @@ def on_ray(session: StudySession, trials: int, _crew: PreforkedWorkers) -> Itera
 
         def begin(storage: str) -> Executor:
             workload = session.workload
-            if (shared := workload.travels()) is None:
-                name = workload.facts()["name"]
+            if (shared := workload.shared_for_remote()) is None:
+                name = workload.fingerprint()["name"]
                 progress.message(f"{name} is larger than memory: every node reads it from {spec.folder}")
             # An actor sees its own GPU alone.
             setup = setup_of(session, "cuda:0" if device == "cuda" else device, run.gpus_per_worker or 1.0, storage)

@@ -39,7 +39,7 @@ REDRAW = 0.25  # seconds between two drawings: a person reads no faster, and dra
 PULSE = 60.0  # seconds between two lines of a plain log about speed and time left
 EARLY = 5.0  # seconds until the first of them, once there is something to tell
 COHORTS_SHOWN = 8  # a terminal of 24 lines keeps room for messages
-GONE = OSError  # what writing raises when the terminal or the pipe has gone away: a study goes on without it
+STREAM_CLOSED = OSError  # what writing raises when the terminal or the pipe has gone away: a study goes on without it
 
 
 class Tracking(TypedDict, total=False):
@@ -216,7 +216,7 @@ class PlainProgress:
             yield f"about {clock_text(left)} left"
 
     def message(self, text: str) -> None:
-        with contextlib.suppress(GONE):
+        with contextlib.suppress(STREAM_CLOSED):
             print(printable(text), file=self._stream, flush=True)
 
     def stop(self) -> None:
@@ -242,7 +242,7 @@ class TerminalProgress:
     def start(self, plan: Sequence[str]) -> None:
         for line in plan:
             self.message(line)
-        with contextlib.suppress(GONE):
+        with contextlib.suppress(STREAM_CLOSED):
             self._live.start()
 
     def update(self, history: History, fresh: Sequence[Event], now: Now) -> None:
@@ -256,18 +256,18 @@ class TerminalProgress:
             self._draw()
 
     def message(self, text: str) -> None:
-        with contextlib.suppress(GONE):
+        with contextlib.suppress(STREAM_CLOSED):
             self._console.print(printable(text), soft_wrap=True)
 
     def stop(self) -> None:
         self._draw()
-        with contextlib.suppress(GONE):
+        with contextlib.suppress(STREAM_CLOSED):
             self._live.stop()
 
     def _draw(self) -> None:
         if self._last is not None:
             self._drawn = self._clock()
-            with contextlib.suppress(GONE):
+            with contextlib.suppress(STREAM_CLOSED):
                 self._live.update(self.view(*self._last), refresh=self._live.is_started)
 
     def view(self, history: History, now: Now) -> RenderableType:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tuner.errors import LedgerError, TunerError
 from tuner.home import private
-from tuner.startup import leave, used
+from tuner.startup import enabled, exit_fast
 from tuner.tracking.rest import spare_loopback
 from tuner.tracking.sqlite_store import close, load
 from tuner.tracking.sync import Progress, Tracker
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(SETTINGS)
     spare_loopback(os.environ)
     parent = os.getppid()  # now: once it is dead we have another
-    if used("garbage"):
+    if enabled("garbage"):
         gc.disable()  # MLflow's imports and tables make a million objects that stay; `follow` turns it on after them
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(_await_study() if words == ["--standby"] else words)
@@ -185,6 +185,6 @@ def _say(progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    if used("omit"):
+    if enabled("omit"):
         sys.modules.update(dict.fromkeys(_UNUSED))  # type: ignore[arg-type] # Python's way to say that there is none
-    leave(main())
+    exit_fast(main())

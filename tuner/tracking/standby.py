@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tuner.startup import used
+from tuner.startup import enabled
 
 FOLLOW = (sys.executable, "-P", "-m", "tuner.tracking.process")  # the process's command, before its arguments
 _NICE = 10  # from its first import on: training comes first
@@ -34,7 +34,7 @@ class Standby:
         if file is not None:
             with contextlib.suppress(OSError):
                 text = file.read_text(encoding="utf-8", errors="replace")
-        if not used("writer") or _OFF.search("\n".join((text, *overrides))):
+        if not enabled("writer") or _OFF.search("\n".join((text, *overrides))):
             return
         self._process = subprocess.Popen(
             [*FOLLOW, "--standby"],

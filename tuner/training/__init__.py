@@ -1,4 +1,4 @@
-"""Training: K trials of equal structure as one network. Needs torch, numpy and `models`, nothing else.
+"""Training: K trials of equal structure as one network. Needs torch, numpy and `models`, and of Tuner values alone.
 
 Knows plain values and arrays; never a study, a sampler, a ledger or a tracking server.
 """

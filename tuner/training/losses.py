@@ -24,7 +24,7 @@ def _beside(value_K: Tensor, like: Tensor) -> Tensor:
 _FEW = 16  # classes: fewer do not fill the vectors of torch's softmax over the last dimension
 
 
-class _Beside(torch.autograd.Function):
+class _TransposedCopy(torch.autograd.Function):
     """x [..., B, C] → [..., C, B] in memory, and its gradient back in memory: products with views of it are slow."""
 
     @staticmethod
@@ -40,7 +40,7 @@ def log_probabilities(output: Tensor) -> Tensor:
     """log softmax over the last dimension; of few classes with the examples [B] side by side: a tenth of the time."""
     if output.shape[-1] > _FEW:
         return F.log_softmax(output, -1)
-    beside: Tensor = _Beside.apply(output)  # type: ignore[no-untyped-call]
+    beside: Tensor = _TransposedCopy.apply(output)  # type: ignore[no-untyped-call]
     return F.log_softmax(beside, -2).mT
 
 

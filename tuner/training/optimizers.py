@@ -39,7 +39,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EnabledTerms:
     """What the arithmetic of a study needs; the rest is left out for all of its trials alike."""
 
     decay: bool
@@ -48,14 +48,14 @@ class Wanted:
     clip: bool
 
     @classmethod
-    def of(cls, named: frozenset[str] | set[str]) -> Wanted:
+    def of(cls, named: frozenset[str] | set[str]) -> EnabledTerms:
         return cls("weight_decay" in named, "nesterov" in named, "l1" in named, "gradient_clip" in named)
 
 
-Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Coefficients, Wanted], None]
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Coefficients, EnabledTerms], None]
 
 
-def sgd(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:  # noqa: ARG001 - one signature for all rules
+def sgd(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: EnabledTerms) -> None:  # noqa: ARG001 - one signature for all rules
     """b ← μb + g + λw;  w ← w − η(b, or g + λw + μb with Nesterov). torch.optim.SGD, dampening 0."""
     if wanted.decay:
         g.addcmul_(w, c.weight_decay)
@@ -63,14 +63,14 @@ def sgd(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wan
     w.addcmul_(g.mul_(c.lookahead).addcmul_(m, c.carry) if wanted.nesterov else m, c.descent)
 
 
-def adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:
+def adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: EnabledTerms) -> None:
     """Kingma & Ba 2015, with λw added to the gradient. torch.optim.Adam."""
     if wanted.decay:
         g.addcmul_(w, c.weight_decay)
     _adam_step(w, g, m, v, c)
 
 
-def adamw(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:
+def adamw(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: EnabledTerms) -> None:
     """Loshchilov & Hutter 2019: w ← w(1 − ηλ), then Adam without λ. torch.optim.AdamW."""
     if wanted.decay:
         w.mul_(c.shrink)
@@ -84,7 +84,7 @@ def _adam_step(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> N
     w.addcdiv_(m, v.sqrt().mul_(c.slope).add_(c.floor), value=-1.0)
 
 
-def rmsprop(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: Wanted) -> None:
+def rmsprop(w: Tensor, g: Tensor, m: Tensor, v: Tensor, c: Coefficients, wanted: EnabledTerms) -> None:
     """v ← αv + (1 − α)g²;  b ← μb + g/(√v + ε);  w ← w − ηb. torch.optim.RMSprop, not centred."""
     if wanted.decay:
         g.addcmul_(w, c.weight_decay)
@@ -188,7 +188,7 @@ class Optimizer:
         """
         self.m_KP = torch.zeros_like(flat_KP)
         self.v_KP = torch.zeros_like(flat_KP)
-        self._wanted = Wanted.of(named)
+        self._wanted = EnabledTerms.of(named)
         self._configure(configs, flat_KP)
 
     def _configure(self, configs: Sequence[TrainConfig], like: Tensor) -> None:

@@ -126,7 +126,7 @@ class Trainer(Protocol):
         Raises MachineError where no trial is to blame, and whatever a person's own code raises.
         """
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Called between two jobs: give back what only the last one needed."""
 
 
@@ -170,7 +170,7 @@ class Workload(Protocol):
     def shared(self) -> Any:
         """What all trials share and this process has in memory: for trainers in copies of it, and in actors."""
 
-    def travels(self) -> Any:
+    def shared_for_remote(self) -> Any:
         """What of `shared` is sent to other machines; None: they read it themselves."""
 
     @property
@@ -184,7 +184,7 @@ class Workload(Protocol):
     def preflight(self, found: Iterable[Problem]) -> Plan:
         """The plan. Raises SpecError with every problem, those that were `found` before included."""
 
-    def facts(self) -> Mapping[str, Any]:
+    def fingerprint(self) -> Mapping[str, Any]:
         """What the study's results hang on beside its spec: stored when it is made, compared when it is taken up."""
 
     def code(self) -> str | None:
@@ -196,7 +196,7 @@ class Workload(Protocol):
     def bundle(self) -> dict[str, bytes]:
         """The files of that code, for machines that do not see them."""
 
-    def known(self, params: Params) -> Mapping[str, float]:
+    def static_metrics(self, params: Params) -> Mapping[str, float]:
         """Metrics of a trial that no training changes."""
 
     def cohorts(self, workers: int, known: Iterable[Cohort], say: Say) -> CohortPolicy:

@@ -58,13 +58,15 @@ class Line(Protocol):
 
 
 class TrialContext:
-    """One trial: `params`, `number`, `seed`, `device`, `epochs` (None: as many as it likes), a `folder` of its own."""
+    """One trial: `params`, `number`, `seed`, `device`, `epochs` (None: as many as it likes), a `folder` of its own.
+
+    `metric` is the study's objective, `epoch` the last one that was reported."""
 
     def __init__(self, job: TrialJob, line: Line, clock: Callable[[], float] = time.monotonic) -> None:
         self._job, self._line, self._clock = job, line, clock
         self.params: Mapping[str, Any] = dict(job.params)
         self.number, self.seed, self.device, self.epochs = job.number, job.seed, job.device, job.epochs
-        self.folder = Path(job.folder)
+        self.folder, self.metric = Path(job.folder), job.metric
         self.epoch = job.epoch  # the last one that was reported
         self._saved, self._kept = clock(), list[Path]()
         self._stop = self._by_hand = False

@@ -54,7 +54,7 @@ class ProgramTrainer:
     def runner(self, job: Job, pulse: Callable[[], None]) -> ProgramRunner:
         return ProgramRunner(self, job, pulse)
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """The server stays, with what it has imported."""
 
     def server(self) -> Connection:

@@ -83,7 +83,7 @@ class ProgramWorkload:
     def shared(self) -> None:
         return None
 
-    def travels(self) -> bool:
+    def shared_for_remote(self) -> bool:
         """There is nothing to send but the code."""
         return True
 
@@ -131,7 +131,7 @@ class ProgramWorkload:
             for name in self._spec.space.parameters.keys() - named:
                 yield ("search", "space", name), f"no word of the command names {{{name}}}; is it read elsewhere?"
 
-    def facts(self) -> Mapping[str, Any]:
+    def fingerprint(self) -> Mapping[str, Any]:
         return {}
 
     def code(self) -> str | None:
@@ -158,7 +158,7 @@ class ProgramWorkload:
     def bundle(self) -> dict[str, bytes]:
         return {} if self._trial.function is None else code_bundle.pack(self._trial.function, self._spec.folder)
 
-    def known(self, _params: Params) -> Mapping[str, float]:
+    def static_metrics(self, _params: Params) -> Mapping[str, float]:
         return {}
 
     def cohorts(self, _workers: int, _known: Iterable[Cohort], _say: Say) -> OneByOne:

@@ -173,7 +173,7 @@ def _called(function: Callable[[TrialContext], Any], context: TrialContext) -> A
     if inspect.isgenerator(returned):
         returned = _iterated(returned, context)
     if returned is not None:
-        numbers = returned if isinstance(returned, Mapping) else {context._job.metric: returned}
+        numbers = returned if isinstance(returned, Mapping) else {context.metric: returned}
         context.report(numbers)
     return context.epoch
 

@@ -71,6 +71,6 @@ class NetworkTrainer:
             raise MachineError(f"the file of the network {job.payload.family} changed while the study ran; restore it")
         return Training(task, self.arrays, pulse=pulse)
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

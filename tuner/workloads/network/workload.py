@@ -41,7 +41,7 @@ class NetworkWorkload:
     def shared(self) -> Dataset:
         return self.dataset
 
-    def travels(self) -> Dataset | None:
+    def shared_for_remote(self) -> Dataset | None:
         splits = (self.dataset.train, self.dataset.validation)
         return None if any(isinstance(split.inputs, np.memmap) for split in splits) else self.dataset.without_test()
 
@@ -58,7 +58,7 @@ class NetworkWorkload:
     def preflight(self, found: Iterable[Problem]) -> plan.Plan:
         return plan.plan(self._spec, self.dataset, found)
 
-    def facts(self) -> Mapping[str, Any]:
+    def fingerprint(self) -> Mapping[str, Any]:
         dataset = self.dataset
         return {
             "name": dataset.name,
@@ -77,7 +77,7 @@ class NetworkWorkload:
     def bundle(self) -> dict[str, bytes]:
         return {} if self.name in models.FAMILIES else code_bundle.pack(self.name, self._spec.folder)
 
-    def known(self, params: Params) -> Mapping[str, float]:
+    def static_metrics(self, params: Params) -> Mapping[str, float]:
         return self._sizes(params)
 
     def cohorts(self, workers: int, known: Iterable[Cohort], say: Say) -> NetworkCohorts:
