@@ -21,7 +21,11 @@ from tuner.search_spaces.document import parse
 PAGES = sorted(path for folder in (ROOT / "docs", ROOT / "benchmarks") for path in folder.rglob("*.md"))
 PAGES += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-RUN = ("getting-started", "how-to/own-data", "how-to/own-network", "how-to/results", "how-to/resume")  # in one folder
+# In one folder, in this order.
+RUN = (
+    "getting-started",
+    *(f"how-to/{name}" for name in ("own-data", "own-network", "results", "resume", "own-training")),
+)
 
 
 def name_of(path: Path) -> str:
