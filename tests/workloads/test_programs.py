@@ -280,6 +280,28 @@ def test_a_killed_launch_leaves_no_process_and_the_next_one_ends_the_study(kind:
     until(lambda: not left(study))
 
 
+def test_what_a_trial_writes_is_an_artifact_of_its_run(tmp_path: Path) -> None:
+    from tests.stores import Store
+
+    code = """
+def train(trial):
+    (trial.folder / "plots").mkdir()
+    (trial.folder / "plots" / "curve.txt").write_text(str(trial.number))
+    (trial.folder / "large.bin").write_bytes(bytes(11_000_000))
+    trial.report({"val/loss": 1.0}, checkpoint={"epoch": 1})
+"""
+    (tmp_path / "train.py").write_text(code)
+    written = content({"function": "train.py:train", "epochs": 1}, trials=2)
+    written["tracking"] = {"mlflow": "embedded"}
+    study, lines = launch(tmp_path, written)
+    assert states(study) == {State.COMPLETE: 2} and "MLflow is up to date" in lines
+    store = Store(tmp_path / "home")
+    for run in store.children("own").values():
+        assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["plots"]
+        (entry,) = store.client.list_artifacts(run.info.run_id, "plots")
+        assert entry.path == "plots/curve.txt" and run.data.params["rate"]
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 
@@ -405,6 +427,17 @@ def train(trial):
     for trial in study.history.trials.values():
         assert trial.reports[4]["val/loss"] == pytest.approx(10 * float(trial.params["rate"]))
         assert [trial.reports[epoch]["begun"] for epoch in (1, 2, 3, 4)] == [0, 0, 2, 2]
+
+
+def test_what_needs_a_network_of_ours_says_so(tmp_path: Path) -> None:
+    from tuner.errors import InputError, StudyMissing
+    from tuner.inference.explain import Best
+
+    study, _ = launched(tmp_path, GOOD, trials=1)
+    with pytest.raises(InputError, match="its trials are a person's own training"):
+        Best.of(study.folder)
+    with pytest.raises(StudyMissing, match="no champion to predict with: its trials are a person's own training"):
+        tuner.champion.Predictor.load(study.folder)
 
 
 def test_a_changed_file_is_refused_until_it_is_accepted(tmp_path: Path) -> None:

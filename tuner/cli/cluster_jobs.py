@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
     from tuner.spec import StudySpec
+    from tuner.spec.trial_section import TrialSection
 
 PORT = 8265  # of Ray's dashboard, which answers for jobs
 SAVE_SECONDS = 20  # what a driver has to save in when told to stop; Ray's own 3 s are too few
@@ -194,6 +195,9 @@ def _package(spec: StudySpec, file: Path) -> Iterator[Path]:
 
 def _named(spec: StudySpec) -> Iterator[tuple[str, Path]]:
     """The files that a study names: its data's, and its network's, with what each file of code needs beside it."""
+    if spec.trial is not None:
+        yield from _of_trial(spec, spec.trial)
+        return
     source: str = spec.data.source
     path, _, function = source.rpartition(":")
     data = Path(path if function.isidentifier() and path.endswith(".py") else source)
@@ -206,6 +210,17 @@ def _named(spec: StudySpec) -> Iterator[tuple[str, Path]]:
         if file is not None and file.is_file():
             for each in code.needed(file):
                 yield key, Path(os.path.relpath(each, spec.folder.resolve()))
+
+
+def _of_trial(spec: StudySpec, trial: TrialSection) -> Iterator[tuple[str, Path]]:
+    """The files of a function, or those that a command's words name."""
+    if trial.function is not None:
+        file = code.locate(trial.function.rpartition(":")[0], spec.folder)
+        for each in code.needed(file) if file is not None and file.is_file() else ():
+            yield "trial.function", Path(os.path.relpath(each, spec.folder.resolve()))
+    for word in trial.command or ():
+        if not Path(word).is_absolute() and (spec.folder / word).is_file():
+            yield "trial.command", Path(word)
 
 
 def _lay(source: Path, target: Path) -> None:

@@ -146,6 +146,8 @@ class Best:
             state = "failed" if history.completed == "failed" else "is not complete yet"
             remedy = "`tuner results` tells why" if history.completed == "failed" else "launch it again and let it end"
             raise StudyMissing(f"study {folder.name} {state}, so there is no best trial to look at; {remedy}")
+        if "model" not in history.spec:
+            raise InputError(f"study {folder.name}: its trials are a person's own training, not a network of Tuner's")
         if history.spec["model"]["family"] not in models.FAMILIES and not own_code:
             predictor = Predictor.load(folder)
             if predictor.card["trial"]["number"] != best.number:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 from tuner import champion
 from tuner.errors import LedgerError
-from tuner.events import Created, Event, Extended, Failed, Reported, Started, Tested, TrialEvent
+from tuner.events import TERMINAL, Created, Event, Extended, Failed, Reported, Started, Tested, TrialEvent
 from tuner.ledger import Ledger
-from tuner.tracking import in_the_way, model_registry, shared_view
+from tuner.tracking import in_the_way, model_registry, shared_view, trial_files
 from tuner.tracking.client_writer import RunWriter, Written
 from tuner.tracking.dashboard import SQLITE, first_use, sqlite_path
 from tuner.tracking.projection import Projection, milliseconds, reported
@@ -175,6 +175,7 @@ class Tracker:
             if number in self._projection.began:
                 self._settle_trial(self._writer, number, child, alive)
         self._explain_failures(self._client, self._writer, events)
+        self._keep_files(self._client, self._writer, events)
         self._write_study(self._client, self._writer, events, alive)
         self._writer.flush()
         for event in events:
@@ -279,6 +280,19 @@ class Tracker:
             writer.flush()  # the runs that these belong to
         for event in failed:
             client.log_text(self._children[event.trial].id, event.traceback, _TRACEBACK)
+
+    def _keep_files(self, client: MlflowClient, writer: RunWriter, events: Sequence[Event]) -> None:
+        """What trials of a person's own training wrote into their folders; written again it is the same files."""
+        trial = self._projection.history.spec.get("trial")
+        if trial is None:
+            return
+        ended = [event.trial for event in events if isinstance(event, TERMINAL) and event.trial in self._children]
+        files = {number: list(trial_files.of_trial(self.folder, number, trial["artifacts"])) for number in ended}
+        if any(files.values()):
+            writer.flush()  # the runs that these belong to
+        for number, paths in files.items():
+            for path, inside in paths:
+                client.log_artifact(self._children[number].id, str(path), inside)
 
     def _write_study(self, client: MlflowClient, writer: RunWriter, events: Sequence[Event], alive: bool) -> None:
         projection = self._projection
