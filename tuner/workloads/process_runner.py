@@ -192,7 +192,8 @@ class ProgramRunner:
             if silence is not None and now - heard > silence:
                 if self._tries < self._setup.retries:
                     return True
-                raise TrialError(f"it gave no sign for {silence:g} s (trial.silence), {self._tries + 1} times")
+                again = f", {self._tries + 1} times" if self._tries else ""
+                raise TrialError(f"it gave no sign for {silence:g} s (trial.silence){again}")
             yield Step(self.epoch, 1, 2)
 
     def _report(self, message: dict[str, Any], seconds: float) -> Generator[Epoch, Answer, bool]:

@@ -1,0 +1,116 @@
+"""A person's own function as a trial: 200 trials of ten reports that do nothing, from the command to its end.
+
+Tuner, with a process of its own for every trial and every report on the disk before it counts, beside Optuna's own loop
+with a forked process for every trial, in memory, and Ray Tune, whose actors are used again. Whole processes, imports
+and all, in turns. Every contender's number of trials is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+
+from tuner.events import Asked, Reported
+from tuner.ledger import Ledger, study_folder
+
+TUNER, OPTUNA, RAY = "tuner", "optuna", "ray"
+LABELS = {TUNER: "Tuner", OPTUNA: "Optuna, a process a trial", RAY: "Ray Tune, reuse_actors"}
+PEER = Path(__file__).parent / "peers" / "functions.py"
+PROGRAM = str(Path(sys.executable).parent / "tuner")
+FUNCTION = """
+import math
+
+def train(trial):
+    for epoch in range(1, trial.epochs + 1):
+        trial.report({"loss": abs(math.log10(trial.params["rate"]) + 2) + 1 / epoch})
+"""
+STUDY = {
+    "study": "nothing",
+    "trial": {"function": "train.py:train", "epochs": 10},
+    "search": {
+        "space": {"rate": {"type": "float", "low": 0.0001, "high": 1.0, "log": True}},
+        "objective": {"metric": "loss", "goal": "minimize"},
+    },
+    "run": {"workers": 2},
+    "tracking": {"mlflow": "off"},
+}
+
+
+def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All rounds; one record for each process."""
+    with tempfile.TemporaryDirectory(prefix="tuner-functions-") as place:
+        for number, who in harness.turns(given.who, given.repeats):
+            folder = Path(place) / f"{number}-{who}"
+            (folder / "ray").mkdir(parents=True)
+            busy = harness.others()
+            command = [sys.executable, str(PEER), who, str(given.trials)]
+            if who == TUNER:
+                (folder / "train.py").write_text(FUNCTION)
+                (folder / "study.yaml").write_text(json.dumps(STUDY))
+                command = [PROGRAM, "launch", "study.yaml", "--home", "home", "--set", f"search.trials={given.trials}"]
+            surroundings = harness.environment(RAY_TMPDIR=str(folder / "ray"))
+            took = harness.seconds(command, folder, surroundings, given.limit)
+            record = {"who": who, "round": number, "busy": busy, "seconds": took}
+            yield record | (first_report(folder, given.trials) if who == TUNER else {})
+            print(f"round {number}: {who} is done", file=sys.stderr)
+
+
+def first_report(folder: Path, trials: int) -> dict[str, float]:
+    """Seconds from a trial's start to its first report, of all trials but the first; raises where one is missing."""
+    with Ledger.open(study_folder(folder / "home", "nothing"), read_only=True) as ledger:
+        events = list(ledger.read())
+        history = ledger.history()
+    if history.ended != trials or sum(isinstance(event, Reported) for event in events) != 10 * trials:
+        raise harness.RunFailed(f"{history.ended} of {trials} trials ended")
+    asked = [event.time for event in events if isinstance(event, Asked)]
+    last = max(event.time for event in events)
+    return {"searching": last - asked[0]}
+
+
+def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The text to print, and what goes into the JSON."""
+    took = {(one["who"], one["round"]): one["seconds"] for one in records}
+    rounds = sorted({number for _, number in took})
+    rows, summary = [], {}
+    for who in given.who:
+        whole = harness.Spread.of([took[who, number] for number in rounds])
+        ratio = harness.Spread.of([took[who, number] / took[TUNER, number] for number in rounds])
+        summary[who] = {"seconds": whole.median, "ratio": ratio.median}
+        rows.append([LABELS[who], whole.text(".2f"), f"{1000 * whole.median / given.trials:.1f}", ratio.text(".2f")])
+    inside = harness.Spread.of([one["searching"] for one in records if one["who"] == TUNER])
+    text = [
+        f"{given.trials} trials of 10 reports, rounds: {given.repeats}; medians (lowest–highest)",
+        harness.introduction(harness.machine(("cohort-tuner", "optuna", "ray"))),
+        "",
+        harness.table(("who", "whole process, s", "ms a trial", "times Tuner's"), rows),
+        "",
+        f"Tuner, from the first trial asked to the last event: {1000 * inside.median / given.trials:.1f} ms a trial.",
+    ]
+    if warning := harness.warning([one["busy"] for one in records]):
+        text.append(warning)
+    return "\n".join(text), {"summary": summary, "runs": list(records)}
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--who", nargs="*", default=list(LABELS), choices=list(LABELS))
+    parser.add_argument("--limit", type=float, default=600, help="seconds that one process may take")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS / "functions.json", help="the JSON file")
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    return harness.compare(arguments(), measure, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
