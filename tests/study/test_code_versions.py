@@ -152,11 +152,11 @@ def test_who_had_begun_is_pruned_and_who_waited_begins_anew_in_cohorts_without_a
 
 def test_an_unchanged_network_changes_nothing(tmp_path: Path) -> None:
     history = story(tmp_path).ledger.history()
-    assert not code_versions.changed(history, "s", "n.py:N", "a" * 64, accept=True, more=True)
+    assert not code_versions.changed(history, "s", "the network n.py:N", "a" * 64, accept=True, more=True)
     assert not code_versions.changed(History(), "s", "n.py:N", "a" * 64, accept=False, more=True)
-    assert code_versions.changed(history, "s", "n.py:N", "b" * 64, accept=True, more=True)
+    assert code_versions.changed(history, "s", "the network n.py:N", "b" * 64, accept=True, more=True)
     with pytest.raises(StudyChanged, match="--accept-code"):
-        code_versions.changed(history, "s", "n.py:N", "b" * 64, accept=False, more=True)
+        code_versions.changed(history, "s", "the network n.py:N", "b" * 64, accept=False, more=True)
     assert code_versions.begun_anew(history, Alone()) == []
 
 

@@ -81,6 +81,21 @@ def test_a_function_is_tuned_with_the_numbers_that_it_reports(tmp_path: Path) ->
     assert studies.facts(again.history) == studies.facts(study.history), "its generators begin with the trial's seed"
 
 
+def test_the_files_variables_are_there_before_the_function_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_MINE", "secret")
+    code = """
+import os
+SEEN = [os.environ[name] for name in ("OMP_NUM_THREADS", "LEVEL", "OF_MINE")]
+def train(trial):
+    return {"val/loss": 1.0, "right": SEEN == ["1", "3", "secret"]}
+"""
+    study, _ = launched(tmp_path, code, {"environment": {"LEVEL": 3, "OF_MINE": None}, "epochs": None}, trials=1)
+    assert first(study).reports[1]["right"] == 1.0
+    assert "secret" not in (tmp_path / "home" / "studies" / "own" / "ledger.db").read_bytes().decode(errors="replace")
+
+
 def test_a_pruner_stops_functions_and_their_finally_blocks_run(tmp_path: Path) -> None:
     code = """
 def train(trial):
@@ -423,8 +438,9 @@ def train(trial):
         trial.report({"val/loss": total, "begun": state["epoch"]}, checkpoint={"epoch": epoch + 1, "sum": total})
 """
     pruner = {"kind": "median", "startup": 1_000}  # it waits after every epoch, where a checkpoint is due
-    study, _ = launched(tmp_path, code, {"retries": 1}, pruner=pruner, trials=2)
+    study, lines = launched(tmp_path, code, {"retries": 1}, pruner=pruner, trials=2)
     assert states(study) == {State.COMPLETE: 2}
+    assert "trial 1: its process was ended by SIGKILL; begun again after epoch 2" in lines
     for trial in study.history.trials.values():
         assert trial.reports[4]["val/loss"] == pytest.approx(10 * float(trial.params["rate"]))
         assert [trial.reports[epoch]["begun"] for epoch in (1, 2, 3, 4)] == [0, 0, 2, 2]

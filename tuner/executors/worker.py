@@ -129,6 +129,8 @@ class Worker:
                 return
             answer = None
             if isinstance(event, Step):
+                if event.note:
+                    self.channel.send(Notice(event.note))
                 boundary = event.step == 0
                 if boundary and (rung or event.due or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
                     self._save(runner, job, flushed=flushed)

@@ -14,7 +14,7 @@ from tuner.history.fold import History
 from tuner.workloads.base import CohortPolicy
 
 
-def changed(history: History, study: str, family: str, digest: str | None, *, accept: bool, more: bool) -> bool:
+def changed(history: History, study: str, name: str, digest: str | None, *, accept: bool, more: bool) -> bool:
     """Whether the network's file is another than at the last launch, which is to be recorded.
 
     `digest` is that of the file now, `more` whether there are trials left to train. Raises StudyChanged where the
@@ -22,7 +22,7 @@ def changed(history: History, study: str, family: str, digest: str | None, *, ac
     """
     if not history.digest or digest == history.network:
         return False
-    files = f"the file of the network {family}, or one that it imports or reads,"
+    files = f"the file of {name}, or one that it imports or reads,"
     what = f"{files} changed since study {study} was last launched"
     if not accept:
         raise StudyChanged(

@@ -52,13 +52,14 @@ class Job:
 class Step:
     """A step was made, `step` of the `steps` of an epoch (from 0): a moment to ask for the state, or to stop.
 
-    `due`: there is a state that is worth to be kept at once.
+    `due`: there is a state that is worth to be kept at once. `note` is for a person.
     """
 
     epoch: int
     step: int
     steps: int
     due: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Workload(Protocol):
 
     @property
     def name(self) -> str:
-        """What is trained, as the study file names it."""
+        """What is trained, for a message."""
 
     @property
     def fixed(self) -> Mapping[str, Any]:

@@ -72,7 +72,12 @@ class ProgramTrainer:
                 str(os.getpid()),
             ]
             with theirs:
-                environment = {**os.environ, MARK: f"{self.study.absolute()}:{os.getpid()}"}
+                own = {"PYTHONUNBUFFERED": "1", MARK: f"{self.study.absolute()}:{os.getpid()}"}
+                environment = {
+                    **os.environ,
+                    **self.setup.variables,
+                    **own,
+                }  # torch reads its threads when it is imported
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
                 )
@@ -109,6 +114,7 @@ class ProgramRunner:
         self._best: tuple[float, int] | None = None  # the objective's best value, and its epoch
         self._checkpoint: tuple[int, bytes] | None = None  # after which epoch, and what
         self._tries = 0
+        self._note = ""  # to be told when it is begun again
 
     # --- what a worker asks -----------------------------------------------------------------------
 
@@ -168,7 +174,8 @@ class ProgramRunner:
         began = heard = time.monotonic()
         spent = began
         limit, silence = self._setup.timeout, self._setup.silence
-        yield Step(self.epoch, 0, 1)
+        note, self._note = self._note, ""
+        yield Step(self.epoch, 0, 1, note=note)
         while True:
             messages = trial.messages(_POLL_SECONDS)
             for message in messages:
@@ -190,7 +197,7 @@ class ProgramRunner:
             if limit is not None and now - began > limit:
                 raise TrialError(f"it took longer than {limit:g} s (trial.timeout)")
             if silence is not None and now - heard > silence:
-                if self._tries < self._setup.retries:
+                if self._again(f"no sign for {silence:g} s"):
                     return True
                 again = f", {self._tries + 1} times" if self._tries else ""
                 raise TrialError(f"it gave no sign for {silence:g} s (trial.silence){again}")
@@ -224,7 +231,7 @@ class ProgramRunner:
         if "raised" in message:
             raise TrialError(message["raised"], message.get("trace", ""), memory=message.get("memory", False))
         if "lost" in message:
-            if self._tries < self._setup.retries:
+            if self._again(message["lost"]):
                 return True
             raise TrialError(message["lost"], message.get("trace", ""))
         metric = self._told.metric
@@ -234,6 +241,14 @@ class ProgramRunner:
             raise TrialError(f"it never reported {metric}, the study's objective; reports are told by their exact name")
         yield Finished(self._job.number, self.epoch, self._best[1], {})
         return False
+
+    def _again(self, why: str) -> bool:
+        """Whether it is tried again, which a person is told then."""
+        if self._tries >= self._setup.retries:
+            return False
+        epoch = self._checkpoint[0] if self._checkpoint else 0
+        self._note = f"trial {self._job.number}: {why}; begun again after epoch {epoch}"
+        return True
 
     def _stop(self, trial: TrialProcess) -> None:
         """Let the process end by itself for a while."""

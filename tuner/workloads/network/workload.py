@@ -34,6 +34,7 @@ class NetworkWorkload:
     def __init__(self, spec: StudySpec, dataset: Dataset | None = None) -> None:
         """Raises DataError where the data cannot be read."""
         self._spec = spec
+        self._family: str = spec.model["family"]
         self.dataset = plan.load(spec) if dataset is None else dataset
         self._sizes = Sizes(spec, self.dataset.signature)
 
@@ -47,8 +48,7 @@ class NetworkWorkload:
 
     @property
     def name(self) -> str:
-        family: str = self._spec.model["family"]
-        return family
+        return f"the network {self._family}"
 
     @cached_property
     def fixed(self) -> Mapping[str, Any]:
@@ -69,13 +69,13 @@ class NetworkWorkload:
         }
 
     def code(self) -> str | None:
-        return models.digest(self.name, self._spec.folder)
+        return models.digest(self._family, self._spec.folder)
 
     def code_changed(self, recorded: str | None) -> bool:
-        return models.changed(recorded, self.name, self._spec.folder)
+        return models.changed(recorded, self._family, self._spec.folder)
 
     def bundle(self) -> dict[str, bytes]:
-        return {} if self.name in models.FAMILIES else code_bundle.pack(self.name, self._spec.folder)
+        return {} if self._family in models.FAMILIES else code_bundle.pack(self._family, self._spec.folder)
 
     def static_metrics(self, params: Params) -> Mapping[str, float]:
         return self._sizes(params)
@@ -85,7 +85,7 @@ class NetworkWorkload:
 
     def setup(self) -> NetworkSetup:
         spec, dataset = self._spec, self.dataset
-        network = models.digest(self.name, spec.folder, whole=False)
+        network = models.digest(self._family, spec.folder, whole=False)
         data = {**spec.data.model_dump(), "seed": spec.seed, "folder": str(spec.folder)}
         return NetworkSetup(data, {"data": dataset.digest, "split": dataset.split_digest, "network": network})
 
