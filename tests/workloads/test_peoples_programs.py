@@ -124,11 +124,11 @@ def test_a_terminal_that_knows_ascii_alone_gets_escapes(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_wrong_input(tmp_path: Path) -> None:
-    from tuner.cli.starter import Wish, write
+    from tuner.cli.starter import StarterOptions, write
 
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder.yaml").mkdir()
-    wish = Wish("digits", family="mlp")
+    wish = StarterOptions("digits", family="mlp")
     for output in (tmp_path / "file" / "new.yaml", tmp_path / "folder.yaml", tmp_path / ("x" * 300)):
         with pytest.raises(InputError, match=r"expected a file that can be written, got: .*; name another"):
             write(wish, output, force=True, ask=None)

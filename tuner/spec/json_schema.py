@@ -60,6 +60,8 @@ def schema() -> dict[str, Any]:
             for family, network in models.FAMILIES.items()
         ],
     }
+    metric = sections["Objective"]["properties"]["metric"]
+    metric["anyOf"] = [{"enum": [*metrics_of(None), PARAMETERS]}, {"type": metric.pop("type")}]
     whole["properties"]["data"] = {"$ref": "#/$defs/DataSection"}
     whole["properties"]["trial"] = {"$ref": "#/$defs/TrialSection"}
     whole["required"] = ["study", "search"]
