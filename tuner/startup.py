@@ -10,10 +10,8 @@ import contextlib
 import gc
 import importlib
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
 
 SWITCH = "TUNER_PLAIN_START"
 TRICKS = {
@@ -21,8 +19,6 @@ TRICKS = {
     "writer": "the process that writes MLflow begins before the launch imports torch",
     "ahead": "what the end of a study needs is imported while workers train",
     "garbage": "the garbage collector rests during imports and at the end",
-    "exit": "the process that writes MLflow ends without taking its modules apart",
-    "omit": "the process that writes MLflow goes without packages that its dependencies can miss",
 }
 
 
@@ -42,15 +38,6 @@ def freeze_gc() -> None:
     """What there is now is never looked at again, by this process and its copies."""
     if enabled("garbage"):
         gc.freeze()
-
-
-def exit_fast(code: int) -> NoReturn:
-    """End this process, whose work is done and closed."""
-    if enabled("exit"):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 class ImportAhead:

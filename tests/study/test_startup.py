@@ -45,7 +45,7 @@ def test_a_study_is_the_same_without_one_of_them(
     assert launched(tmp_path) == expected
 
 
-@pytest.mark.parametrize(("switch", "off"), [("", []), ("1", [*TRICKS]), ("fork,exit", ["fork", "exit"])])
+@pytest.mark.parametrize(("switch", "off"), [("", []), ("1", [*TRICKS]), ("fork,writer", ["fork", "writer"])])
 def test_the_switch_turns_off_all_or_those_that_it_names(
     switch: str, off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,7 +287,7 @@ def test_the_champion_is_registered_once_and_loads_by_its_alias(store: Store, tm
     assert len(store.client.search_model_versions("name = 'crowned'")) == 2
 
 
-def test_the_process_that_leaves_imports_out_still_tells_what_the_champion_takes_and_answers(tmp_path: Path) -> None:
+def test_the_process_tells_what_the_champion_takes_and_answers(tmp_path: Path) -> None:
     import mlflow
 
     story = Story(tmp_path, "crowned").whole()

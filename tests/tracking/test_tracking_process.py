@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,13 +220,6 @@ def test_the_writer_leaves_the_store_in_its_one_file(tmp_path: Path) -> None:
     assert subprocess.run(command(story.folder, uri, artifacts, once=True), check=False).returncode == follow.DRAINED
     assert {path.name for path in (tmp_path / "mlflow").iterdir()} == {"mlflow.db", "artifacts", "lock"}
     Store(tmp_path).assert_mirrors(story)
-
-
-def test_the_process_leaves_without_taking_mlflow_apart_and_says_all_that_it_has_to_say() -> None:
-    code = "import atexit, sys; from tuner.tracking import process; atexit.register(print, 'taken apart')"
-    code += "; print('said'); print('told', file=sys.stderr); process.exit_fast(3)"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "told\n")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tuner.errors import LedgerError, TunerError
 from tuner.home import private
-from tuner.startup import enabled, exit_fast
+from tuner.startup import enabled
 from tuner.tracking.rest import spare_loopback
 from tuner.tracking.sqlite_store import close, load
 from tuner.tracking.sync import Progress, Tracker
@@ -33,7 +33,6 @@ _SHARE = 4.0  # and so many times what the last cycle took, so that a long study
 _LONGEST_PAUSE = 5.0  # but a person who watches the dashboard sees a study go on
 _LOOK_SECONDS = 0.25  # a look takes a millisecond
 _RETRY_SECONDS = 1.0
-_UNUSED = ("pygments", "pyarrow")  # MLflow's packages do without them where they are missing
 SETTINGS = {
     # A request is repeated by us alone, after a look at what has arrived: repeated blindly it could make two runs.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -185,6 +184,4 @@ def _say(progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    if enabled("omit"):
-        sys.modules.update(dict.fromkeys(_UNUSED))  # type: ignore[arg-type] # Python's way to say that there is none
-    exit_fast(main())
+    sys.exit(main())
