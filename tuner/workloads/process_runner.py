@@ -207,9 +207,10 @@ class ProgramRunner:
         """One report as an epoch; whether the trial is to stop. Raises TrialError for one that cannot be judged."""
         self.epoch, metrics = message["epoch"], message["metrics"]
         if "checkpoint" in message:
-            content = Path(message["checkpoint"]).read_bytes()
-            if intact(content):
-                self._checkpoint = self.epoch, content
+            with contextlib.suppress(FileNotFoundError):  # several newer ones are there by now
+                content = Path(message["checkpoint"]).read_bytes()
+                if intact(content):
+                    self._checkpoint = self.epoch, content
         number, metric = self._job.number, self._told.metric
         value = metrics.get(metric)
         if value is not None and not math.isfinite(value):

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from tuner.errors import TrialError
 from tuner.workloads.context import JOB, REPORT, TrialJob
 
+_DRAIN_SECONDS = 2.0  # for the last words of a command that has ended
 _TAIL = 20  # lines of a command's stderr that a person is shown
 _KEPT = 2_000  # characters of them
 _PAIR = re.compile(
@@ -139,10 +140,20 @@ class FunctionProcess(_Process):
             send_handle(self._line, theirs.fileno(), None)
 
     def messages(self, timeout: float) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
         if self._over:
             return [{"result": 0}]
         wait([self._line] if self._trial.closed else [self._line, self._trial], timeout)
+        found = self._heard()
+        if not found and (code := self._server_said()) is not None:
+            found = self._heard()  # what it has said between the two looks
+            self._over = True
+            self._trial.close()
+            found.append(self._said or {"lost": _signalled(code)})
+        return found
+
+    def _heard(self) -> list[dict[str, Any]]:
+        """The reports that have come; how it ended is remembered until it has."""
+        found: list[dict[str, Any]] = []
         try:
             while not self._trial.closed and self._trial.poll():
                 message = self._trial.recv()
@@ -152,10 +163,6 @@ class FunctionProcess(_Process):
                     self._said = message
         except (EOFError, ConnectionError):
             self._trial.close()
-        if not found and (code := self._server_said()) is not None:
-            self._over = True
-            self._trial.close()
-            found.append(self._said or {"lost": _signalled(code)})
         return found
 
     def answer(self, stop: bool) -> None:
@@ -213,7 +220,7 @@ class CommandProcess(_Process):
         code = self._server_said()
         if code is not None:
             for thread in self._threads:
-                thread.join()
+                thread.join(_DRAIN_SECONDS)  # what has left its group may hold its pipes for ever
         found: list[dict[str, Any]] = []
         try:
             found += self._lines() if not self._broken else ()
