@@ -446,6 +446,30 @@ def train(trial):
         assert [trial.reports[epoch]["begun"] for epoch in (1, 2, 3, 4)] == [0, 0, 2, 2]
 
 
+def test_a_persons_own_files_of_any_name_stay_in_the_trials_folder(tmp_path: Path) -> None:
+    code = """
+def train(trial):
+    (trial.folder / "best_checkpoint.pt").write_text("mine")
+    (trial.folder / "checkpoint-1").mkdir()
+    for epoch in range(trial.epochs):
+        trial.report({"val/loss": 1.0}, checkpoint={"epoch": epoch + 1})
+"""
+    study, _ = launched(tmp_path, code, trials=1)
+    assert states(study) == {State.COMPLETE: 1}
+    names = sorted(path.name for path in (study.folder / "trials" / "000000").iterdir())
+    assert names == ["best_checkpoint.pt", "checkpoint-1"]
+
+
+def test_a_pruner_prunes_nobody_at_an_epoch_without_the_objective(tmp_path: Path) -> None:
+    code = """
+def train(trial):
+    for epoch in range(1, trial.epochs + 1):
+        trial.report({"train/loss": 1.0, **({"val/loss": 1.0} if epoch == trial.epochs else {})})
+"""
+    study, _ = launched(tmp_path, code, pruner={"kind": "asha"}, trials=3)
+    assert states(study) == {State.COMPLETE: 3}
+
+
 def test_ctrl_c_ends_the_trials_and_the_same_command_goes_on_from_their_checkpoints(tmp_path: Path) -> None:
     code = """
 import time

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 JOB = "TUNER_TRIAL"  # the variable that tells a command's process about its trial: the path of a JSON file
 REPORT = "TUNER_REPORT"  # the file that a command appends its reports to, a JSON object a line
+OURS = ".tuner"  # the one folder in a trial's own that is not the person's
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints, unless the trial may end before the next one
 _KINDS = {b"J": "JSON", b"T": "torch", b"F": "files"}
 Checkpoint = Mapping[str, Any] | Path | Callable[[], Mapping[str, Any] | Path]
@@ -126,7 +127,8 @@ class TrialContext:
     def _keep(self, checkpoint: Checkpoint, epoch: int) -> Path:
         """Write what to go on from, whole or not at all; the two before it may still be read by the worker."""
         content = pack(checkpoint() if callable(checkpoint) else checkpoint)
-        path = self.folder / f"checkpoint-{epoch}"
+        path = self.folder / OURS / f"checkpoint-{epoch}"
+        path.parent.mkdir(exist_ok=True)
         beside = path.with_name("checkpoint.partial")
         beside.write_bytes(content)
         beside.replace(path)
@@ -187,8 +189,12 @@ def _archived(path: Path) -> bytes:
         raise FileNotFoundError(f"expected the folder or file of a checkpoint, got {path}, which is not there")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(path, arcname="files" if path.is_dir() else path.name)
+        archive.add(path, arcname="files" if path.is_dir() else path.name, filter=_theirs)
     return buffer.getvalue()
+
+
+def _theirs(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if OURS in Path(entry.name).parts else entry
 
 
 def intact(content: bytes) -> bool:

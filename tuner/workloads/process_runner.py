@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 
 from tuner.errors import CheckpointCorrupt, TrialError
 from tuner.workloads.base import Answer, Epoch, Finished, Job, Located, Setup, Step, as_named
-from tuner.workloads.context import TrialJob, finite, intact
+from tuner.workloads.context import OURS, TrialJob, finite, intact
 from tuner.workloads.trial_processes import CommandProcess, FunctionProcess, ProgramSetup, TrialProcess
 from tuner.workloads.trial_server import MARK, sweep
 
@@ -126,8 +127,7 @@ class ProgramRunner:
             finally:
                 self._leave(begun)
             if not again:
-                for path in self._folder.glob("*checkpoint*"):  # nobody goes on from them
-                    path.unlink(missing_ok=True)
+                shutil.rmtree(self._folder / OURS, ignore_errors=True)  # nobody goes on from what is there
                 return
             self._tries += 1
             self.epoch = self._checkpoint[0] if self._checkpoint else 0
@@ -163,7 +163,8 @@ class ProgramRunner:
         """Start the process where the newest checkpoint stands."""
         job = self._job
         if self._checkpoint is not None:
-            path = self._folder / "restored.checkpoint"
+            path = self._folder / OURS / "restored"
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(self._checkpoint[1])
             job = replace(job, epoch=self.epoch, checkpoint=str(path))
         began = FunctionProcess if self._setup.kind == "function" else CommandProcess
@@ -223,7 +224,8 @@ class ProgramRunner:
             if better:
                 self._best = value, self.epoch
         last = self._job.epochs is not None and self.epoch >= self._job.epochs
-        undecided = frozenset({number} if self.epoch in self._job.rungs and not last else ())
+        judged = self.epoch in self._job.rungs and not last and value is not None  # without the objective nobody can
+        undecided = frozenset({number} if judged else ())
         stopped = yield Epoch(self.epoch, {number: finite(metrics)}, {}, seconds, undecided)
         return bool(stopped and number in stopped)
 

@@ -216,6 +216,8 @@ def _command(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(handles[0], 1)
         os.dup2(handles[1], 2)
+        for handle in handles:
+            os.close(handle)
         os.chdir(told["folder"])
         os.environ.update(variables)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
