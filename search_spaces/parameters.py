@@ -8,6 +8,7 @@ Optuna (both bounds included), except that a step must divide the range.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -83,17 +84,17 @@ class _Parameter(BaseModel):
     when: Annotated[dict[str, tuple[Value, ...]] | None, BeforeValidator(_conditions)] = None
 
     @property
+    @abstractmethod
     def count(self) -> int | None:
         """How many values there are, None where there is a continuum."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nth(self, index: int) -> Value:
         """The value at that place of the finite grid, from 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def contains(self, value: object) -> bool:
         """Whether this parameter may take `value`; an int is a float, a bool is neither."""
-        raise NotImplementedError
 
     def values(self) -> list[Value]:
         """The finite grid in ascending order, a choice's values as written. Raises ValueError for a continuum."""
@@ -101,9 +102,9 @@ class _Parameter(BaseModel):
             raise ValueError("a float without a step has no list of values; give it a step")
         return [self.nth(index) for index in range(self.count)]
 
+    @abstractmethod
     def fit(self, value: Any) -> Value:
         """The legal value that `value` stands for: what a sampler computed, freed of rounding; of the right type."""
-        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON that `SearchSpace.from_dict` reads; defaults are left out."""
@@ -117,8 +118,9 @@ class _Range(_Parameter):
 
     log: bool = False
 
+    @abstractmethod
     def _bounds(self) -> tuple[float, float, float | None]:
-        raise NotImplementedError
+        """Low, high and step."""
 
     @model_validator(mode="after")
     def _consistent(self) -> _Range:

@@ -201,6 +201,8 @@ class History:
         self.spec, self.digest, self.text = event.spec, event.digest, event.text
         trial = event.spec.get("trial") or {}
         self.fixed = {**event.spec.get("model", {}), **event.spec.get("train", {}), **trial.get("params", {})}
+        if trial.get("epochs") is not None:
+            self.fixed = {**self.fixed, "epochs": trial["epochs"]}
         self.completed = ""
 
     def _open(self, event: Opened) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -121,7 +122,7 @@ class Qmc(Random):
         return {name: value_at(facts.space.parameters[name], at) for name, at in zip(names, places, strict=True)}
 
 
-class _Startup:
+class _Startup(ABC):
     """Random at first: learns from trial `startup` on, once half as many have ended.
 
     Half is enough to learn from: what is asked ahead cannot wait for the last of them to end. It asks the rest of its
@@ -143,8 +144,9 @@ class _Startup:
         learns = number >= self._startup and 2 * self._facts.memory.finished >= self._startup
         return self._learnt(number) if learns else {}
 
+    @abstractmethod
     def _learnt(self, number: int) -> Mapping[str, Value]:
-        raise NotImplementedError
+        """What it chooses for a trial from those that have ended."""
 
 
 class Tpe(_Startup):

@@ -248,6 +248,9 @@ class StudySpec(StudyFile):
         del body["tracking"]
         if self.trial is None:
             del body["data"]["memory"]
+        else:
+            for name in ("timeout", "silence", "retries", "grace"):
+                del body["trial"][name]
         run = body["run"]
         scheduler = run.pop("scheduler")
         for name in ("executor", "workers", *CLUSTER):

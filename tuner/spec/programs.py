@@ -14,6 +14,7 @@ from tuner.search_spaces.document import Keys, describe, suggest
 from tuner.spec.execution import TUNE
 
 BUILT_IN = ("number", "seed", "device", "epochs", "folder")  # that a command's words may name beside parameters
+_NAME = re.compile(r"[\w\-./: ]{1,250}", re.ASCII)  # as MLflow takes them
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -42,6 +43,13 @@ def program_problems(data: Mapping[str, Any], space: SearchSpace | None) -> Iter
     params = trial.get("params")
     fixed = params if isinstance(params, Mapping) else {}
     searched = space.parameters if space is not None else {}
+    for name in (*searched, *fixed):
+        at: Keys = ("search", "space", name) if name in searched else ("trial", "params", name)
+        if not _NAME.fullmatch(str(name)):
+            yield at, f"expected a name of letters, digits, spaces and _ - . : /, got {describe(name)}"
+        if name in BUILT_IN and (name != "epochs" or name in fixed):
+            remedy = "write trial.epochs" if name == "epochs" else "rename it"
+            yield at, f"expected another name than one that every trial has, got {name}; {remedy}"
     for name in fixed:
         if name in searched:
             message = f"expected '{name}' either fixed or searched, got trial.params.{name} too; remove one of them"

@@ -28,7 +28,8 @@ def seconds(duration: float | str | None) -> float | None:
 
 def _duration(value: Any, handler: Any) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
-    if value is None or number or (isinstance(value, str) and _DURATION.fullmatch(value.strip())):
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if value is None or number or (match is not None and float(match[1]) > 0):
         return handler(value)
     message = f"expected seconds above 0, or a duration such as 90s, 15m or 2h, got {describe(value)}"
     raise PydanticCustomError("told", "{message}", {"message": message})
@@ -58,7 +59,7 @@ class TrialSection(Section):
     retries: Annotated[int, Field(ge=0, le=100)] = 2
     """how often a trial is tried again that fell silent or whose process was killed"""
     grace: Duration = 10.0
-    """time between SIGTERM and SIGKILL for a trial that is to end"""
+    """time that a pruned trial has to end in: after its stop, or SIGTERM, comes SIGKILL"""
     environment: dict[str, Scalar | None] = Field(default={})
     """variables of a trial's process; of null the value is the launch's own, so that no secret stands in a file"""
     artifacts: list[str] = Field(default=[])

@@ -12,6 +12,8 @@ import io
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import sys
 import tarfile
@@ -23,6 +25,7 @@ from typing import Any, Protocol
 
 JOB = "TUNER_TRIAL"  # the variable that tells a command's process about its trial: the path of a JSON file
 REPORT = "TUNER_REPORT"  # the file that a command appends its reports to, a JSON object a line
+NAME = re.compile(r"[\w\-./: ]{1,250}", re.ASCII)  # as MLflow takes them
 OURS = ".tuner"  # the one folder in a trial's own that is not the person's
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints, unless the trial may end before the next one
 _KINDS = {b"J": "JSON", b"T": "torch", b"F": "files"}
@@ -68,7 +71,7 @@ class TrialContext:
         self.params: Mapping[str, Any] = dict(job.params)
         self.number, self.seed, self.device, self.epochs = job.number, job.seed, job.device, job.epochs
         self.folder, self.metric = Path(job.folder), job.metric
-        self.epoch = job.epoch  # the last one that was reported
+        self.epoch = 0  # the last one that was reported, or that is gone on from
         self._saved, self._kept = clock(), list[Path]()
         self._stop = self._by_hand = False
 
@@ -89,7 +92,7 @@ class TrialContext:
         the trial is to end, and ValueError or TypeError for a report that makes no sense.
         """
         number = self._next(epoch)
-        values = _numbers(metrics)
+        values = numbers(metrics)
         if self._stop:  # it was told, and goes on
             raise TrialStopped
         message: dict[str, Any] = {"epoch": number, "metrics": values}
@@ -108,7 +111,9 @@ class TrialContext:
         path = Path(self._job.checkpoint)
         if not self._job.checkpoint or not path.is_file():
             return None
-        return unpack(path.read_bytes(), self.folder / "restored")
+        state = unpack(path.read_bytes(), self.folder / "restored")
+        self.epoch = max(self.epoch, self._job.epoch)
+        return state
 
     def _next(self, epoch: int | None) -> int:
         expected = self.epoch + 1
@@ -140,7 +145,11 @@ class TrialContext:
         return path
 
 
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+class NamedWrongly(ValueError):
+    """A metric has a name that MLflow does not take."""
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics as floats. Raises TypeError or ValueError with the name of one that is none."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"expected metrics by name, as in {{'val/loss': 0.3}}, got {type(metrics).__name__}")
@@ -148,6 +157,8 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"expected the name of a metric as text, got {name!r}")
+        if not NAME.fullmatch(name):
+            raise NamedWrongly(f"expected a metric's name of letters, digits, spaces and _ - . : /, got {name!r}")
         try:
             values[name] = float(value)
         except (TypeError, ValueError):
@@ -188,7 +199,7 @@ def _archived(path: Path) -> bytes:
     if not path.exists():
         raise FileNotFoundError(f"expected the folder or file of a checkpoint, got {path}, which is not there")
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w", dereference=True) as archive:
         archive.add(path, arcname="files" if path.is_dir() else path.name, filter=_theirs)
     return buffer.getvalue()
 
@@ -213,6 +224,7 @@ def unpack(content: bytes, place: Path) -> Any:
         import torch
 
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    shutil.rmtree(place, ignore_errors=True)
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:
         names = archive.getnames()
         archive.extractall(place, filter="data")

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import CheckpointCorrupt, TrialError
+from tuner.errors import CheckpointCorrupt, MachineError, TrialError
 from tuner.workloads.base import Answer, Epoch, Finished, Job, Located, Setup, Step, as_named
 from tuner.workloads.context import OURS, TrialJob, finite, intact
 from tuner.workloads.trial_processes import CommandProcess, FunctionProcess, ProgramSetup, TrialProcess
@@ -37,6 +37,7 @@ class ProgramJob:
     trial: TrialJob
     metric: str
     maximize: bool
+    others: tuple[str, ...] = ()  # the other objectives
 
 
 class ProgramTrainer:
@@ -51,6 +52,7 @@ class ProgramTrainer:
         self._away = None if self.study.is_dir() else tempfile.TemporaryDirectory(prefix="tuner-trials-")
         self.folder = self.study / "trials" if self._away is None else Path(self._away.name)
         self._server: tuple[subprocess.Popen[bytes], Connection] | None = None
+        self._requests = 0  # of this server
 
     def runner(self, job: Job, pulse: Callable[[], None]) -> ProgramRunner:
         return ProgramRunner(self, job, pulse)
@@ -73,17 +75,25 @@ class ProgramTrainer:
                 str(os.getpid()),
             ]
             with theirs:
-                own = {"PYTHONUNBUFFERED": "1", MARK: f"{self.study.absolute()}:{os.getpid()}"}
-                environment = {
-                    **os.environ,
-                    **self.setup.variables,
-                    **own,
-                }  # torch reads its threads when it is imported
+                # torch reads its threads when it is imported; to ask it whether there is a GPU must not begin CUDA.
+                own = {"PYTHONUNBUFFERED": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+                mark = {MARK: f"{self.study.absolute()}:{os.getpid()}"}
+                environment = {**os.environ, **own, **self.setup.variables, **mark}
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
                 )
-            self._server = process, Connection(ours.detach())
+            self._server, self._requests = (process, Connection(ours.detach())), 0
         return self._server[1]
+
+    def request(self) -> int:
+        """The number of the request that is about to be made of the server."""
+        self._requests += 1
+        return self._requests
+
+    def kill(self) -> None:
+        """End the server at once; what it has begun ends with it."""
+        if self._server is not None:
+            self._server[0].kill()
 
     def dismiss(self) -> int:
         """End the server, which ends what it has begun; its exit code."""
@@ -121,7 +131,10 @@ class ProgramRunner:
 
     def run(self) -> Generator[Step | Epoch | Finished, Answer, None]:
         while True:
-            begun = self._begin()
+            try:
+                begun = self._begin()
+            except OSError as error:
+                raise MachineError(f"a trial's process cannot be begun: {error.strerror or error}") from error
             try:
                 again = yield from self._drive(begun)
             finally:
@@ -193,6 +206,8 @@ class ProgramRunner:
                 if self.epoch in self._job.rungs:
                     trial.answer(False)
                 yield Step(self.epoch, 0, 1, due=fresh)
+                waited = time.monotonic() - now  # for the driver, or for room on a disk: no fault of the trial's
+                heard, began = heard + waited, began + waited
             now = time.monotonic()
             heard = heard if trial.begun else now  # what is imported first takes its time
             if limit is not None and now - began > limit:
@@ -208,8 +223,8 @@ class ProgramRunner:
         """One report as an epoch; whether the trial is to stop. Raises TrialError for one that cannot be judged."""
         self.epoch, metrics = message["epoch"], message["metrics"]
         if "checkpoint" in message:
-            with contextlib.suppress(FileNotFoundError):  # several newer ones are there by now
-                content = Path(message["checkpoint"]).read_bytes()
+            with contextlib.suppress(OSError):  # several newer ones are there by now
+                content = (self._folder / message["checkpoint"]).read_bytes()
                 if intact(content):
                     self._checkpoint = self.epoch, content
         number, metric = self._job.number, self._told.metric
@@ -220,6 +235,8 @@ class ProgramRunner:
             )
             return True
         if value is not None:
+            if missing := [name for name in self._told.others if name not in metrics]:
+                raise TrialError(f"it reported {metric} without {missing[0]}; report all objectives together")
             better = self._best is None or (value > self._best[0] if self._told.maximize else value < self._best[0])
             if better:
                 self._best = value, self.epoch

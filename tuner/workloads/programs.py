@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,11 +94,14 @@ class ProgramWorkload:
 
     @property
     def fixed(self) -> Mapping[str, Any]:
-        return self._trial.params
+        epochs = {} if self._trial.epochs is None else {"epochs": self._trial.epochs}
+        return {**self._trial.params, **epochs}
 
     def preflight(self, found: Iterable[Problem]) -> ProgramPlan:
         spec, trial = self._spec, self._trial
         problems = [*found]
+        if spec.run.executor == "local" and sys.platform != "linux":
+            problems.append((("trial",), f"expected Linux for a person's own training, got {sys.platform}"))
         if trial.function is not None:
             problems += _function_problems(trial.function, spec.folder)
         else:
@@ -183,11 +187,12 @@ class ProgramWorkload:
 
     def payload(self, cohort: Cohort, rungs: Callable[[int], set[int]]) -> ProgramJob:
         spec, (trial,) = self._spec, cohort.trials
-        params = {**self.fixed, **trial.params}
+        params = {**self._trial.params, **trial.params}
         epochs = params.get("epochs", self._trial.epochs)
         at = tuple(sorted(rungs(int(epochs)))) if epochs else ()
         job = TrialJob(trial.number, params, trial.seed, "cpu", int(epochs) if epochs else None, spec.metric, "", at)
-        return ProgramJob(job, spec.metric, spec.maximize)
+        others = tuple(metric for metric, _ in spec.objectives[1:])
+        return ProgramJob(job, spec.metric, spec.maximize, others)
 
     def finish(self, best: TrialHistory, _history: History, folder: Path, say: Say) -> None:
         kept = folder / "trials" / f"{best.number:06d}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tuner.errors import TrialError
-from tuner.workloads.context import JOB, REPORT, TrialJob
+from tuner.workloads.context import JOB, REPORT, NamedWrongly, TrialJob, numbers
 
 _DRAIN_SECONDS = 2.0  # for the last words of a command that has ended
 _TAIL = 20  # lines of a command's stderr that a person is shown
@@ -69,6 +69,10 @@ class Server(Protocol):
 
     def dismiss(self) -> int: ...
 
+    def request(self) -> int: ...
+
+    def kill(self) -> None: ...
+
     def located(self, place: str) -> tuple[str, str]: ...
 
 
@@ -86,6 +90,7 @@ class _Process:
     def __init__(self, trainer: Server) -> None:
         self._trainer = trainer
         self._line = trainer.server()
+        self._number = trainer.request()
         self._pid = 0
         self._own = False  # the server has become the trial
         self._over = False
@@ -101,14 +106,16 @@ class _Process:
         """The exit code, once the process has ended."""
         try:
             while self._line.poll():
-                word, *rest = self._line.recv()
+                number, word, *rest = self._line.recv()
+                if number != self._number:
+                    continue  # the end of one that was given up
                 if word == "began":
                     self._pid, self._own = rest
                 else:
                     code: int = rest[0]
                     return code
         except (EOFError, ConnectionError):
-            if self._pid and not self._own:
+            if self._pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._pid, signal.SIGKILL)  # the server, which would have done so, is gone
             return self._trainer.dismiss()
@@ -117,9 +124,12 @@ class _Process:
     def end(self, number: int) -> None:
         if self._over:
             return
+        if not self.begun and self._server_said() is None and not self.begun:
+            self._trainer.kill()  # it imports still, and hears nothing
+            return
         if self._own:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, number)
+                os.killpg(self._pid, number)
             return
         with contextlib.suppress(ConnectionError):
             self._line.send(("end", number))
@@ -183,6 +193,7 @@ class CommandProcess(_Process):
         self._printed: deque[dict[str, float]] = deque()
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._threads: list[threading.Thread] = []
+        self._metric = job.metric
         self._broken = False  # it has said what is no report
         argv = [_filled(word, job) for word in trainer.setup.place]
         variables = {**self._variables(job), JOB: str(folder / "trial.json"), REPORT: str(self._report)}
@@ -210,7 +221,7 @@ class CommandProcess(_Process):
     def _note(self, line: str) -> None:
         """Metrics that stand in a line that it prints."""
         pairs = {name: float(value) for name, value in _PAIR.findall(line)}
-        if pairs.keys() - {"epoch"}:
+        if ("epoch" in pairs or self._metric in pairs) and pairs.keys() - {"epoch"}:
             self._printed.append(pairs)
 
     def messages(self, timeout: float) -> list[dict[str, Any]]:
@@ -243,9 +254,12 @@ class CommandProcess(_Process):
         while self._printed:
             pairs = self._printed.popleft()
             yield self._numbered(pairs.pop("epoch", None), pairs, {})
-        with self._report.open("rb") as file:
-            file.seek(self._read)
-            content = file.read()
+        try:
+            with self._report.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except OSError as error:
+            raise TrialError(f"the file of its reports cannot be read: {error.strerror}; was it removed?") from None
         whole = content[: content.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
@@ -253,7 +267,9 @@ class CommandProcess(_Process):
                 told = json.loads(line)
                 metrics = told.pop("metrics") if isinstance(told.get("metrics"), dict) else dict(told)
                 kept = {"checkpoint": told["checkpoint"]} if "checkpoint" in told else {}
-                metrics = {n: float(v) for n, v in metrics.items() if n not in ("epoch", "checkpoint")}
+                metrics = numbers({n: v for n, v in metrics.items() if n not in ("epoch", "checkpoint")})
+            except NamedWrongly as error:
+                raise TrialError(str(error)) from None
             except (ValueError, TypeError, AttributeError):
                 shown = line[:80].decode(errors="replace")
                 raise TrialError(
@@ -264,7 +280,7 @@ class CommandProcess(_Process):
     def _numbered(self, epoch: Any, metrics: dict[str, float], kept: dict[str, str]) -> dict[str, Any]:
         expected = self._epoch + 1
         if epoch is not None and epoch != expected:
-            raise TrialError(f"expected a report of epoch {expected} next, got epoch {epoch:g}; or leave epoch out")
+            raise TrialError(f"expected a report of epoch {expected} next, got epoch {epoch}; or leave epoch out")
         self._epoch = expected
         return {"epoch": expected, "metrics": metrics, **kept}
 

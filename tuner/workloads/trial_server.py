@@ -53,6 +53,7 @@ class _Server:
         self._line = line
         self._functions: dict[tuple[str, str], Callable[[TrialContext], Any]] = {}
         self._child: int | None = None
+        self._number = 0  # of the request; what is said of a trial names it
 
     def serve(self) -> None:
         """Until the worker is gone."""
@@ -78,6 +79,7 @@ class _Server:
             self._end(request[1])
             return
         kind, told, place, folder, variables = request
+        self._number += 1
         handles = [recv_handle(self._line) for _ in range(1 if kind == "function" else 2)]
         run: Callable[[], None]
         if kind == "command":
@@ -88,11 +90,13 @@ class _Server:
             except BaseException as error:  # noqa: BLE001 - a person's own file may raise anything
                 with Connection(handles[0]) as line:
                     line.send(_raised(error))
-                self._line.send(("exited", 0))
+                self._line.send((self._number, "exited", 0))
                 return
             run = lambda: _function(function, told, variables, handles[0])  # noqa: E731
             if _cannot_fork():
-                self._line.send(("began", os.getpid(), True))
+                os.setsid()
+                _tied(os.getppid())
+                self._line.send((self._number, "began", os.getpid(), True))
                 run()
                 os._exit(0)
         parent = os.getpid()
@@ -106,7 +110,7 @@ class _Server:
         for handle in handles:
             os.close(handle)
         self._child = pid
-        self._line.send(("began", pid, False))
+        self._line.send((self._number, "began", pid, False))
 
     def _function(self, place: str, folder: str) -> Callable[[TrialContext], Any]:
         """What is named, imported once. Raises whatever the import raises."""
@@ -132,10 +136,11 @@ class _Server:
 
     def _reap(self) -> None:
         assert self._child is not None
+        os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOWAIT)
+        self._end()  # what it has left running, while its number is still its own
         _, status = os.waitpid(self._child, 0)
-        self._end()  # what it has left running
         self._child = None
-        self._line.send(("exited", os.waitstatus_to_exitcode(status)))
+        self._line.send((self._number, "exited", os.waitstatus_to_exitcode(status)))
 
 
 def _cannot_fork() -> bool:
@@ -220,8 +225,8 @@ def _command(
             os.close(handle)
         os.chdir(told["folder"])
         os.environ.update(variables)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):  # as for any program
+            signal.signal(number, signal.SIG_DFL)
         os.environ["PWD"] = told["folder"]
         del folder
         os.execvp(argv[0], argv)  # noqa: S606 - a list of words, never a shell
@@ -259,6 +264,7 @@ def main(descriptor: int, parent: int) -> None:
     """Serve until the worker is gone: no signal of its death ends this process, which has others to end."""
     if os.getppid() != parent:
         return
+    os.set_inheritable(descriptor, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Server(Connection(descriptor)).serve()
 
