@@ -43,7 +43,14 @@ class ProgramJob:
 class ProgramTrainer:
     """Begins a process for every trial, under one server that lives as long as it can."""
 
-    def __init__(self, setup: Setup, _shared: Any = None, located: Located = as_named) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        _shared: Any = None,
+        located: Located = as_named,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
         self.setup: ProgramSetup = setup.payload
         self.device, self.study = setup.device, Path(setup.folder)
         self._located = located
@@ -115,7 +122,7 @@ class ProgramRunner:
     """One trial: begun, begun again from its newest checkpoint where it falls silent, and ended."""
 
     def __init__(self, trainer: ProgramTrainer, job: Job, pulse: Callable[[], None]) -> None:
-        self._trainer, self._setup, self._pulse = trainer, trainer.setup, pulse
+        self._trainer, self._setup, self._pulse, self._clock = trainer, trainer.setup, pulse, trainer.clock
         told: ProgramJob = job.payload
         folder = trainer.folder / f"{told.trial.number:06d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +192,7 @@ class ProgramRunner:
 
     def _drive(self, trial: TrialProcess) -> Generator[Step | Epoch | Finished, Answer, bool]:
         """Until the process has ended: whether it is to be begun again."""
-        began = heard = time.monotonic()
+        began = heard = self._clock()
         spent = began
         limit, silence = self._setup.timeout, self._setup.silence
         note, self._note = self._note, ""
@@ -193,12 +200,12 @@ class ProgramRunner:
         while True:
             messages = trial.messages(_POLL_SECONDS)
             for message in messages:
-                heard = time.monotonic()
+                heard = self._clock()
                 if "epoch" not in message:
                     return (yield from self._ended(message))
                 now, fresh = heard, "checkpoint" in message
                 stop = yield from self._report(message, now - spent)
-                spent = time.monotonic()
+                spent = self._clock()
                 if stop:
                     trial.answer(True)
                     self._stop(trial)
@@ -206,9 +213,9 @@ class ProgramRunner:
                 if self.epoch in self._job.rungs:
                     trial.answer(False)
                 yield Step(self.epoch, 0, 1, due=fresh)
-                waited = time.monotonic() - now  # for the driver, or for room on a disk: no fault of the trial's
+                waited = self._clock() - now  # for the driver, or for room on a disk: no fault of the trial's
                 heard, began = heard + waited, began + waited
-            now = time.monotonic()
+            now = self._clock()
             heard = heard if trial.begun else now  # what is imported first takes its time
             if limit is not None and now - began > limit:
                 raise TrialError(f"it took longer than {limit:g} s (trial.timeout)")
@@ -272,8 +279,8 @@ class ProgramRunner:
 
     def _stop(self, trial: TrialProcess) -> None:
         """Let the process end by itself for a while."""
-        deadline = time.monotonic() + self._setup.grace
-        while time.monotonic() < deadline:
+        deadline = self._clock() + self._setup.grace
+        while self._clock() < deadline:
             if any("epoch" not in message for message in trial.messages(_POLL_SECONDS)):
                 return
             self._pulse()

@@ -1,11 +1,8 @@
-"""A person's own training: functions and commands, good and bad, as trials like every other."""
+"""Functions as trials: good and bad ones, what is killed, and what is gone on with."""
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +10,9 @@ import pytest
 
 import tuner
 from tests import studies
+from tests.programs import GOOD, content, first, launch, launched, left, states
 from tests.servers import PATIENCE, until
-from tests.study.test_study import Silent
-from tuner.errors import SpecError
 from tuner.events import State
-from tuner.history.fold import TrialHistory
-from tuner.spec import StudySpec
-from tuner.study import preflight
-from tuner.study.launch import Study
-from tuner.workloads.kinds import workload
-
-SPACE = {"rate": {"type": "float", "low": 1e-4, "high": 1.0, "log": True}}
-GOOD = """
-import math, random
-def train(trial):
-    state = trial.restore() or {"epoch": 0}
-    for epoch in range(state["epoch"], trial.epochs):
-        loss = abs(math.log10(trial.params["rate"]) + 2) + 1 / (epoch + 1)
-        trial.report({"val/loss": loss, "drawn": random.random()}, checkpoint=lambda: {"epoch": epoch + 1})
-"""
-
-
-def content(trial: dict[str, Any], **search: Any) -> dict[str, Any]:
-    searched = {"space": SPACE, "objective": {"metric": "val/loss", "goal": "minimize"}, "trials": 3, **search}
-    return {
-        "study": "own",
-        "seed": 1,
-        "trial": trial,
-        "search": {"sampler": {"kind": "random"}, **searched},
-        "run": {"workers": 1},
-        "tracking": {"mlflow": "off"},
-    }
-
-
-def launched(folder: Path, code: str, trial: dict[str, Any] | None = None, **search: Any) -> tuple[Study, str]:
-    """A study of a function in `train.py`, to its end, and what was said."""
-    (folder / "train.py").write_text(code)
-    told = {"function": "train.py:train", "epochs": 4, "retries": 0, **(trial or {})}
-    return launch(folder, content(told, **search))
-
-
-def launch(folder: Path, written: dict[str, Any], home: str = "home", **options: Any) -> tuple[Study, str]:
-    heard = Silent()
-    study = tuner.launch(studies.write(folder, written), home=folder / home, progress=heard, **options)
-    return study, "\n".join(heard.lines)
-
-
-def states(study: Study) -> Counter[State]:
-    return Counter(trial.state for trial in study.history.trials.values())
-
-
-def first(study: Study) -> TrialHistory:
-    return study.history.trials[0]
-
-
-# --- functions ------------------------------------------------------------------------------------
 
 
 def test_a_function_is_tuned_with_the_numbers_that_it_reports(tmp_path: Path) -> None:
@@ -178,6 +123,10 @@ BAD = {
         "import os, signal\ndef train(trial): os.kill(os.getpid(), signal.SIGKILL)",
         "its process was ended by SIGKILL",
     ),
+    "a name that MLflow takes not": (
+        "def train(trial): trial.report({'acc@1': 1})",
+        "expected a metric's name of letters, digits, spaces and _ - . : /, got 'acc@1'",
+    ),
     "never speaks": (
         "import time\ndef train(trial): time.sleep(600)",
         "it gave no sign for 0.5 s (trial.silence)",
@@ -194,11 +143,31 @@ def test_bad_code_fails_its_own_trial_with_a_plain_message(what: str, tmp_path: 
     assert message in first(study).message
 
 
+def test_an_import_that_hangs_ends_with_the_trials_timeout(tmp_path: Path) -> None:
+    code = "import time\ntime.sleep(600)\ndef train(trial): ...\n"
+    study, _ = launched(tmp_path, code, {"timeout": 0.5, "epochs": None}, trials=2)
+    assert [trial.message for trial in study.history.trials.values()] == [
+        "it took longer than 0.5 s (trial.timeout)"
+    ] * 2
+    until(lambda: not left(study))
+
+
+def test_a_report_without_another_objective_is_told(tmp_path: Path) -> None:
+    objectives = [{"metric": "val/loss", "goal": "minimize"}, {"metric": "size", "goal": "minimize"}]
+    (tmp_path / "train.py").write_text("def train(trial): return 1.0\n")
+    written = content({"function": "train.py:train"}, trials=1)
+    written["search"]["objective"] = objectives
+    study, _ = launch(tmp_path, written)
+    assert first(study).message == "it reported val/loss without size; report all objectives together"
+
+
 ODD = {
     "prints megabytes": "print('x' * 3_000_000)",
     "changes the folder": "import os; os.chdir('/')",
     "closes stdout": "import sys; sys.stdout.close()",
     "forks children": "import subprocess; subprocess.Popen(['sleep', '600'])",
+    "threads and children": "import threading, time, subprocess; subprocess.Popen(['sleep', '600']); "
+    "threading.Thread(target=time.sleep, args=(600,)).start()",
     "draws threads": "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
 }
 
@@ -213,29 +182,17 @@ def test_odd_code_harms_no_other_trial_and_leaves_nothing_running(what: str, tmp
 
 def test_a_file_that_begins_threads_when_it_is_imported_has_a_fresh_process_for_every_trial(tmp_path: Path) -> None:
     code = """
-import os, threading, time
+import os, subprocess, threading, time
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 def train(trial):
+    subprocess.Popen(["sleep", "600"])
     trial.report({"val/loss": 1.0, "process": os.getpid()})
 """
     study, _ = launched(tmp_path, code, {"epochs": 1}, trials=2)
     assert states(study) == {State.COMPLETE: 2}
     processes = {trial.reports[1]["process"] for trial in study.history.trials.values()}
     assert len(processes) == 2
-
-
-def left(study: Study) -> list[str]:
-    """Processes of that study's trials that still run."""
-    mark = f"TUNER_WORKER={study.folder.absolute()}:".encode()
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and int(process.name) != os.getpid():
-            try:
-                if any(one.startswith(mark) for one in (process / "environ").read_bytes().split(b"\0")):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-    return found
+    until(lambda: not left(study))
 
 
 KILLS = """
@@ -318,109 +275,6 @@ def train(trial):
         assert entry.path == "plots/curve.txt" and run.data.params["rate"]
 
 
-# --- commands -------------------------------------------------------------------------------------
-
-
-def test_a_command_reports_in_a_file(tmp_path: Path) -> None:
-    script = """
-import json, os, sys
-rate = float(sys.argv[1].partition("=")[2])
-with open(os.environ["TUNER_REPORT"], "a") as file:
-    for epoch in (1, 2):
-        print(json.dumps({"epoch": epoch, "val/loss": rate / epoch}), file=file)
-"""
-    (tmp_path / "train.py").write_text(script)
-    trial = {"command": [sys.executable, "train.py", "--rate={rate}"], "epochs": 2}
-    study, _ = launch(tmp_path, content(trial))
-    assert states(study) == {State.COMPLETE: 3}
-    for one in study.history.trials.values():
-        assert one.reports[2]["val/loss"] == pytest.approx(float(one.params["rate"]) / 2)
-
-
-def test_a_command_in_python_may_ask_for_its_trial(tmp_path: Path) -> None:
-    script = (
-        "import tuner\ntrial = tuner.current_trial()\ntrial.report({'val/loss': trial.params['rate'] + trial.number})\n"
-    )
-    (tmp_path / "train.py").write_text(script)
-    study, _ = launch(tmp_path, content({"command": [sys.executable, "train.py"], "epochs": 1}))
-    assert states(study) == {State.COMPLETE: 3}
-    for one in study.history.trials.values():
-        assert one.reports[1]["val/loss"] == pytest.approx(float(one.params["rate"]) + one.number)
-
-
-def test_metrics_may_stand_in_what_a_command_prints(tmp_path: Path) -> None:
-    words = "echo 'epoch 1: nothing yet'; echo epoch=1 val/loss=0.5, acc=1e-1; echo val/loss=0.25"
-    trial = {"command": ["sh", "-c", words], "metrics": "stdout", "epochs": 2}
-    study, _ = launch(tmp_path, content(trial, trials=1))
-    assert {epoch: dict(values) for epoch, values in first(study).reports.items()} == {
-        1: {"val/loss": 0.5, "acc": 0.1},
-        2: {"val/loss": 0.25},
-    }
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("echo no such layer >&2; exit 3", "its process ended with exit code 3: no such layer"),
-        ("exit 0", "it ended without a report"),
-        ('echo \'{"epoch": 2, "val/loss": 1}\' >> $TUNER_REPORT', "expected a report of epoch 1 next, got epoch 2"),
-        ("echo 'val/loss: 3' >> $TUNER_REPORT", "got the line val/loss: 3"),
-        ("kill -9 $$", "its process was ended by SIGKILL"),
-    ],
-)
-def test_a_command_that_fails_says_why(words: str, message: str, tmp_path: Path) -> None:
-    trial = {"command": ["sh", "-c", words], "retries": 0}
-    study, _ = launch(tmp_path, content(trial, trials=1))
-    assert states(study) == {State.FAILED: 1} and message in first(study).message
-
-
-def test_a_command_that_heeds_no_signal_is_killed_with_its_children(tmp_path: Path) -> None:
-    words = "trap '' TERM; sleep 600 & echo '{\"val/loss\": {number}}' >> $TUNER_REPORT; wait; sleep 600"
-    trial = {"command": ["sh", "-c", words], "epochs": 3, "grace": 0.3, "silence": 1, "retries": 0}
-    study, _ = launch(tmp_path, content(trial, trials=2, pruner={"kind": "median", "startup": 1}))
-    assert states(study) == {State.FAILED: 2}
-    assert "it gave no sign for 1 s" in first(study).message
-    until(lambda: not left(study))
-
-
-# --- what is said before anything runs ------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("trial", "message"),
-    [
-        ({}, "trial: expected a function or a command, got neither"),
-        ({"function": "train.py:train", "command": ["true"]}, "trial.command: expected either a function or a command"),
-        ({"function": "train.py"}, "trial.function: expected file.py:function, got the text 'train.py'"),
-        ({"function": "train.py:tran"}, "expected a function tran in train.py, got none of that name; it has train"),
-        ({"function": "trian.py:train"}, "trial.function: expected the path of a file, found nothing at"),
-        ({"function": "train.py:none"}, "expected a function of one argument, the trial, got none with 0 arguments"),
-        ({"command": ["no-such-program"]}, "trial.command[0]: expected a program that can be run, got no-such-program"),
-        ({"command": ["true", "--x={rte}"]}, "expected {parameters} of the study, got {rte}; did you mean 'rate'?"),
-        ({"function": "train.py:train", "params": {"rate": 1}}, "expected 'rate' either fixed or searched"),
-        ({"function": "train.py:train", "timeout": "long"}, "trial.timeout: expected seconds above 0, or a duration"),
-        ({"function": "train.py:train", "epoch": 3}, "trial.epoch: expected one of function, command"),
-    ],
-)
-def test_a_mistake_is_told_before_anything_runs(trial: dict[str, Any], message: str, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("def train(trial): ...\ndef none(): ...\n")
-
-    def check() -> None:
-        spec = StudySpec.read(studies.write(tmp_path, content(trial)))
-        preflight.plan(spec, workload(spec))
-
-    with pytest.raises(SpecError) as refused:
-        check()
-    assert message in str(refused.value)
-
-
-def test_a_pruner_needs_to_know_how_many_epochs_there_are(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(GOOD)
-    written = content({"function": "train.py:train"}, pruner={"kind": "asha"})
-    with pytest.raises(SpecError, match="expected epochs, which pruner asha counts, got none; add `epochs: 10`"):
-        StudySpec.read(studies.write(tmp_path, written))
-
-
 # --- gone on with -----------------------------------------------------------------------------------
 
 
@@ -444,6 +298,26 @@ def train(trial):
     for trial in study.history.trials.values():
         assert trial.reports[4]["val/loss"] == pytest.approx(10 * float(trial.params["rate"]))
         assert [trial.reports[epoch]["begun"] for epoch in (1, 2, 3, 4)] == [0, 0, 2, 2]
+
+
+def test_a_function_that_never_restores_begins_anew_and_counts_from_one(tmp_path: Path) -> None:
+    code = """
+import os, signal
+def train(trial):
+    mark = trial.folder / "killed"
+    again = mark.exists()
+    for epoch in range(1, trial.epochs + 1):
+        if epoch == 3 and not again:
+            mark.write_text("once")
+            os.kill(os.getpid(), signal.SIGKILL)
+        trial.report({"val/loss": 1.0 / epoch}, epoch=epoch, checkpoint={"epoch": epoch})
+"""
+    pruner = {"kind": "median", "startup": 1_000}
+    study, _ = launched(tmp_path, code, {"retries": 1}, pruner=pruner, trials=1)
+    assert states(study) == {State.COMPLETE: 1}
+    assert {epoch: metrics["val/loss"] for epoch, metrics in first(study).reports.items()} == {
+        epoch: 1.0 / epoch for epoch in (1, 2, 3, 4)
+    }
 
 
 def test_a_persons_own_files_of_any_name_stay_in_the_trials_folder(tmp_path: Path) -> None:
