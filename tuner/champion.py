@@ -1,23 +1,19 @@
 """The champion: the winner's network with all that is needed to use it on new data, in one folder.
 
-`export` writes `<study's folder>/champion`, `Predictor` reads it. The folder needs torch, safetensors, numpy and
-pandas, neither the study nor the class of the network: `network.safetensors` holds the weights and what is computed
-with them (see `tuner.inference.export`), `card.json` says how raw inputs become its inputs and what its outputs mean,
-`example.json` (and `example.npy`) hold a few raw inputs with their predictions. People hand such folders to one
-another: nothing in one is ever run, imported or unpickled. Knows data's preprocessing. Must never know trackers,
-ledgers or search.
+`tuner.inference.champion_writer` writes `<study's folder>/champion`, `Predictor` reads it. The folder needs torch,
+safetensors, numpy and pandas, neither the study nor the class of the network: `network.safetensors` holds the weights
+and what is computed with them (see `tuner.inference.export`), `card.json` says how raw inputs become its inputs and
+what its outputs mean, `example.json` (and `example.npy`) hold a few raw inputs with their predictions. People hand such
+folders to one another: nothing in one is ever run, imported or unpickled. Knows data's preprocessing. Must never know
+trackers, ledgers or search.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
 import math
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tuner import __version__
 from tuner.errors import CheckpointCorrupt, DataError, InputError, StudyMissing, TunerError, first_line
 from tuner.terminal.tables import printable
 
@@ -33,22 +28,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from tuner.data.dataset import Dataset
     from tuner.data.preprocess import Preprocess
     from tuner.models.interface import Signature
 
 FORMAT = 2  # of the folder; raised when an older Tuner could no longer read what is written
 FOLDER = "champion"
 
-_NETWORK, CARD, _EXAMPLE, _EXAMPLE_ARRAY = "network.safetensors", "card.json", "example.json", "example.npy"
-_WHY = "refused.txt"  # instead of all these, where the winner's network cannot be exported
+NETWORK, CARD, EXAMPLE, EXAMPLE_ARRAY = "network.safetensors", "card.json", "example.json", "example.npy"
+REFUSED = "refused.txt"  # instead of all these, where the winner's network cannot be exported
 _ROWS = 1_024  # predicted at once, so that memory does not grow with the file
-_EXAMPLES = 2
 _LARGEST = 2**28  # numbers in one example, or in the answer to it: a card may promise what no memory holds
-
-
-class ExportError(TunerError, RuntimeError):
-    """The winner's network cannot be written as a program of its own."""
 
 
 class ChampionInvalid(CheckpointCorrupt):
@@ -61,34 +50,9 @@ class ChampionOutdated(InputError):
     """A champion's folder is of a format that is opened no more: up to format 1 a network's file could hold code."""
 
 
-def export(folder: Path, network: nn.Module, dataset: Dataset, trial: Mapping[str, Any]) -> Path:
-    """Write the champion of the study in `folder`, replacing an older one whole or not at all; returns its folder.
-
-    `network` is the plain module with the weights to keep, on the CPU; it is exported as it computes in evaluation.
-    `trial` is JSON about the winner (number, params, metrics, …) and goes onto the card.
-    Raises ExportError where torch.export refuses the network, or what it exported does not answer; OSError for want
-    of room.
-    """
-    draft, final, old = folder / f"{FOLDER}.new", folder / FOLDER, folder / f"{FOLDER}.old"
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        _write(draft, network, dataset, {"study": folder.name, "trial": dict(trial)})
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    if final.exists():
-        final.rename(old)
-    draft.rename(final)
-    _sync(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return final
-
-
 def is_lost(folder: Path) -> bool:
     """Whether the study in `folder` has no champion that can be opened, and `export` may write it anew."""
-    if (folder / FOLDER / _WHY).is_file():
+    if (folder / FOLDER / REFUSED).is_file():
         return False
     try:
         _ = Predictor(folder / FOLDER).network
@@ -108,49 +72,20 @@ def refuse(folder: Path, reason: str) -> None:
     """Remember why the study in `folder` has no champion; an older winner's is the champion no more."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir()
-    _put(folder / FOLDER / _WHY, reason.encode())
-
-
-def _write(draft: Path, network: nn.Module, dataset: Dataset, about: Mapping[str, Any]) -> None:
-    import torch
-
-    from tuner.inference import export as exported
-
-    program = _program(network, dataset.signature)
-    try:
-        content = exported.pack(program)
-    except Exception as error:  # a person's network may be made of what no file of tensors holds
-        raise ExportError(f"{type(network).__name__} cannot be written: {first_line(error)}") from error
-    _put(draft / _NETWORK, content)
-    card = {
-        "format": FORMAT,
-        **about,
-        "signature": dataset.signature.to_dict(),
-        "classes": None if dataset.classes is None else list(dataset.classes),
-        "preprocess": dataset.preprocess.to_dict(),
-        "data": {"name": dataset.name, "digest": dataset.digest, "split": dataset.split_digest},
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "versions": {"tuner": __version__, "torch": torch.__version__},
-    }
-    _put(draft / CARD, json.dumps(card, indent=2, allow_nan=False).encode())
-    try:
-        _write_example(draft, dataset)
-    except (RuntimeError, ValueError, TunerError) as error:
-        # say, a network of float64, or one that answers otherwise in evaluation
-        raise ExportError(f"its exported program does not answer as it should: {first_line(error)}") from error
+    put(folder / FOLDER / REFUSED, reason.encode())
 
 
 def example(champion: Path) -> tuple[pd.DataFrame | np.ndarray, pd.DataFrame]:
     """The raw inputs that a champion's folder keeps as an example, and their predictions."""
     import pandas as pd
 
-    stored = json.loads((champion / _EXAMPLE).read_text())
+    stored = json.loads((champion / EXAMPLE).read_text())
 
     def frame(part: str) -> pd.DataFrame:
         return pd.DataFrame(stored[part]["data"], columns=stored[part]["columns"])
 
     if stored["inputs"] is None:
-        return np.load(champion / _EXAMPLE_ARRAY, allow_pickle=False), frame("outputs")
+        return np.load(champion / EXAMPLE_ARRAY, allow_pickle=False), frame("outputs")
     return frame("inputs"), frame("outputs")
 
 
@@ -180,9 +115,9 @@ class Predictor:
             if isinstance(error, TunerError):
                 raise
             raise self._invalid(CARD, f"is damaged ({first_line(error)})") from error
-        self._content = (champion / _NETWORK).read_bytes()
+        self._content = (champion / NETWORK).read_bytes()
         if (found := hashlib.sha256(self._content).hexdigest()) != self.card["sha256"]:
-            raise self._invalid(_NETWORK, f"is damaged: expected sha256 {self.card['sha256'][:12]}…, got {found[:12]}…")
+            raise self._invalid(NETWORK, f"is damaged: expected sha256 {self.card['sha256'][:12]}…, got {found[:12]}…")
 
     @cached_property
     def network(self) -> nn.Module:
@@ -192,7 +127,7 @@ class Predictor:
         try:
             return exported.unpack(self._content)
         except ValueError as error:
-            raise self._invalid(_NETWORK, f"is no network of a champion: {first_line(error)}") from error
+            raise self._invalid(NETWORK, f"is no network of a champion: {first_line(error)}") from error
 
     def _answer(self, inputs: Tensor) -> Tensor:
         """What the network answers, float64, of the shape that the card promises."""
@@ -203,9 +138,9 @@ class Predictor:
         try:
             answer = torch.from_numpy(network(inputs).double().numpy())
         except Exception as error:  # torch raises what it likes on a program that does not fit its weights
-            raise self._invalid(_NETWORK, f"cannot be computed: {first_line(error)}") from error
+            raise self._invalid(NETWORK, f"cannot be computed: {first_line(error)}") from error
         if tuple(answer.shape) != expected:
-            raise self._invalid(_NETWORK, f"answers {list(answer.shape)} where {list(expected)} was expected")
+            raise self._invalid(NETWORK, f"answers {list(answer.shape)} where {list(expected)} was expected")
         return answer
 
     def _invalid(self, name: str, why: str) -> ChampionInvalid:
@@ -219,8 +154,8 @@ class Predictor:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The champion of the study in `folder`. Raises StudyMissing where it has none yet."""
-        if (folder / FOLDER / _WHY).is_file():
-            why = printable((folder / FOLDER / _WHY).read_text(encoding="utf-8", errors="replace"))
+        if (folder / FOLDER / REFUSED).is_file():
+            why = printable((folder / FOLDER / REFUSED).read_text(encoding="utf-8", errors="replace"))
             raise StudyMissing(f"study {folder.name} has a winner, but no champion to predict with: {why}")
         if not (folder / FOLDER / CARD).is_file():
             raise StudyMissing(
@@ -350,51 +285,8 @@ def _load_pyfunc(data_path: str) -> Predictor:
     return Predictor(Path(data_path))
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
     """On the disk before the ledger says that the champion is there."""
     from tuner.checkpoints import format as checkpoint
 
     checkpoint.write(path, content)
-
-
-def _sync(folder: Path) -> None:
-    from tuner.checkpoints import format as checkpoint
-
-    checkpoint.sync_folder(folder)
-
-
-def _program(network: nn.Module, signature: Signature) -> Any:
-    import torch
-
-    batch = torch.export.Dim("batch", min=1)
-    inputs = signature.example(3)  # any size but 0 and 1, which torch.export takes for constants
-    was_training = network.training
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own deprecations, which nobody here can mend
-            # torch prints the graph that it gave up on, and logs what it found on the way
-            logging.disable(logging.CRITICAL)
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                return torch.export.export(network.eval(), (inputs,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # whatever a person's own forward raises under torch.export
-        raise ExportError(
-            f"torch.export refuses {type(network).__name__} ({first_line(error)}); its forward must be free of Python "
-            "branches on tensor values and take batches of any size"
-        ) from error
-    finally:
-        logging.disable(logging.NOTSET)
-        network.train(was_training)
-
-
-def _write_example(champion: Path, dataset: Dataset) -> None:
-    raw = dataset.preprocess.raw(dataset.train.inputs[:_EXAMPLES])
-    predicted = Predictor(champion).predict(raw).to_dict("split", index=False)
-    if isinstance(raw, np.ndarray):
-        array = io.BytesIO()
-        np.save(array, raw, allow_pickle=False)
-        _put(champion / _EXAMPLE_ARRAY, array.getvalue())
-        stored = {"inputs": None, "outputs": predicted}
-    else:
-        cells = raw.astype(object).where(raw.notna(), None)  # JSON has no NaN
-        stored = {"inputs": cells.to_dict("split", index=False), "outputs": predicted}
-    _put(champion / _EXAMPLE, json.dumps(stored, allow_nan=False).encode())

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from tuner import champion, data, models
-from tuner.champion import ExportError, Predictor
+from tuner.champion import Predictor
 from tuner.data import Dataset
 from tuner.errors import CheckpointCorrupt, DataError, StudyMissing, TunerError
+from tuner.inference import champion_writer
+from tuner.inference.champion_writer import ExportError
 from tuner.models import Signature
 
 TRIAL = {"number": 3, "params": {"width": 8}, "metrics": {"val/accuracy": 0.5}, "seed": 11}
@@ -62,7 +64,7 @@ def test_a_champion_predicts_what_its_network_computes_for_any_number_of_rows(
 ) -> None:
     dataset = data.load(source)
     module = network(dataset, family, **values)
-    champion.export(tmp_path, module, dataset, TRIAL)
+    champion_writer.export(tmp_path, module, dataset, TRIAL)
     predictor = Predictor.load(tmp_path)
     raw, _ = champion.example(tmp_path / "champion")
     for rows in (1, 2, 7, 1_500):
@@ -80,7 +82,7 @@ def test_a_champion_predicts_what_its_network_computes_for_any_number_of_rows(
 
 def test_the_example_is_of_the_training_rows_in_the_sources_own_form(tmp_path: Path) -> None:
     dataset = data.load("customers.csv", target="churned", folder=customers(tmp_path).parent)
-    folder = champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    folder = champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     raw, predicted = champion.example(folder)
     assert isinstance(raw, pd.DataFrame)
     written = pd.read_csv(tmp_path / "customers.csv").iloc[dataset.train.rows[: len(raw)]].drop(columns="churned")
@@ -92,7 +94,7 @@ def test_the_example_is_of_the_training_rows_in_the_sources_own_form(tmp_path: P
 
 def test_images_go_back_to_their_pixels(tmp_path: Path) -> None:
     dataset = data.load("digits")
-    raw, _ = champion.example(champion.export(tmp_path, network(dataset), dataset, TRIAL))
+    raw, _ = champion.example(champion_writer.export(tmp_path, network(dataset), dataset, TRIAL))
     assert isinstance(raw, np.ndarray)
     assert raw.shape == (2, 8, 8)
     np.testing.assert_allclose(raw, raw.round(), atol=1e-4)
@@ -101,7 +103,7 @@ def test_images_go_back_to_their_pixels(tmp_path: Path) -> None:
 
 def test_a_new_file_is_predicted_row_by_row_without_its_target(tmp_path: Path) -> None:
     dataset = data.load("customers.csv", target="churned", folder=customers(tmp_path).parent)
-    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     predictor = Predictor.load(tmp_path)
     new = pd.read_csv(tmp_path / "customers.csv").drop(columns="churned")[["spent", "plan", "age"]]
     new.to_csv(tmp_path / "new.csv", index=False)
@@ -124,7 +126,7 @@ def test_a_regression_is_predicted_in_the_targets_own_unit(
 ) -> None:
     dataset = data.load("customers.csv", target=targets, task="regression", folder=customers(tmp_path, "height").parent)
     module = network(dataset)
-    champion.export(tmp_path, module, dataset, TRIAL)
+    champion_writer.export(tmp_path, module, dataset, TRIAL)
     raw, predicted = champion.example(tmp_path / "champion")
     assert list(predicted.columns) == columns
     with torch.inference_mode():
@@ -135,7 +137,7 @@ def test_a_regression_is_predicted_in_the_targets_own_unit(
 def test_a_networks_mode_is_left_as_it_was_and_exported_in_evaluation(tmp_path: Path) -> None:
     dataset = data.load("breast_cancer")
     module = network(dataset).train()
-    champion.export(tmp_path, module, dataset, TRIAL)
+    champion_writer.export(tmp_path, module, dataset, TRIAL)
     assert module.training
     raw, _ = champion.example(tmp_path / "champion")
     predictor = Predictor.load(tmp_path)
@@ -145,11 +147,11 @@ def test_a_networks_mode_is_left_as_it_was_and_exported_in_evaluation(tmp_path: 
 
 def test_a_later_champion_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
     dataset = data.load("breast_cancer")
-    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     (tmp_path / "champion" / "stray").touch()
     (tmp_path / "champion.new").mkdir()  # left by an export that was killed
     (tmp_path / "champion.new" / "card.json").write_text("{")
-    champion.export(tmp_path, network(dataset, width=16), dataset, {**TRIAL, "number": 9})
+    champion_writer.export(tmp_path, network(dataset, width=16), dataset, {**TRIAL, "number": 9})
     assert Predictor.load(tmp_path).card["trial"]["number"] == 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["champion"]
     assert not (tmp_path / "champion" / "stray").exists()
@@ -157,7 +159,7 @@ def test_a_later_champion_replaces_the_earlier_one_whole(tmp_path: Path) -> None
 
 def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     dataset = data.load("digits")
-    folder = champion.export(tmp_path / "my-study", network(dataset), dataset, TRIAL)
+    folder = champion_writer.export(tmp_path / "my-study", network(dataset), dataset, TRIAL)
     card = json.loads((folder / "card.json").read_text())
     assert card["study"] == "my-study"
     assert card["trial"] == TRIAL
@@ -169,7 +171,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [0, 100, -1])
 def test_a_flipped_bit_in_the_network_is_noticed(tmp_path: Path, place: int) -> None:
     dataset = data.load("breast_cancer")
-    path = champion.export(tmp_path, network(dataset), dataset, TRIAL) / "network.safetensors"
+    path = champion_writer.export(tmp_path, network(dataset), dataset, TRIAL) / "network.safetensors"
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -184,7 +186,7 @@ def test_a_study_without_a_champion_says_so(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     dataset = data.load("breast_cancer")
-    card = champion.export(tmp_path, network(dataset), dataset, TRIAL) / "card.json"
+    card = champion_writer.export(tmp_path, network(dataset), dataset, TRIAL) / "card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"format": champion.FORMAT + 1}))
     with pytest.raises(TunerError, match="newer Tuner"):
         Predictor.load(tmp_path)
@@ -201,15 +203,15 @@ class Branching(nn.Module):
 
 def test_a_network_that_cannot_be_exported_is_named_and_the_older_champion_stays(tmp_path: Path) -> None:
     dataset = data.load("breast_cancer")
-    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     with pytest.raises(ExportError, match="Branching"):
-        champion.export(tmp_path, Branching(), dataset, {**TRIAL, "number": 4})
+        champion_writer.export(tmp_path, Branching(), dataset, {**TRIAL, "number": 4})
     assert Predictor.load(tmp_path).card["trial"]["number"] == 3
 
 
 def test_predicting_needs_neither_mlflow_nor_the_ledger(tmp_path: Path) -> None:
     dataset = data.load("breast_cancer")
-    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     code = (
         "import sys; from pathlib import Path; from tuner.champion import Predictor, example\n"
         f"folder = Path({str(tmp_path)!r})\n"
@@ -239,7 +241,7 @@ class Reader(nn.Module):
 def test_a_champion_for_texts_takes_strings(tmp_path: Path) -> None:
     torch.manual_seed(0)
     dataset = data.load("syllables")
-    champion.export(tmp_path, Reader(dataset.signature), dataset, TRIAL)
+    champion_writer.export(tmp_path, Reader(dataset.signature), dataset, TRIAL)
     predictor = Predictor.load(tmp_path)
     raw, predicted = champion.example(tmp_path / "champion")
     assert isinstance(raw, pd.DataFrame)
@@ -263,7 +265,7 @@ def test_a_champion_that_continues_texts_gives_the_next_character(tmp_path: Path
         module.characters.weight.copy_(torch.eye(len(module.characters.weight), 8))
         module.answer.weight.copy_(100 * torch.eye(8).roll(1, 0)[: dataset.signature.outputs])
         module.answer.bias.zero_()
-    champion.export(tmp_path, module, dataset, TRIAL)
+    champion_writer.export(tmp_path, module, dataset, TRIAL)
     predictor = Predictor.load(tmp_path)
     characters = dataset.preprocess.characters
     assert characters == " .abc"
@@ -278,7 +280,7 @@ def test_a_champion_for_sequences_takes_them_shorter_and_longer(tmp_path: Path) 
     lengths = draw.integers(2, 7, 40)
     np.savez(tmp_path / "s.npz", x=draw.normal(3, 2, (40, 6, 2)), y=np.arange(40) % 2, lengths=lengths)
     dataset = data.load("s.npz", folder=tmp_path)
-    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     predictor = Predictor.load(tmp_path)
     raw, predicted = champion.example(tmp_path / "champion")
     assert isinstance(raw, np.ndarray)
@@ -300,7 +302,7 @@ def test_a_champion_for_a_table_with_empty_cells_keeps_them_in_its_example(tmp_p
     frame.loc[frame.index % 4 == 0, "plan"] = None
     frame.to_csv(tmp_path / "customers.csv", index=False)
     dataset = data.load("customers.csv", target="churned", folder=tmp_path)
-    champion.export(tmp_path, network(dataset), dataset, TRIAL)
+    champion_writer.export(tmp_path, network(dataset), dataset, TRIAL)
     raw, predicted = champion.example(tmp_path / "champion")
     assert isinstance(raw, pd.DataFrame)
     assert raw["spent"].isna().tolist() == frame["spent"].isna()[dataset.train.rows[:2]].tolist()

@@ -30,6 +30,7 @@ from tuner import champion, cli
 from tuner.champion import Predictor
 from tuner.data import Dataset
 from tuner.errors import TunerError
+from tuner.inference import champion_writer
 from tuner.inference import export as exported
 
 MARK = "code-ran"
@@ -448,7 +449,7 @@ def test_a_network_of_ones_own_computes_as_torchs_own_reader_of_its_export() -> 
     from tests.zoo import SEQUENCES
 
     torch.manual_seed(0)
-    program = champion._program(Varied().eval(), SEQUENCES)
+    program = champion_writer._program(Varied().eval(), SEQUENCES)
     network, reference = exported.unpack(exported.pack(program)), program.module()
     for count in (1, 2, 5):
         for sign in (-1.0, 1.0):
@@ -466,7 +467,7 @@ def test_our_families_compute_to_the_bit_what_torchs_own_reader_of_their_export_
 
     torch.set_num_threads(1)
     case = next(case for case in zoo.CASES if case.name == name)
-    program = champion._program(models.build(case.family, case.signature, case.network).eval(), case.signature)
+    program = champion_writer._program(models.build(case.family, case.signature, case.network).eval(), case.signature)
     network, reference = exported.unpack(exported.pack(program)), program.module()
     x = case.signature.example(5)
     x = torch.randint(0, 8, x.shape) if case.signature.vocabulary else torch.randn(x.shape)
@@ -494,8 +495,10 @@ def test_an_operator_of_ones_own_cannot_be_exported(tmp_path: Path) -> None:
             return twice(self.layer(x))
 
     dataset: Dataset = data.load("breast_cancer")
-    with pytest.raises(champion.ExportError, match=r"Own cannot be written: the operator 'tuner_tests.twice.default'"):
-        champion.export(tmp_path, Own(), dataset, {"number": 0})
+    with pytest.raises(
+        champion_writer.ExportError, match=r"Own cannot be written: the operator 'tuner_tests.twice.default'"
+    ):
+        champion_writer.export(tmp_path, Own(), dataset, {"number": 0})
 
 
 # --- studies with code of a person's own -----------------------------------------------------------

@@ -15,6 +15,7 @@ from tuner import models
 from tuner.champion import Predictor
 from tuner.data.preprocess import Preprocess
 from tuner.errors import InputError, TunerError
+from tuner.inference import champion_writer
 from tuner.inference.generate import FIRST, continued, strangers
 from tuner.models.interface import PADDING, UNKNOWN
 
@@ -116,14 +117,14 @@ def test_a_network_that_answers_no_numbers_is_told() -> None:
 def test_an_exported_champion_writes_what_its_plain_network_writes(
     family: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    from tuner import champion, data
+    from tuner import data
 
     torch.set_num_threads(1)
     (tmp_path / "text.txt").write_text("It was the best of times, it was the worst of times.\n" * 12)
     dataset = data.load("text.txt", length=12, folder=tmp_path)
     torch.manual_seed(0)
     network = models.build(family, dataset.signature, values).eval()
-    champion.export(tmp_path, network, dataset, {"number": 0})
+    champion_writer.export(tmp_path, network, dataset, {"number": 0})
     text = Predictor.load(tmp_path).generate("It was", 40, temperature=0.7, seed=5)
     assert text == continued(network, dataset.preprocess, "It was", 40, 0.7, 5)
     assert len(text) == 40
@@ -135,9 +136,9 @@ def test_an_exported_champion_writes_what_its_plain_network_writes(
 
 
 def test_a_champion_that_continues_no_text_says_so(tmp_path: Path) -> None:
-    from tuner import champion, data
+    from tuner import data
 
     dataset = data.load("wine")
-    champion.export(tmp_path / "cellar", models.build("mlp", dataset.signature, {}), dataset, {"number": 0})
+    champion_writer.export(tmp_path / "cellar", models.build("mlp", dataset.signature, {}), dataset, {"number": 0})
     with pytest.raises(InputError, match="study cellar: expected one that continues text"):
         Predictor.load(tmp_path / "cellar").generate("a", 3)

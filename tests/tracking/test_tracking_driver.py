@@ -24,6 +24,7 @@ from tests.tracking.test_tracking_process import free_port
 from tuner import champion as champion_of
 from tuner.errors import TunerError
 from tuner.events import Opened
+from tuner.inference import champion_writer
 from tuner.ledger import Ledger
 from tuner.terminal.progress import PlainProgress
 from tuner.tracking import process as follow
@@ -230,13 +231,13 @@ def crown(story: Story, number: int, width: int = 8) -> None:
     """Export a small network as the study's champion."""
     import torch
 
-    from tuner import champion, data, models
+    from tuner import data, models
 
     torch.set_num_threads(1)
     torch.manual_seed(width)
     dataset = data.load("breast_cancer")
     network = models.build("mlp", dataset.signature, {"width": width})
-    champion.export(story.folder, network, dataset, {"number": number, "params": {"width": width}})
+    champion_writer.export(story.folder, network, dataset, {"number": number, "params": {"width": width}})
 
 
 def assert_champion(uri: str, story: Story) -> None:

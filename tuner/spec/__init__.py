@@ -249,7 +249,7 @@ class StudySpec(StudyFile):
         if self.trial is None:
             del body["data"]["memory"]
         else:
-            for name in ("timeout", "silence", "retries", "grace"):
+            for name in ("timeout", "silence", "retries", "grace", "mlflow"):
                 del body["trial"][name]
         run = body["run"]
         scheduler = run.pop("scheduler")

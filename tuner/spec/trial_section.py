@@ -62,5 +62,7 @@ class TrialSection(Section):
     """time that a pruned trial has to end in: after its stop, or SIGTERM, comes SIGKILL"""
     environment: dict[str, Scalar | None] = Field(default={})
     """variables of a trial's process; of null the value is the launch's own, so that no secret stands in a file"""
+    mlflow: bool | None = None
+    """whether MLFLOW_RUN_ID names the trial's run, made beforehand; unless named, where its code speaks of mlflow"""
     artifacts: list[str] = Field(default=[])
     """patterns of files in the trial's folder that MLflow gets; all small ones unless named"""

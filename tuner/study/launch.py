@@ -36,6 +36,7 @@ from tuner.study.session import StudySession
 from tuner.study.signals import Signals
 from tuner.study.workers import EXECUTORS, connect_early, imported, local_count
 from tuner.terminal.progress import Now, PlainProgress, Progress, Tracking
+from tuner.tracking.dashboard import uri_of
 from tuner.tracking.standby import Standby
 from tuner.tracking.writer import Writer
 from tuner.workloads.base import Workload
@@ -123,7 +124,7 @@ def launch(
         with (
             Signals(ledger.asked_to_stop) as signals,
             ahead.finished(),
-            Writer(folder, home, spec.store, standby=standby) as writer,
+            Writer(folder, home, spec.store, standby=standby, ahead=_runs_ahead(workload, spec, home)) as writer,
         ):
             try:
                 progress.start([*plan.lines(planned(history)), *resuming])
@@ -183,6 +184,12 @@ def _read(spec: StudySpec | str | Path, trials: int | None) -> StudySpec:
     return spec if trials is None else spec.extended(trials)
 
 
+def _runs_ahead(workload: Workload, spec: StudySpec, home: Path) -> bool:
+    """Whether a trial's run is made before it begins: where its code may write there, and reaches the store."""
+    _, artifacts = uri_of(spec.store, home)
+    return workload.writes_runs and (spec.run.executor == "local" or artifacts is None)
+
+
 # --- driving --------------------------------------------------------------------------------------
 
 
@@ -205,7 +212,9 @@ def _drive(session: StudySession, signals: Signals, writer: Writer, prefork: Pre
         log.append(code_versions.begun_anew(history, cohorts))
         with contextlib.closing(begin(storage)) as executor:
             checkpoints = migrate.place(session.folder, storage)
-            return StudyLoop(session, search, executor, cohorts, checkpoints, now).run(signals.pending)
+            return StudyLoop(session, search, executor, cohorts, checkpoints, now, writer.variables).run(
+                signals.pending
+            )
 
 
 def _interrupted(session: StudySession, signals: Signals) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +48,7 @@ from tuner.workloads.base import CohortPolicy, Job
 
 LOSSES = 3  # of workers under one cohort, before it is halved or its last trial given up
 STOP_SECONDS = 8.0  # for workers to save after the first signal; then they are ended
+_RUN_PATIENCE = 0.05  # where a trial waits for its run
 _PATIENCE = 0.5  # seconds to wait for a message before looking at signals and the dashboard
 
 
@@ -70,10 +71,15 @@ class StudyLoop:
         cohorts: CohortPolicy,
         checkpoints: StudyCheckpoints,
         now: Callable[[int], Now],
+        variables: Callable[[int], Mapping[str, str] | None] = lambda _: {},
     ) -> None:
-        """`now` tells, of so many workers, what progress is shown besides the history."""
+        """`now` tells, of so many workers, what progress is shown besides the history.
+
+        `variables` are those that a trial's own code finds its run by; None: it is still to be made, and waited for.
+        """
         self._session, self._log, self._history = session, session.log, session.history
         self._search, self._executor, self._progress, self._now = search, executor, session.progress, now
+        self._variables = variables
         self._cohorts, self._checkpoints, self._workload = cohorts, checkpoints, session.workload
         self._objectives = session.spec.objectives
         self._running: dict[int, int] = {}  # cohort: attempt
@@ -107,13 +113,14 @@ class StudyLoop:
             with self._settled():
                 self._hand_out()
         self._begin_window()
-        while self._running or self._window:
+        while self._running or self._window or self._queue:
             if stopping():
                 self._wind_down()
                 return False
             if self._window:
                 self._ask(self._window)
-            self._hear(self._executor.receive(0.0 if self._window else _PATIENCE))
+            waiting = self._queue and len(self._running) < self._executor.workers
+            self._hear(self._executor.receive(0.0 if self._window else _RUN_PATIENCE if waiting else _PATIENCE))
             if self._history.epochs_ended:  # while workers train, not after them
                 self._session.ahead.begin()
             self._begin_window()
@@ -132,12 +139,17 @@ class StudyLoop:
             raise self._fault
 
     def _hand_out(self) -> None:
-        """Give work to whoever is free."""
+        """Give work to whoever is free; a trial that is to have its run first, once it has."""
         while self._queue and len(self._running) < self._executor.workers:
+            variables: dict[str, str] = {}
+            for trial in self._queue[0].trials:
+                if (told := self._variables(trial.number)) is None:
+                    return
+                variables |= told
             cohort = self._queue.popleft()
             attempt = self._attempts.get(cohort.number, 0) + 1
             self._running[cohort.number] = self._attempts[cohort.number] = attempt
-            self._after_commit.append(partial(self._submit, cohort, attempt))
+            self._after_commit.append(partial(self._submit, cohort, attempt, variables))
 
     def _hear(self, messages: Sequence[Message], *, requeue: bool = True) -> None:
         """Store what was said, with all that follows from it, and answer."""
@@ -151,6 +163,8 @@ class StudyLoop:
                 self._heed(message, requeue=requeue)
                 if requeue:
                     self._hand_out()
+            if requeue and not messages:
+                self._hand_out()
 
     def _begin_window(self) -> None:
         """Where somebody would soon have nothing to do: before anybody is heard again, so that it is from now."""
@@ -181,9 +195,10 @@ class StudyLoop:
             self._hear(later)
         self._begin_window()
 
-    def _submit(self, cohort: Cohort, attempt: int) -> None:
+    def _submit(self, cohort: Cohort, attempt: int, variables: Mapping[str, str]) -> None:
         trials = tuple(trial.number for trial in cohort.trials)
-        self._executor.submit(Job(cohort.number, trials, attempt, self._workload.payload(cohort, self._search.rungs)))
+        payload = self._workload.payload(cohort, self._search.rungs)
+        self._executor.submit(Job(cohort.number, trials, attempt, payload, variables))
 
     def _answer(self, cohort: int, stop: frozenset[int] = frozenset()) -> None:
         self._after_commit.append(partial(self._executor.answer, cohort, Answer(stop)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tuner.tracking.projection import RUNNING, Point
+from tuner.tracking.projection import RUNNING, SCHEDULED, Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,7 +58,7 @@ class RunWriter(ABC):
 
     def settle(self, run: Written, status: str, ended: int) -> None:
         """Give a run its status, and its end where it has ended; one that goes on keeps the end that it had."""
-        if status == RUNNING:
+        if status in (RUNNING, SCHEDULED):
             ended = run.ended  # type: ignore[assignment]
         if (run.status, run.ended) != (status, ended):
             self._settle(run, status, ended)
@@ -101,8 +101,8 @@ class ClientWriter(RunWriter):
         )
 
     def _settle(self, run: Written, status: str, ended: int | None) -> None:
-        if status == RUNNING:
-            self._client.update_run(run.id, RUNNING)
+        if status in (RUNNING, SCHEDULED):
+            self._client.update_run(run.id, status)
         else:
             self._client.set_terminated(run.id, status, ended)
 

@@ -68,10 +68,13 @@ def sqlite_path(uri: str) -> Path:
     return Path(unquote(uri.removeprefix(SQLITE)))
 
 
-def command(folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60) -> list[str]:
+def command(
+    folder: Path, uri: str, artifacts: str | None, *, once: bool = False, patience: float = 60, ahead: bool = False
+) -> list[str]:
     """The command line of the process that writes the study in `folder` to MLflow; see `tuner.tracking.process`."""
     line = [*FOLLOW, str(folder), "--uri", uri, "--patience", str(patience)]
-    return line + (["--artifacts", artifacts] if artifacts else []) + (["--once"] if once else [])
+    flags = [name for name, on in (("--once", once), ("--ahead", ahead)) if on]
+    return line + (["--artifacts", artifacts] if artifacts else []) + flags
 
 
 @contextmanager

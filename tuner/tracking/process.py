@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from tuner.errors import LedgerError, TunerError
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With `--standby` alone, MLflow is imported while the study's arguments are awaited on stdin; without them nothing
     is done.
 
-    Prints one JSON line a cycle: {"written", "waiting", "error"}, and a "warning" where there is one. Returns DRAINED,
+    Prints one JSON line a cycle: {"written", "waiting", "error"}, a "warning" where there is one, and with --ahead the
+    ids of new "runs" by trial and their "experiment". Returns DRAINED,
     or BEHIND where MLflow has not answered for `--patience` seconds after the end.
     """
     parser = argparse.ArgumentParser(
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--uri", required=True)
     parser.add_argument("--artifacts")
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--ahead", action="store_true")
     parser.add_argument("--patience", type=float, default=60)
     os.environ.update(SETTINGS)
     spare_loopback(os.environ)
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we go on until it has closed stdin
         threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     try:
-        tracker = _open(lambda: Tracker(given.folder, given.uri, given.artifacts, parent), ended, given.patience, _say)
+        make = partial(Tracker, given.folder, given.uri, given.artifacts, parent, ahead=given.ahead)
+        tracker = _open(make, ended, given.patience, _say)
     except TunerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -175,8 +179,7 @@ def _await_end(ended: threading.Event) -> None:
 def _say(progress: Progress) -> None:
     try:
         told = asdict(progress)
-        if progress.warning is None:
-            del told["warning"]
+        told = {name: value for name, value in told.items() if value or name in ("written", "waiting", "error")}
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # the driver is gone; what it wrote is still to be repeated

@@ -30,7 +30,7 @@ from tuner.history.counts import planned
 from tuner.history.fold import SHORT, History, TrialHistory, dominates
 
 # MLflow's names for how a run stands. A pruned trial ended before its time, as a killed one does.
-RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"
+SCHEDULED, RUNNING, FINISHED, KILLED, FAILED = "SCHEDULED", "RUNNING", "FINISHED", "KILLED", "FAILED"
 _STATUS = {State.COMPLETE: FINISHED, State.PRUNED: KILLED, State.FAILED: FAILED}
 
 BEST = "best/"  # before a metric's name: its value at the objective's best epoch; of the study, that of its best trial
@@ -52,8 +52,12 @@ class Point:
 
 @dataclass(slots=True)
 class Projection:
-    """A study as a tracker should show it. `under_way` is False once it has completed or was interrupted."""
+    """A study as a tracker should show it. `under_way` is False once it has completed or was interrupted.
 
+    A trial has a run from its start on; with `ahead` from the moment that it is asked, so that its own code finds it.
+    """
+
+    ahead: bool = False
     history: History = field(default_factory=History)
     under_way: bool = False
     began: dict[int, Event] = field(default_factory=dict)  # trial → what its run begins with; only these have one
@@ -75,6 +79,8 @@ class Projection:
             self.under_way = True
         if isinstance(event, Asked):
             self.digests[event.trial] = self.history.digest
+            if self.ahead:
+                self.began[event.trial] = event
         elif isinstance(event, Started):
             for number in event.trials:
                 self.began.setdefault(number, event)
@@ -162,7 +168,9 @@ class Projection:
 
     def status(self, number: int, alive: bool) -> str:
         """MLflow's status of a trial's run; `alive` tells that somebody drives the study now."""
-        return _STATUS.get(self.history.trials[number].state) or (RUNNING if alive else KILLED)
+        state = self.history.trials[number].state
+        waits = SCHEDULED if state is State.WAITING else RUNNING
+        return _STATUS.get(state) or (waits if alive else KILLED)
 
     def ended(self, number: int) -> int:
         """When a trial's run ended, ms: an interrupted one at the study's last sign of life."""

@@ -13,16 +13,16 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import champion
 from tuner.errors import LedgerError
-from tuner.events import TERMINAL, Created, Event, Extended, Failed, Reported, Started, Tested, TrialEvent
+from tuner.events import TERMINAL, Asked, Created, Event, Extended, Failed, Reported, Started, Tested, TrialEvent
 from tuner.ledger import Ledger
 from tuner.tracking import in_the_way, model_registry, shared_view, trial_files
 from tuner.tracking.client_writer import RunWriter, Written
@@ -49,31 +49,37 @@ _PAGE = 1_000  # runs per search
 class Progress:
     """Points (metric values of trials) written by this process, points still waiting, and what is in the way.
 
-    `warning` says what MLflow shows to be wrong with the ledger.
+    `warning` says what MLflow shows to be wrong with the ledger. `runs` are the ids of those runs that trials still to
+    end may write to by themselves, as far as they are new, `experiment` is theirs.
     """
 
     written: int
     waiting: int
     error: str | None = None
     warning: str | None = None
+    runs: Mapping[int, str] = field(default_factory=dict)
+    experiment: str = ""
 
 
 class Tracker:
     """Repeats one study's ledger in MLflow, a cycle at a time. One per study at work, by a lock in its folder.
 
     `driver` is the process whose death or leave ends the study: once told that it has gone (`cycle(closing=True)`)
-    the study is not alive unless another process has taken it up.
+    the study is not alive unless another process has taken it up. With `ahead` a trial's run is made when the trial is
+    asked, and the trial's own code may write to it: what it has written stays.
     """
 
-    def __init__(self, folder: Path, uri: str, artifacts: str | None, driver: int | None = None) -> None:
-        self.folder, self.uri, self.artifacts, self.driver = folder, uri, artifacts, driver
+    def __init__(
+        self, folder: Path, uri: str, artifacts: str | None, driver: int | None = None, *, ahead: bool = False
+    ) -> None:
+        self.folder, self.uri, self.artifacts, self.driver, self.ahead = folder, uri, artifacts, driver, ahead
         self.drained = False  # after a cycle: everything read is written, and nothing is in doubt
         self.blind = False  # after a cycle: it was the ledger that could not be read, of which its driver tells
         self.connected = False  # after a cycle: it had to connect first, which takes much longer than writing
         self._prepared = False
         self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
         self._ledger = Ledger.open(folder, read_only=True)
-        self._projection = Projection()
+        self._projection = Projection(ahead)
         self._backlog: deque[Event] = deque()
         self._waiting = self._done = 0
         self._client: MlflowClient | None = None
@@ -83,6 +89,8 @@ class Tracker:
         self._experiment = ""
         self._parent = Written("", "")
         self._children: dict[int, Written] = {}
+        self._told: set[int] = set()  # trials whose runs have been told
+        self._last_look = not ahead  # whether it was seen what trials' own code has left
         self._curve = 0  # points of the parent's curve that are written
         self._warning: str | None = None
 
@@ -90,10 +98,14 @@ class Tracker:
         """Read what is new in the ledger, write the next slice; what goes wrong is said, never raised."""
         error = None
         self.drained = self.connected = self.blind = False
+        runs: dict[int, str] = {}
+        if closing and not self._last_look:
+            self._last_look = self._unsure = True
         try:
             self._read()
             if self._take_lock():
                 self._write(self._alive(closing))
+                runs = self._new_runs()
                 self.drained = not (self._backlog or self._unsure)
             else:
                 path = self.folder / in_the_way.LOCK
@@ -104,15 +116,27 @@ class Tracker:
                 error = f"the store {sqlite_path(self.uri)} is locked by {who}"
             self.blind = isinstance(problem, LedgerError)
             self._attached, self._unsure = False, True
-        return Progress(self._done, self._waiting, error, self._warning)
+        return Progress(self._done, self._waiting, error, self._warning, runs, self._experiment if runs else "")
+
+    def _new_runs(self) -> dict[int, str]:
+        """Of trials that have not ended, where their own code may write."""
+        trials = self._projection.history.trials if self.ahead else {}
+        new = {
+            number: child.id
+            for number, child in self._children.items()
+            if number not in self._told and number in trials and not trials[number].ended
+        }
+        self._told.update(new)
+        return new
 
     def look(self) -> bool:
-        """Read what is new in the ledger; whether it is worth writing at once, because no more trials will come."""
+        """Read what is new in the ledger; whether it is worth writing at once: no more trials come, or one waits."""
         try:
             self._read()
         except Exception:  # noqa: BLE001 # the next cycle meets it too, and says so
             return True
-        return bool(self._backlog) and self._projection.over
+        waited = self.ahead and any(isinstance(event, Asked) for event in self._backlog)
+        return waited or (bool(self._backlog) and self._projection.over)
 
     def prepare(self) -> None:
         """Do ahead, once, what the champion will need, where a study is still to come to its end."""
@@ -172,7 +196,7 @@ class Tracker:
         for number, epochs in self._due(events).items():
             self._write_trial(self._writer, number, epochs, alive)
         for number, child in self._children.items():
-            if number in self._projection.began:
+            if number in self._projection.history.trials:
                 self._settle_trial(self._writer, number, child, alive)
         self._explain_failures(self._client, self._writer, events)
         self._keep_files(self._client, self._writer, events)
@@ -238,7 +262,7 @@ class Tracker:
         writer.flush()
         for twin in twins:
             client.delete_run(twin.id)
-        self._writer, self._curve = writer, 0
+        self._writer, self._curve, self._told = writer, 0, set()
         self._backlog = deque(event for event in self._ledger.read(after=cursor) if event.seq <= history.seq)
         self._waiting = sum(map(reported, self._backlog))
         self._attached = True
@@ -265,7 +289,12 @@ class Tracker:
         if child is None:
             began = milliseconds(projection.began[number].time)
             child = self._children[number] = writer.create(self._experiment, f"trial-{number:04d}", began, tags)
-        writer.log(child, projection.points(number, epochs), tags, projection.params(number))
+        elif self.ahead and projection.history.trials[number].ended:
+            assert self._client is not None
+            child = self._children[number] = Written.of(self._client.get_run(child.id))
+        # MLflow takes a param once: what the trial's own code gives one as comes first.
+        later = self.ahead and not projection.history.trials[number].ended
+        writer.log(child, projection.points(number, epochs), tags, {} if later else projection.params(number))
 
     def _settle_trial(self, writer: RunWriter, number: int, child: Written, alive: bool) -> None:
         status = self._projection.status(number, alive)

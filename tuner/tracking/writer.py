@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +25,7 @@ PATIENT, IMPATIENT = 60.0, 2.0  # seconds that `drain` waits for the process; `t
 _LEAVE_SECONDS = 3.0  # what the process has to finish in when an exception ends the driver
 _END_SECONDS = 2.0  # and to die in when told to
 _NICE = 10  # from its first import on: training comes first
+_RUN_SECONDS = 120.0  # that a trial waits for its run: a store's first use takes long on a slow machine
 _LIVES = 3  # of the process: somebody who kills it again and again means it
 
 
@@ -45,9 +46,11 @@ class Writer:
         patience: float = PATIENT,
         log: str = "tracking.log",
         standby: Standby | None = None,
+        ahead: bool = False,
     ) -> None:
         """`store` is a study file's `tracking.mlflow`; with "off" nothing is started, and who stands by is ended.
 
+        With `ahead` a trial has its run before it begins, which `variables` tells.
         The process gives up when MLflow has not answered for `patience` seconds after the end. What Python and
         MLflow have to say goes to `log` in the study's folder for logs.
         """
@@ -55,12 +58,17 @@ class Writer:
         self.log = folder / "logs" / log
         self._once, self._told, self._left = once, False, False
         self._process: subprocess.Popen[str] | None = None
+        self._ahead = ahead
+        self._runs: dict[int, str] = {}  # of trials, as far as they are made
+        self._experiment = ""
+        self._awaited: dict[int, float] = {}  # trial → since when its run is waited for
         if store == OFF:
             if standby is not None:
                 standby.end()
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)  # a ledger may be elsewhere
-        self._command = command(folder, *uri_of(store, home), once=once, patience=patience)
+        self._uri, artifacts = uri_of(store, home)
+        self._command = command(folder, self._uri, artifacts, once=once, patience=patience, ahead=ahead)
         self._lives = _LIVES
         self._guard = threading.Lock()  # of the process: it is replaced by the thread that hears it
         if not self._begin(standby):
@@ -103,12 +111,29 @@ class Writer:
             assert process is not None and process.stdout is not None
             for line in process.stdout:
                 with contextlib.suppress(json.JSONDecodeError):
-                    self.said = json.loads(line)
+                    told = json.loads(line)
+                    self._experiment = told.pop("experiment", self._experiment)
+                    self._runs |= {int(number): run for number, run in told.pop("runs", {}).items()}
+                    self.said = told
             with self._guard:
                 if process.wait() >= 0 or self._left or not self._lives:
                     return
                 self.said = None
                 self._spawn()
+
+    def variables(self, number: int) -> Mapping[str, str] | None:
+        """What tells MLflow's client in a trial's own code of the trial's run; None while the run is being made.
+
+        Empty where there is none: nothing is tracked, MLflow does not answer, or nobody has asked for runs `ahead`.
+        """
+        if not self._ahead or self._process is None:
+            return {}
+        if number in self._runs:
+            names = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+            return dict(zip(names, (self._runs[number], self._uri, self._experiment), strict=True))
+        waited = time.monotonic() - self._awaited.setdefault(number, time.monotonic())
+        failing = bool(self.said and self.said.get("error")) or not self._reader.is_alive()
+        return {} if failing or waited > _RUN_SECONDS else None
 
     def __enter__(self) -> Self:
         return self

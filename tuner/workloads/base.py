@@ -39,13 +39,15 @@ class Setup:
 class Job:
     """One cohort handed to a worker, in its `attempt`: to be trained from its checkpoint where there is one.
 
-    `trials` are numbers; `payload` is what the workload's runner trains it by.
+    `trials` are numbers; `payload` is what the workload's runner trains it by; `variables` are for the environment of
+    code that runs in processes of its own.
     """
 
     cohort: int
     trials: tuple[int, ...]
     attempt: int
     payload: Any
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,10 @@ class Workload(Protocol):
 
     def preflight(self, found: Iterable[Problem]) -> Plan:
         """The plan. Raises SpecError with every problem, those that were `found` before included."""
+
+    @property
+    def writes_runs(self) -> bool:
+        """Whether its code may write to a trial's run in MLflow by itself: then it is made before the trial begins."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """What the study's results hang on beside its spec: stored when it is made, compared when it is taken up."""

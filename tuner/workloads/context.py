@@ -18,7 +18,7 @@ import signal
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ JOB = "TUNER_TRIAL"  # the variable that tells a command's process about its tri
 REPORT = "TUNER_REPORT"  # the file that a command appends its reports to, a JSON object a line
 NAME = re.compile(r"[\w\-./: ]{1,250}", re.ASCII)  # as MLflow takes them
 OURS = ".tuner"  # the one folder in a trial's own that is not the person's
+MODEL = "model"  # what `save_model` has written, in that folder
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints, unless the trial may end before the next one
 _KINDS = {b"J": "JSON", b"T": "torch", b"F": "files"}
 Checkpoint = Mapping[str, Any] | Path | Callable[[], Mapping[str, Any] | Path]
@@ -105,6 +106,21 @@ class TrialContext:
             self._stop = True
             if not self._by_hand:
                 raise TrialStopped
+
+    def save_model(
+        self, module: Any, example: Any, *, classes: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> None:
+        """Keep a torch.nn.Module as the trial's model; if the trial wins it is the champion, registered in MLflow.
+
+        `example` is a batch of its inputs, a tensor [N, features], [N, time, features] or [N, channels, height, width].
+        `classes` name its outputs where these are scores of classes, `columns` the features of a table. A later call
+        takes the place of an earlier one; it takes a second or two, so call it once, at the end. The state_dict lies in
+        the trial's folder as model.pt, and there alone where torch.export refuses the module. Raises TypeError and
+        ValueError for what makes no sense.
+        """
+        from tuner.workloads import own_model
+
+        own_model.save(self.folder, self.folder / OURS / MODEL, module, example, classes, columns)
 
     def restore(self) -> Any:
         """What the newest checkpoint holds: a mapping, or the folder or file that was written; None: begin anew."""

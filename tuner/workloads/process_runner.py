@@ -23,7 +23,7 @@ from typing import Any
 
 from tuner.errors import CheckpointCorrupt, MachineError, TrialError
 from tuner.workloads.base import Answer, Epoch, Finished, Job, Located, Setup, Step, as_named
-from tuner.workloads.context import OURS, TrialJob, finite, intact
+from tuner.workloads.context import MODEL, OURS, TrialJob, finite, intact
 from tuner.workloads.trial_processes import CommandProcess, FunctionProcess, ProgramSetup, TrialProcess
 from tuner.workloads.trial_server import MARK, sweep
 
@@ -127,6 +127,7 @@ class ProgramRunner:
         folder = trainer.folder / f"{told.trial.number:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         self._job, self._told = replace(told.trial, device=trainer.device, folder=str(folder)), told
+        self._variables = job.variables
         self._folder = folder
         self.epoch = 0
         self._best: tuple[float, int] | None = None  # the objective's best value, and its epoch
@@ -188,7 +189,7 @@ class ProgramRunner:
             path.write_bytes(self._checkpoint[1])
             job = replace(job, epoch=self.epoch, checkpoint=str(path))
         began = FunctionProcess if self._setup.kind == "function" else CommandProcess
-        return began(self._trainer, job)
+        return began(self._trainer, job, self._variables)
 
     def _drive(self, trial: TrialProcess) -> Generator[Step | Epoch | Finished, Answer, bool]:
         """Until the process has ended: whether it is to be begun again."""
@@ -266,8 +267,16 @@ class ProgramRunner:
             raise TrialError(f"it ended without a report; report {metric}, or return it")
         if self._best is None:
             raise TrialError(f"it never reported {metric}, the study's objective; reports are told by their exact name")
-        yield Finished(self._job.number, self.epoch, self._best[1], {})
+        yield Finished(self._job.number, self.epoch, self._best[1], self._model())
         return False
+
+    def _model(self) -> dict[str, Any]:
+        """What the trial has saved as its model."""
+        if not (self._folder / OURS / MODEL).is_dir():
+            return {}
+        from tuner.workloads import own_model
+
+        return own_model.packed(self._folder / OURS / MODEL)
 
     def _again(self, why: str) -> bool:
         """Whether it is tried again, which a person is told then."""

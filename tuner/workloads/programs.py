@@ -13,11 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tuner import champion
-from tuner.errors import SpecError
+from tuner.checkpoints import format as checkpoint
+from tuner.checkpoints.store import weights_path
+from tuner.errors import CheckpointCorrupt, SpecError
 from tuner.events import Cohort, Params
 from tuner.executors import code_bundle
 from tuner.history.fold import History, TrialHistory
@@ -135,6 +138,21 @@ class ProgramWorkload:
             for name in self._spec.space.parameters.keys() - named:
                 yield ("search", "space", name), f"no word of the command names {{{name}}}; is it read elsewhere?"
 
+    @property
+    def writes_runs(self) -> bool:
+        """As the file says, else where a word of the command or the code beside it speaks of MLflow."""
+        if self._trial.mlflow is not None:
+            return self._trial.mlflow
+        words = [word.encode() for word in self._trial.command or ()]
+        return any(b"mlflow" in text.lower() for text in (*words, *map(Path.read_bytes, self._code())))
+
+    def _code(self) -> list[Path]:
+        """The files of a person's code: those that are named, and what lies beside a Python file."""
+        found = dict.fromkeys(path for path in self._files() if path.is_file())
+        for path in [path for path in found if path.suffix == ".py"]:
+            found |= dict.fromkeys(file for file in code.needed(path) if file.suffix == ".py")
+        return list(found)
+
     def fingerprint(self) -> Mapping[str, Any]:
         return {}
 
@@ -194,13 +212,33 @@ class ProgramWorkload:
         others = tuple(metric for metric, _ in spec.objectives[1:])
         return ProgramJob(job, spec.metric, spec.maximize, others)
 
-    def finish(self, best: TrialHistory, _history: History, folder: Path, say: Say) -> None:
-        kept = folder / "trials" / f"{best.number:06d}"
-        say(f"what the winner wrote is in {kept}")
-        champion.refuse(folder, f"its trials are a person's own training; what trial {best.number} wrote is in {kept}")
+    def finish(self, best: TrialHistory, _history: History, folder: Path, say: Say) -> Mapping[str, float] | None:
+        """Make the model that it has saved the champion; else tell where its files are."""
+        kept, weights = folder / "trials" / f"{best.number:06d}", weights_path(folder, best.number)
+        if not weights.is_file():
+            say(f"what the winner wrote is in {kept}")
+            why = f"its trials are a person's own training, and trial {best.number} saved no model (trial.save_model)"
+            champion.refuse(folder, f"{why}; what it wrote is in {kept}")
+            return None
+        from tuner.inference import champion_writer
+        from tuner.workloads import own_model
+
+        epoch = best.best_epoch(self._spec.metric, self._spec.maximize)
+        metrics = {} if epoch is None else best.reports[epoch]
+        about = {"number": best.number, "params": dict(best.params), "seed": best.seed, "metrics": metrics}
+        try:
+            why = champion_writer.adopt(folder, partial(own_model.unpacked, checkpoint.load(weights)), about)
+        except CheckpointCorrupt as error:
+            why = f"its model is damaged: {error}"
+        if why:
+            champion.refuse(folder, f"{why}; its state_dict is {kept / own_model.STATE}")
+            say(f"the winner's model cannot be exported, only its state_dict is kept in {kept}: {why}")
+        return {}
 
     def restore(self, best: TrialHistory, history: History, folder: Path, say: Say) -> None:
-        """What it wrote is where it wrote it."""
+        if champion.is_lost(folder):
+            say(f"the champion is lost, damaged or an older Tuner's: exporting trial {best.number} again")
+            self.finish(best, history, folder, say)
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import send_handle
@@ -87,8 +87,10 @@ def _signalled(code: int) -> str:
 class _Process:
     """What a function's and a command's process have in common: a server that begins and ends it."""
 
-    def __init__(self, trainer: Server) -> None:
+    def __init__(self, trainer: Server, job: TrialJob, variables: Mapping[str, str]) -> None:
         self._trainer = trainer
+        told = {"TUNER_SEED": str(job.seed), "TUNER_NUMBER": str(job.number)}
+        self._variables = {**trainer.setup.variables, **told, **variables}
         self._line = trainer.server()
         self._number = trainer.request()
         self._pid = 0
@@ -98,9 +100,6 @@ class _Process:
     @property
     def begun(self) -> bool:
         return self._pid != 0
-
-    def _variables(self, job: TrialJob) -> dict[str, str]:
-        return {**self._trainer.setup.variables, "TUNER_SEED": str(job.seed), "TUNER_NUMBER": str(job.number)}
 
     def _server_said(self) -> int | None:
         """The exit code, once the process has ended."""
@@ -138,15 +137,15 @@ class _Process:
 class FunctionProcess(_Process):
     """A function's process: it reports over a line of its own, and waits for answers there."""
 
-    def __init__(self, trainer: Server, job: TrialJob) -> None:
-        super().__init__(trainer)
+    def __init__(self, trainer: Server, job: TrialJob, variables: Mapping[str, str]) -> None:
+        super().__init__(trainer, job, variables)
         ours, theirs = socket.socketpair()
         assert isinstance(trainer.setup.place, str)
         place, folder = trainer.located(trainer.setup.place)
         self._trial = Connection(ours.detach())
         self._said: dict[str, Any] | None = None  # how it ended, as it said itself
         with theirs:
-            self._line.send(("function", asdict(job), place, folder, self._variables(job)))
+            self._line.send(("function", asdict(job), place, folder, self._variables))
             send_handle(self._line, theirs.fileno(), None)
 
     def messages(self, timeout: float) -> list[dict[str, Any]]:
@@ -183,8 +182,8 @@ class FunctionProcess(_Process):
 class CommandProcess(_Process):
     """A command's process: it reports in a file, or in what it prints, and hears nothing but SIGTERM."""
 
-    def __init__(self, trainer: Server, job: TrialJob) -> None:
-        super().__init__(trainer)
+    def __init__(self, trainer: Server, job: TrialJob, variables: Mapping[str, str]) -> None:
+        super().__init__(trainer, job, variables)
         folder = Path(job.folder)
         self._report = folder / "report.jsonl"
         self._report.write_text("")
@@ -196,7 +195,7 @@ class CommandProcess(_Process):
         self._metric = job.metric
         self._broken = False  # it has said what is no report
         argv = [_filled(word, job) for word in trainer.setup.place]
-        variables = {**self._variables(job), JOB: str(folder / "trial.json"), REPORT: str(self._report)}
+        variables = {**self._variables, JOB: str(folder / "trial.json"), REPORT: str(self._report)}
         self._line.send(("command", asdict(job), argv, trainer.setup.folder, variables))
         for target in (1, 2):
             ours, theirs = os.pipe()

@@ -20,7 +20,7 @@ from tuner.data.dataset import Dataset
 from tuner.errors import CheckpointCorrupt, StudyChanged, told
 from tuner.events import Trial
 from tuner.history.fold import History, TrialHistory
-from tuner.inference import render
+from tuner.inference import champion_writer, render
 from tuner.inference.explain import validated
 from tuner.inference.generate import continued
 from tuner.models.interface import LANGUAGE
@@ -92,8 +92,8 @@ def finish(
     kept = {} if epoch is None else best.reports[epoch]
     facts: dict[str, Any] = {"number": best.number, "params": dict(best.params), "seed": best.seed}
     try:
-        champion.export(folder, network, dataset, {**facts, "metrics": {**kept, **metrics}})
-    except champion.ExportError as error:
+        champion_writer.export(folder, network, dataset, {**facts, "metrics": {**kept, **metrics}})
+    except champion_writer.ExportError as error:
         kept_at = weights_path(folder, best.number)
         champion.refuse(folder, f"{error}; its weights are in {kept_at}")
         say(f"the winner's network cannot be exported, only its weights are kept ({kept_at}): {error}")

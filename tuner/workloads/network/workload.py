@@ -55,6 +55,8 @@ class NetworkWorkload:
         body = self._spec.canonical()
         return {**body["model"], **body["train"]}
 
+    writes_runs = False
+
     def preflight(self, found: Iterable[Problem]) -> plan.Plan:
         return plan.plan(self._spec, self.dataset, found)
 
