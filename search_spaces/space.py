@@ -85,6 +85,14 @@ class SearchSpace:
             for parent, wanted in (self.parameters[name].when or {}).items()
         )
 
+    def smallest(self) -> dict[str, Value]:
+        """The active assignment of every parameter's lowest value, or first one of a choice that is no number."""
+        values: dict[str, Value] = {}
+        for name, parameter in self.parameters.items():
+            if self.active(name, values):
+                values[name] = parameter.low_value
+        return values
+
     def validate(self, values: Mapping[str, object]) -> list[str]:
         """What is wrong with an assignment that a person wrote, `name: what`; active parameters may be missing."""
         return [f"{path[0]}: {text}" for path, text in self.misfits(values)]

@@ -106,15 +106,24 @@ def check(
     name: Name = None,
     trials: Trials = None,
     overrides: Overrides = None,
+    try_one: Annotated[
+        bool, typer.Option("--try", help="Train one trial with the smallest values until its first report.")
+    ] = False,
     output: Format = Output.TABLE,
 ) -> None:
     """Validate a study file and print its plan.
 
-    The plan tells the size of the space, the parameters of the smallest and the largest network, the epochs."""
+    The plan tells the size of the space, the parameters of the smallest and the largest network, the epochs. Code of
+    your own is imported; with --try it runs."""
     _one_thread()
     with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output
         spec = _read(file, overrides, name, trials)
-    _print_plan(spec, output)
+        from tuner.workloads.kinds import workload
+
+        trained = workload(spec)
+    _print_plan(spec, output, trained, thorough=True)
+    if try_one:
+        _try(spec, trained, output)
 
 
 def stop(study: StudyName, home: Home = DEFAULT_HOME, cluster: Cluster = None) -> None:
@@ -153,13 +162,28 @@ def _read(file: Path, overrides: Sequence[str] | None, name: str | None, trials:
     return StudySpec.read(file, overrides=overrides or (), name=name, trials=trials)
 
 
-def _print_plan(spec: StudySpec, output: Output, trained: Workload | None = None) -> None:
+def _print_plan(spec: StudySpec, output: Output, trained: Workload, *, thorough: bool = False) -> None:
     from tuner.study.preflight import plan
-    from tuner.workloads.kinds import workload
 
     with contextlib.redirect_stdout(sys.stderr):
-        made = plan(spec, workload(spec) if trained is None else trained)
+        made = plan(spec, trained, thorough=thorough)
     if output is Output.TABLE:
         print_lines(made.lines())
     else:
         print_rows([made.to_dict()], output, made.to_dict())
+
+
+def _try(spec: StudySpec, trained: Workload, output: Output) -> None:
+    """Print the first report of one trial; where it fails, its traceback and why."""
+    from tuner.errors import TrialError, TunerError
+    from tuner.study.trying import first_report
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            report = first_report(spec, trained)
+    except TrialError as error:
+        if error.trace:
+            typer.echo(error.trace, err=True)
+        raise TunerError(f"a trial with the smallest values fails: {error}") from None
+    for line in report.lines(spec.metric):
+        typer.echo(line, err=output is not Output.TABLE)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tuner.errors import first_line
+from tuner.errors import SpecError, first_line
 from tuner.search_spaces.document import Keys
 from tuner.spec import StudySpec
 from tuner.workloads.base import Plan, Workload
@@ -20,9 +20,14 @@ from tuner.workloads.base import Plan, Workload
 _ANSWERS = 5.0  # seconds in which a cluster takes a connection
 
 
-def plan(spec: StudySpec, workload: Workload) -> Plan:
-    """Check the spec against the machine and what the workload knows. Raises SpecError with every problem."""
-    return workload.preflight([*_device(spec), *_cluster(spec), *_storage(spec), *_store(spec)])
+def plan(spec: StudySpec, workload: Workload, *, thorough: bool = False) -> Plan:
+    """Check the spec against the machine and what the workload knows; `thorough` imports a person's code too.
+
+    Raises SpecError with every problem."""
+    made = workload.preflight([*_device(spec), *_cluster(spec), *_storage(spec), *_store(spec)])
+    if thorough and (found := [*workload.examine()]):
+        raise SpecError(spec.problems(found))
+    return made
 
 
 def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:

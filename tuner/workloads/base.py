@@ -187,6 +187,9 @@ class Workload(Protocol):
     def preflight(self, found: Iterable[Problem]) -> Plan:
         """The plan. Raises SpecError with every problem, those that were `found` before included."""
 
+    def examine(self) -> Iterable[Problem]:
+        """What only running a person's code shows, in a process of its own: it takes as long as its imports."""
+
     @property
     def writes_runs(self) -> bool:
         """Whether its code may write to a trial's run in MLflow by itself: then it is made before the trial begins."""

@@ -28,6 +28,7 @@ from tuner.workloads.trial_processes import CommandProcess, FunctionProcess, Pro
 from tuner.workloads.trial_server import MARK, sweep
 
 _POLL_SECONDS = 0.05
+_IMPORT_SECONDS = 300.0  # that an import may take, where nobody has said how long a trial may
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,22 @@ class ProgramTrainer:
                 )
             self._server, self._requests = (process, Connection(ours.detach())), 0
         return self._server[1]
+
+    def import_problem(self) -> str:
+        """What is wrong with importing the function, in a server that is ended then; empty where nothing is."""
+        line, number = self.server(), self.request()
+        assert isinstance(self.setup.place, str)
+        line.send(("import", {}, *self.located(self.setup.place), {}))
+        try:
+            said = line.recv() if line.poll(self.setup.timeout or _IMPORT_SECONDS) else None
+        except (EOFError, ConnectionError):
+            return f"expected a file that can be imported, got the end of its process (exit code {self.dismiss()})"
+        self.kill()
+        self.dismiss()
+        if said is None:
+            return f"expected an import that ends, got none in {self.setup.timeout or _IMPORT_SECONDS:g} s"
+        assert said[:2] == (number, "imported")
+        return str(said[2])
 
     def request(self) -> int:
         """The number of the request that is about to be made of the server."""

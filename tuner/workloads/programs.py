@@ -29,9 +29,9 @@ from tuner.spec import StudySpec
 from tuner.spec.programs import PLACEHOLDER
 from tuner.spec.trial_section import TrialSection, seconds
 from tuner.study.cohorts import OneByOne
-from tuner.workloads.base import Problem, Say
+from tuner.workloads.base import Problem, Say, Setup
 from tuner.workloads.context import TrialJob
-from tuner.workloads.process_runner import ProgramJob
+from tuner.workloads.process_runner import ProgramJob, ProgramTrainer
 from tuner.workloads.trial_processes import ProgramSetup
 
 
@@ -130,6 +130,13 @@ class ProgramWorkload:
             warnings=(*spec.warnings, *(spec.problem(*one) for one in self._unused())),
         )
 
+    def examine(self) -> Iterator[Problem]:
+        """What goes wrong when the function is imported."""
+        if self._trial.function is not None:
+            trainer = ProgramTrainer(Setup(self.kind, self.setup(), "", "cpu", self._spec.run.threads))
+            if problem := trainer.import_problem():
+                yield ("trial", "function"), problem
+
     def _unused(self) -> Iterator[Problem]:
         """Searched parameters that no word of a command names."""
         command = self._trial.command
@@ -147,11 +154,9 @@ class ProgramWorkload:
         return any(b"mlflow" in text.lower() for text in (*words, *map(Path.read_bytes, self._code())))
 
     def _code(self) -> list[Path]:
-        """The files of a person's code: those that are named, and what lies beside a Python file."""
-        found = dict.fromkeys(path for path in self._files() if path.is_file())
-        for path in [path for path in found if path.suffix == ".py"]:
-            found |= dict.fromkeys(file for file in code.needed(path) if file.suffix == ".py")
-        return list(found)
+        """The files of a person's code: those that are named, and what a Python file imports of what lies beside it."""
+        named = [path for path in self._files() if path.is_file()]
+        return [file for path in named for file in (code.sources(path) if path.suffix == ".py" else [path])]
 
     def fingerprint(self) -> Mapping[str, Any]:
         return {}

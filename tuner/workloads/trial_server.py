@@ -80,6 +80,9 @@ class _Server:
             return
         kind, told, place, folder, variables = request
         self._number += 1
+        if kind == "import":
+            self._line.send((self._number, "imported", self._problem(place, folder)))
+            return
         handles = [recv_handle(self._line) for _ in range(1 if kind == "function" else 2)]
         run: Callable[[], None]
         if kind == "command":
@@ -125,6 +128,16 @@ class _Server:
                 raise AttributeError(f"{file} has no function {name}")
             self._functions[place, folder] = function
         return self._functions[place, folder]
+
+    def _problem(self, place: str, folder: str) -> str:
+        """What is wrong with a function that is to take a trial; empty where nothing is."""
+        try:
+            inspect.signature(self._function(place, folder)).bind(None)
+        except TypeError as error:
+            return f"expected a function of one argument, the trial, got {place}: {error}"
+        except BaseException as error:  # noqa: BLE001 - as above
+            return f"expected a file that can be imported, got {_raised(error)['raised']}"
+        return ""
 
     def _end(self, number: int = signal.SIGKILL) -> None:
         if self._child is not None:

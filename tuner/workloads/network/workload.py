@@ -57,6 +57,10 @@ class NetworkWorkload:
 
     writes_runs = False
 
+    def examine(self) -> Iterable[Problem]:
+        """A network is built, and its data are read, before this."""
+        return ()
+
     def preflight(self, found: Iterable[Problem]) -> plan.Plan:
         return plan.plan(self._spec, self.dataset, found)
 
