@@ -18,9 +18,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CLASSIFICATION, REGRESSION, LANGUAGE = "classification", "regression", "language"
 TASKS = (CLASSIFICATION, REGRESSION, LANGUAGE)
@@ -49,6 +50,8 @@ class Signature:
 
     def example(self, count: int) -> torch.Tensor:
         """`count` examples of nothing: float32 zeros, or tokens of padding, [count, *inputs]."""
+        import torch
+
         return torch.zeros(count, *self.inputs, dtype=torch.int64 if self.modality == TEXT else torch.float32)
 
     def output_shape(self, count: int) -> tuple[int, ...]:
@@ -113,10 +116,15 @@ def keywords(constructor: type) -> dict[str, tuple[type, inspect.Parameter]]:
         for name, parameter in signature.parameters.items():
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 found.setdefault(name, (owner, parameter))
-        if inspect.Parameter.VAR_KEYWORD not in kinds or base in (torch.nn.Module, object):
+        if inspect.Parameter.VAR_KEYWORD not in kinds or base is object or _is_module(base):
             break
         signature = inspect.signature(functools.partial(vars(base)["__init__"], None))
     return found
+
+
+def _is_module(kind: type) -> bool:
+    """Whether it is torch's own Module, which need not be imported to tell."""
+    return (kind.__module__, kind.__qualname__) == ("torch.nn.modules.module", "Module")
 
 
 def hyperparameters(constructor: type) -> dict[str, Hyperparameter]:

@@ -408,7 +408,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         [("  trials: 8", "run: {trials: 8}")],
         [
             "6:1: search.trials: expected a value, got nothing; add `trials: 64`",
-            "13:7: run.trials: expected one of executor, scheduler, address, workers, device, cohort, threads, share, cpus_per_worker, gpus_per_worker, memory, storage, got the unknown key 'trials'; 'trials' belongs under search",
+            "13:7: run.trials: expected one of executor, scheduler, address, workers, device, cohort, threads, share, cpus_per_worker, gpus_per_worker, gpus_per_trial, memory, storage, got the unknown key 'trials'; 'trials' belongs under search",
         ],
     ),
     "fixed and searched": (

@@ -10,8 +10,9 @@ import torch
 from sklearn import metrics as reference
 from torch import Tensor
 
+from tuner.training.config import METRICS
 from tuner.training.losses import cross_entropy
-from tuner.training.metrics import METRICS, ClassificationMetrics, LanguageMetrics, RegressionMetrics, account
+from tuner.training.metrics import ClassificationMetrics, LanguageMetrics, RegressionMetrics, account
 
 K = 3
 SIZES = (7, 1, 13, 4, 5)

@@ -258,6 +258,7 @@ def test_what_a_trial_writes_is_an_artifact_of_its_run(tmp_path: Path) -> None:
 
     code = """
 def train(trial):
+    print("trial", trial.number, "says so")
     (trial.folder / "plots").mkdir()
     (trial.folder / "plots" / "curve.txt").write_text(str(trial.number))
     (trial.folder / "large.bin").write_bytes(bytes(11_000_000))
@@ -270,7 +271,9 @@ def train(trial):
     assert states(study) == {State.COMPLETE: 2} and "MLflow is up to date" in lines
     store = Store(tmp_path / "home")
     for run in store.children("own").values():
-        assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["plots"]
+        assert [entry.path for entry in store.client.list_artifacts(run.info.run_id)] == ["output.txt", "plots"]
+        output = Path(store.client.download_artifacts(run.info.run_id, "output.txt", str(tmp_path)))
+        assert output.read_text() == f"trial {run.data.tags['tuner.trial']} says so\n"
         (entry,) = store.client.list_artifacts(run.info.run_id, "plots")
         assert entry.path == "plots/curve.txt" and run.data.params["rate"]
 

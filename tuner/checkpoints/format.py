@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tuner.errors import CheckpointCorrupt, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FORMAT = 1  # of what lies in a file; raised when an older Tuner could no longer go on from it
 _DIGEST = 32  # bytes of a SHA-256
@@ -29,6 +29,8 @@ Restore = Callable[[dict[str, Any]], None]
 
 def pack(state: dict[str, Any]) -> bytes:
     """The content of a file that holds `state` (tensors, numbers, strings, lists and dicts of them)."""
+    import torch
+
     buffer = io.BytesIO()
     buffer.write(bytes(_DIGEST))
     torch.save({"format": FORMAT, **state}, buffer)
@@ -72,6 +74,8 @@ class _Digesting:
 
 def _stream(state: dict[str, Any], file: BinaryIO) -> None:
     """What `pack` makes, without a copy of it in memory."""
+    import torch
+
     file.write(bytes(_DIGEST))
     through = _Digesting(file)
     try:
@@ -116,11 +120,9 @@ def size(state: Any) -> int:
     """The bytes of all tensors in `state`, about what its file will take; of what is packed, what it does take."""
     if isinstance(state, bytes):
         return len(state)
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
     if isinstance(state, dict):
         return sum(map(size, state.values()))
-    return 0
+    return state.numel() * state.element_size() if hasattr(state, "element_size") else 0
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -151,6 +153,8 @@ class _Body(io.BytesIO):
 
 
 def _unpack(name: str, content: bytes) -> dict[str, Any]:
+    import torch
+
     body = memoryview(content)[_DIGEST:]
     if len(content) <= _DIGEST or hashlib.sha256(body).digest() != content[:_DIGEST]:
         raise CheckpointCorrupt(f"{name} is corrupt (sha256)")
@@ -220,6 +224,8 @@ def fitting(
     A row alone stands there twice where it has a `ghost`. `open_ended`: the one network and its optimizer may have made
     more of their parts while they trained. Raises ValueError, or what comes of it, where it is another training's.
     """
+    import torch
+
     keep = [index for index, number in enumerate(state["rows"]) if number in numbers]
     if {state["rows"][index] for index in keep} != set(numbers) or len(keep) != len(numbers):
         raise ValueError(f"expected trials {sorted(numbers)}, got {state['rows']}")
@@ -238,6 +244,8 @@ def fitting(
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a network its weights. Raises CheckpointCorrupt where they are not its own."""
+    import torch
+
     try:
         with torch.no_grad():
             for name, place in (*network.named_parameters(), *network.named_buffers()):

@@ -30,7 +30,6 @@ from tuner.cli.arguments import (
     StudyName,
     Trials,
 )
-from tuner.startup import freeze_gc
 from tuner.terminal.tables import Output, print_json, print_lines, print_rows
 
 if TYPE_CHECKING:
@@ -81,7 +80,6 @@ def launch(
         from tuner.study.launch import launch as launch_study
         from tuner.terminal.progress import progress_for
 
-        freeze_gc()  # what is imported stays, and workers share it
         options: dict[str, Any] = {"home": home, "workers": workers, "progress": progress_for()}
         options |= {"accept_loss": accept_loss, "accept_code": accept_code}
         with contextlib.redirect_stdout(sys.stderr):  # what a person's own file prints is none of our output

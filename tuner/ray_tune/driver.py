@@ -20,12 +20,13 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from tuner.executors.ray_cluster import Needs, connected
 from tuner.ray_tune.journal import Journal, JournalSearcher, StudyStopper, unfinished
+from tuner.ray_tune.program_trial import ProgramActorSetup, ProgramTrainable
 from tuner.ray_tune.space import mutations
-from tuner.ray_tune.trial import EPOCH, NUMBER, ActorSetup, trainable
+from tuner.ray_tune.trial import EPOCH, NUMBER, ActorSetup, body_of, trainable
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.study.session import StudySession
-from tuner.study.workers import cores, our_signals
+from tuner.study.workers import cores, our_signals, setup_of
 from tuner.terminal.progress import Now
 from tuner.workloads.devices import device_of
 
@@ -105,17 +106,26 @@ def scheduler(spec: StudySpec, epochs: Mapping[int, int]) -> TrialScheduler:
     return kinds[spec.run.scheduler or "fifo"]()
 
 
-def drive(session: StudySession, search: Search, now: Callable[[int], Now], stopping: Callable[[], bool]) -> bool:
-    """Drive until all trials have ended (True), or `stopping()` says so (False). Raises what the ledger raised."""
+def drive(
+    session: StudySession,
+    search: Search,
+    now: Callable[[int], Now],
+    stopping: Callable[[], bool],
+    variables: Callable[[int], Mapping[str, str] | None],
+) -> bool:
+    """Drive until all trials have ended (True), or `stopping()` says so (False). Raises what the ledger raised.
+
+    `variables` are those that a trial's own code finds its run by; None: it is still to be made, and waited for.
+    """
     spec, log = session.spec, session.log
     kind = spec.run.scheduler or "fifo"
     changing = frozenset(mutations(spec)) if kind == "pbt" else frozenset()
     count = session.workers or (spec.run.workers if isinstance(spec.run.workers, int) else 0)
-    journal = Journal(session, search, lambda: now(count), stopping, changing)
+    journal = Journal(session, search, lambda: now(count), stopping, changing, variables)
     if not journal.left:
         return True
     run = spec.run
-    gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_worker or 1.0
+    gpus = 0.0 if device_of(spec) == "cpu" else run.gpus_per_trial or run.gpus_per_worker or 1.0
     needs = Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
     room = math.ceil(count * needs.cpus) or cores()
     ahead = {"TUNE_MAX_PENDING_TRIALS_PG": str(journal.left)} if kind == "hyperband" else {}  # to fill its brackets
@@ -155,10 +165,29 @@ def drive(session: StudySession, search: Search, now: Callable[[int], Now], stop
 
 def _trained(session: StudySession, journal: Journal, needs: Needs, *, always: bool) -> Any:
     """The study's Trainable with what its actors are given and need."""
-    setup = ActorSetup(session.workload.shared_for_remote(), journal.kept, always, needs.gpus)
     wanted = {"cpu": needs.cpus, "gpu": needs.gpus, "memory": needs.memory}
     resources = {name: amount for name, amount in wanted.items() if amount}
-    return tune.with_resources(tune.with_parameters(trainable(session.spec), given=setup), resources)
+    made, given = _TRAINABLES[session.workload.kind](session, journal, needs, always)
+    return tune.with_resources(tune.with_parameters(made, given=given), resources)
+
+
+def _network(session: StudySession, journal: Journal, needs: Needs, always: bool) -> tuple[type[tune.Trainable], Any]:
+    return trainable(session.spec), ActorSetup(session.workload.shared_for_remote(), journal.kept, always, needs.gpus)
+
+
+def _program(session: StudySession, journal: Journal, needs: Needs, _: bool) -> tuple[type[tune.Trainable], Any]:
+    spec = session.spec
+    return ProgramTrainable, ProgramActorSetup(
+        body=body_of(spec),
+        folder=str(spec.folder),
+        setup=setup_of(session, "cuda:0" if needs.gpus else "cpu"),
+        code=session.workload.bundle(),
+        kept=journal.kept,
+        judged=(spec.run.scheduler or "fifo") != "fifo",
+    )
+
+
+_TRAINABLES = {"network": _network, "function": _program, "command": _program}
 
 
 @contextlib.contextmanager

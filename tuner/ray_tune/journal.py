@@ -24,7 +24,7 @@ from tuner.errors import MachineError, TunerError, first_line
 from tuner.events import Params, State
 from tuner.history.fold import History, TrialHistory
 from tuner.ray_tune.space import settled
-from tuner.ray_tune.trial import EPOCH, FAILED, FILES, FINISHED, NUMBER, TRACE
+from tuner.ray_tune.trial import EPOCH, FAILED, FILES, FINISHED, NUMBER, REPORT, TRACE, VARIABLES
 from tuner.search import Search
 from tuner.study.cohorts import OneByOne
 from tuner.study.session import StudySession
@@ -51,7 +51,8 @@ def _noted(method: Callable[..., None]) -> Callable[..., None]:
 class Journal(tune.Callback):
     """One life of a study under Ray Tune. `fault` is what went wrong here, to be raised when Tune has stopped.
 
-    `changing` names the hyperparameters that the scheduler changes in the middle of trials.
+    `changing` names the hyperparameters that the scheduler changes in the middle of trials, `variables` what a trial's
+    own code finds its run by; None: it is still to be made.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Journal(tune.Callback):
         now: Callable[[], Now],
         stopping: Callable[[], bool],
         changing: frozenset[str],
+        variables: Callable[[int], Mapping[str, str] | None],
     ) -> None:
+        self._variables = variables
         self._session, self._spec, self._search = session, session.spec, search
         self._log, self._history, self._progress = session.log, session.history, session.progress
         self._now, self._stopping, self._changing = now, stopping, changing
@@ -99,13 +102,20 @@ class Journal(tune.Callback):
         return self.fault is not None or self._stopping()
 
     def next(self) -> dict[str, Any] | None:
-        """The next trial's config: one that an earlier launch has left, else a new one, None where there are enough."""
+        """The next trial's config: one that an earlier launch has left, else a new one, None where there are enough.
+
+        Empty where it is to be asked for again, because the trial waits for its run.
+        """
         if not self._left and self.left > 0:
             self._ask()
         if not self._left:
             return None
+        variables = self._variables(self._left[0])
+        if variables is None:
+            return {}
         number = self._left.popleft()
-        return {**self._history.trials[number].params, **self._changed.get(number, {}), NUMBER: number}
+        config = {**self._history.trials[number].params, **self._changed.get(number, {}), NUMBER: number}
+        return config | ({VARIABLES: dict(variables)} if variables else {})
 
     def _ask(self) -> None:
         (trial,) = self._search.ask(len(self._history.trials), 1)
@@ -203,6 +213,8 @@ class Journal(tune.Callback):
 
     def _metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """The trial's own numbers; Tune's own have names without a slash. In a population its schedule is one."""
+        if REPORT in result:
+            return dict(result[REPORT])
         found = {name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")}
         found |= {name: float(result[name]) for name, _ in self._spec.objectives if name in result}
         now = settled(self._spec, result["config"]) if self._changing else {}
@@ -250,7 +262,7 @@ class JournalSearcher(Searcher):
         except Exception as error:  # noqa: BLE001 - raised again when Tune has stopped
             self._journal.fault = error
             config = None
-        return Searcher.FINISHED if config is None else config
+        return Searcher.FINISHED if config is None else config or None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         pass

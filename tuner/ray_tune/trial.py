@@ -21,7 +21,7 @@ from ray import tune
 
 from tuner.checkpoints import format as checkpoint
 from tuner.data import Dataset
-from tuner.errors import told, trace
+from tuner.errors import InputError, told, trace
 from tuner.events import Trial
 from tuner.executors.worker import CHECKPOINT_SECONDS
 from tuner.ray_tune.space import read, settled
@@ -41,6 +41,8 @@ FINISHED = "finished"  # in a result: the trial has come to its own end
 FAILED = "failed"  # in a result: why it cannot go on
 TRACE = "traceback"  # and of an error in its network, all of it
 FILES = "files"
+REPORT = "report"  # in a result: all metrics of a person's own training, whose names may be any
+VARIABLES = "_variables"  # in a config: what tells a person's own code of the trial's run in MLflow
 _FILE = "trial.pt"
 _RUN = ("device", "threads")  # of `run`: what a trial needs to know
 
@@ -196,9 +198,15 @@ def trainable(study: StudySpec | str | Path) -> type[StudyTrainable]:
     It reports the metrics of a study file under their names, and `epoch`, which goes on after a restore: use it as
     `time_attr`. A trial ends by itself after its `epochs`. Data and a network of one's own are read from the study
     file's folder by every actor, which goes from trial to trial under `reuse_actors=True`.
-    Raises SpecError with every mistake of the study file.
+    Raises SpecError with every mistake of the study file, InputError for one of a person's own training.
     """
     spec = read(study)
+    if spec.kind != "network":
+        raise InputError(f"expected a study of networks, got one of a {spec.kind}; give Ray Tune your own training")
+    return type("StudyTrainable", (StudyTrainable,), {"study": (body_of(spec), str(spec.folder))})
+
+
+def body_of(spec: StudySpec) -> dict[str, Any]:
+    """What a trial's actor is told of a study."""
     body = spec.to_json()
-    body["run"] = {name: body["run"][name] for name in _RUN}  # Tune says the rest
-    return type("StudyTrainable", (StudyTrainable,), {"study": (body, str(spec.folder))})
+    return {**body, "run": {name: body["run"][name] for name in _RUN}}  # Tune says the rest

@@ -253,6 +253,8 @@ class StudySpec(StudyFile):
                 del body["trial"][name]
         run = body["run"]
         scheduler = run.pop("scheduler")
+        if run["gpus_per_trial"] is None:
+            del run["gpus_per_trial"]
         for name in ("executor", "workers", *CLUSTER):
             del run[name]
         if self.run.executor == TUNE:

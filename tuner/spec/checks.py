@@ -23,8 +23,7 @@ from tuner.spec.execution import contradictions
 from tuner.spec.programs import program_problems
 from tuner.spec.rules import listed, misfits, mistake
 from tuner.spec.search_section import PRUNERS, SAMPLERS
-from tuner.training.config import TrainConfig
-from tuner.training.metrics import METRICS
+from tuner.training.config import METRICS, TrainConfig
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
 PARAMETERS = "parameters"  # the metric that is a network's size, known before any training
@@ -71,7 +70,7 @@ def examine(data: Mapping[str, Any], folder: Path) -> Findings:
         found.warnings += _slow(search)
         found.problems += _start_with(found.space, search)
     rules = {} if trial is not None else {**TRAINING, **(found.network or {})}
-    found.problems += contradictions(_mapping(data, "run"), search, found.space, rules)
+    found.problems += contradictions(_mapping(data, "run"), search, found.space, rules, own=trial is not None)
     if trial is not None:
         found.network = {}
         found.problems += program_problems(data, found.space)

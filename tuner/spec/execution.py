@@ -27,10 +27,20 @@ _ON_RAY = ("ray", TUNE)
 
 
 def contradictions(
-    run: Mapping[str, Any], search: Mapping[str, Any], space: SearchSpace | None, rules: Mapping[str, Hyperparameter]
+    run: Mapping[str, Any],
+    search: Mapping[str, Any],
+    space: SearchSpace | None,
+    rules: Mapping[str, Hyperparameter],
+    *,
+    own: bool = False,
 ) -> Iterator[tuple[Keys, str]]:
-    """Every mistake that takes more than one key to see. `rules` are those of the network and of training by name."""
+    """Every mistake that takes more than one key to see. `rules` are those of the network and of training by name.
+
+    `own` tells that a person's own training is tuned.
+    """
     kind = run.get("executor", "local")
+    if run.get("gpus_per_trial") is not None:
+        yield from _several_gpus(run, own)
     if kind == "local":
         for name in CLUSTER:
             if run.get(name) is not None:
@@ -40,12 +50,28 @@ def contradictions(
         yield from _devices(run, kind)
     if kind == TUNE:
         yield from _tune(run, search)
-        if run.get("scheduler") == POPULATION and space is not None:
+        if run.get("scheduler") == POPULATION and own:
+            message = f"expected another scheduler for a person's own training, got {POPULATION}"
+            yield ("run", "scheduler"), f"{message}, which changes hyperparameters in the middle of it; write asha"
+        elif run.get("scheduler") == POPULATION and space is not None:
             yield from _population(space, rules)
     elif kind in ("local", "ray") and run.get("scheduler") is not None:
         got = describe(run["scheduler"])
         message = f"expected none with executor {kind}, got {got}; write executor: {TUNE}, or a search.pruner instead"
         yield ("run", "scheduler"), message
+
+
+def _several_gpus(run: Mapping[str, Any], own: bool) -> Iterator[tuple[Keys, str]]:
+    """A trial that has whole GPUs has no share of one, and no CPU alone; a network of ours trains on one."""
+    several = describe(run["gpus_per_trial"])
+    if not own:
+        message = f"expected none for a network that Tuner trains, got {several}"
+        yield ("run", "gpus_per_trial"), f"{message}; remove it, or train with a command such as torchrun"
+    if run.get("device") == "cpu":
+        yield ("run", "gpus_per_trial"), f"expected none on device cpu, got {several}; write device: cuda, or remove it"
+    for name in ("share", "gpus_per_worker"):
+        if run.get(name) not in (None, 1.0):
+            yield ("run", name), f"expected none beside gpus_per_trial, got {describe(run[name])}; remove one of them"
 
 
 def _devices(run: Mapping[str, Any], kind: str) -> Iterator[tuple[Keys, str]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from tuner.search_spaces import SearchSpace
 from tuner.search_spaces.document import Keys, describe, suggest
-from tuner.spec.execution import TUNE
 
 BUILT_IN = ("number", "seed", "device", "epochs", "folder")  # that a command's words may name beside parameters
 _NAME = re.compile(r"[\w\-./: ]{1,250}", re.ASCII)  # as MLflow takes them
@@ -36,10 +35,9 @@ def program_problems(data: Mapping[str, Any], space: SearchSpace | None) -> Iter
     if trial.get("metrics") == "stdout" and command is None:
         yield ("trial", "metrics"), "expected file of a function, got stdout; it reports with trial.report(…)"
     run, search = data.get("run"), data.get("search")
-    if isinstance(run, Mapping) and run.get("executor") == TUNE:
-        yield ("run", "executor"), f"expected local or ray for a person's own training, got {TUNE}; use executor ray"
     if isinstance(search, Mapping):
-        yield from _counted(trial, search, space)
+        scheduler = run.get("scheduler") if isinstance(run, Mapping) else None
+        yield from _counted(trial, search, space, scheduler)
     params = trial.get("params")
     fixed = params if isinstance(params, Mapping) else {}
     searched = space.parameters if space is not None else {}
@@ -59,11 +57,13 @@ def program_problems(data: Mapping[str, Any], space: SearchSpace | None) -> Iter
 
 
 def _counted(
-    trial: Mapping[str, Any], search: Mapping[str, Any], space: SearchSpace | None
+    trial: Mapping[str, Any], search: Mapping[str, Any], space: SearchSpace | None, scheduler: Any
 ) -> Iterator[tuple[Keys, str]]:
-    """A pruner counts epochs."""
+    """A pruner counts epochs, and so does Ray Tune's scheduler."""
     pruner = search.get("pruner")
     named = pruner.get("kind", "none") if isinstance(pruner, Mapping) else "none"
+    if scheduler not in (None, "fifo") and trial.get("epochs") is None:
+        yield ("trial",), f"expected epochs, which scheduler {scheduler} counts, got none; add `epochs: 10`"
     if named != "none" and trial.get("epochs") is None and (space is None or "epochs" not in space.parameters):
         yield ("trial",), f"expected epochs, which pruner {named} counts, got none; add `epochs: 10`"
     if trial.get("epochs") is not None and space is not None and "epochs" in space.parameters:

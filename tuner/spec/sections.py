@@ -191,6 +191,8 @@ class RunSection(Section):
     """cores that Ray keeps for a worker; `threads` unless named"""
     gpus_per_worker: Annotated[float | None, Field(ge=0, le=1)] = None
     """GPU, or share of one, that Ray gives to a worker; 1 on device cuda unless named"""
+    gpus_per_trial: Annotated[int | None, Field(ge=1, le=1_024)] = None
+    """whole GPUs of one machine that a trial of a person's own training has, which torchrun shares out"""
     memory: Annotated[float | None, Field(gt=0)] = None
     """GiB of memory that Ray keeps for a worker"""
     storage: Annotated[str | None, _told(storage_problem)] = None

@@ -26,7 +26,7 @@ from tuner.ledger import Ledger, study_folder
 from tuner.search import Search
 from tuner.spec import StudySpec
 from tuner.spec.execution import TUNE
-from tuner.startup import ImportAhead, enabled
+from tuner.startup import ImportAhead, enabled, freeze_gc
 from tuner.study import code_versions, finish, preflight
 from tuner.study.cohorts import OneByOne
 from tuner.study.log import StudyLog
@@ -101,6 +101,8 @@ def launch(
     home = Path(home or os.environ.get("TUNER_HOME") or "tuner-home")
     folder = study_folder(home, spec.study)
     plan = preflight.plan(spec, workload := workload_of(spec))
+    if forking:
+        freeze_gc()  # what is imported stays, and workers share it
     copied = forking and enabled("fork") and spec.run.executor == "local" and forks(device_of(spec))
     prefork = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
     # The copies first: one must not hold a lock.
@@ -205,7 +207,7 @@ def _drive(session: StudySession, signals: Signals, writer: Writer, prefork: Pre
         log.append(code_versions.begun_anew(history, OneByOne(spec)))
         with imported(TUNE):
             from tuner.ray_tune.driver import drive
-        return drive(session, search, now, signals.pending)
+        return drive(session, search, now, signals.pending, writer.variables)
     with EXECUTORS[spec.run.executor](session, search.trials, prefork) as (count, begin):
         storage = migrate.address(spec.run.storage, spec.study, history.study_id)
         cohorts = session.workload.cohorts(count, history.cohorts.values(), session.progress.message)

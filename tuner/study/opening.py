@@ -13,8 +13,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from tuner.checkpoints import migrate
 from tuner.errors import StudyChanged
 from tuner.events import Created, Event, Extended, Opened
@@ -23,7 +21,6 @@ from tuner.spec import StudySpec
 from tuner.study import code_versions
 from tuner.study.session import StudySession
 from tuner.terminal.progress import Progress
-from tuner.training.replay import blas
 from tuner.workloads.base import Workload
 from tuner.workloads.devices import device_of
 
@@ -58,7 +55,7 @@ def open_study(session: StudySession, *, accept_code: bool) -> None:
         first = None
     more = first is not None or not history.completed
     code, version = check_same(spec, workload, history, accept_code=accept_code, more=more)
-    machine = _machine(spec, history, progress)
+    machine = _machine(spec, workload, history, progress)
     storage = migrate.address(spec.run.storage, spec.study, number)
     changed = (code or "") if version else ""
     opened = Opened(socket.gethostname(), os.getpid(), spec.store, machine, storage, changed)
@@ -95,16 +92,15 @@ def as_written(spec: StudySpec) -> tuple[Mapping[str, Any], str, str]:
     return spec.canonical(), spec.digest, spec.text
 
 
-def _machine(spec: StudySpec, history: History, progress: Progress) -> dict[str, str]:
+def _machine(spec: StudySpec, workload: Workload, history: History, progress: Progress) -> dict[str, str]:
     """What numbers hang on here; what is another than at the last launch is told."""
     machine = {
         "device": device_of(spec),
-        "torch": torch.__version__,
-        "matrix products": blas.numpys() or "torch's own",
+        **workload.versions(),
         "python": platform.python_version(),
     }
     for name, before in history.machine.items():
-        if history.trials and not history.completed and machine[name] != before:
+        if history.trials and not history.completed and machine.get(name, before) != before:
             progress.message(f"{name} was {before}, now {machine[name]}: trials that go on may round differently")
     return machine
 

@@ -10,12 +10,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from tuner.errors import SpecError, first_line
 from tuner.search_spaces.document import Keys
 from tuner.spec import StudySpec
 from tuner.workloads.base import Plan, Workload
+from tuner.workloads.devices import gpus
 
 _ANSWERS = 5.0  # seconds in which a cluster takes a connection
 
@@ -33,14 +32,24 @@ def plan(spec: StudySpec, workload: Workload, *, thorough: bool = False) -> Plan
 def _device(spec: StudySpec) -> Iterator[tuple[Keys, str]]:
     if spec.run.executor != "local":
         return  # other machines have other devices
-    if spec.run.device == "cuda" and not torch.cuda.is_available():
+    if spec.run.device == "cuda" and not gpus():
+        import torch
+
         built = "no GPU that torch can use" if torch.version.cuda else "a torch built without CUDA"
         yield ("run", "device"), f"expected a machine with a CUDA GPU, got {built}; write auto or cpu"
-    elif spec.run.device != "cpu" and torch.cuda.is_available() and isinstance(spec.run.workers, int):
-        room = int(torch.cuda.device_count() / spec.run.share)
+    elif (each := spec.run.gpus_per_trial) and gpus() < each * (_named_workers(spec) or 1):
+        needed = each * (_named_workers(spec) or 1)
+        message = f"expected at least {needed} GPUs here, got {gpus()}"
+        yield ("run", "gpus_per_trial"), f"{message}; write fewer, or remove it: on a CPU torchrun needs none"
+    elif not each and spec.run.device != "cpu" and gpus() and isinstance(spec.run.workers, int):
+        room = int(gpus() / spec.run.share)
         if spec.run.workers > room:
             message = f"expected at most {room}, the GPUs here divided by run.share, got {spec.run.workers}"
             yield ("run", "workers"), f"{message}; write auto, or a smaller share"
+
+
+def _named_workers(spec: StudySpec) -> int | None:
+    return spec.run.workers if isinstance(spec.run.workers, int) else None
 
 
 def _cluster(spec: StudySpec) -> Iterator[tuple[Keys, str]]:

@@ -9,11 +9,9 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from tuner.errors import TunerError
 from tuner.executors.local import LocalExecutor, PreforkedWorkers
@@ -21,7 +19,7 @@ from tuner.executors.protocol import Executor
 from tuner.spec import StudySpec
 from tuner.study.session import StudySession
 from tuner.workloads.base import Setup
-from tuner.workloads.devices import device_of
+from tuner.workloads.devices import device_of, gpus
 
 Begin = Callable[[str], Executor]
 """Workers that keep checkpoints at that storage; in the study's folder where it is empty."""
@@ -36,8 +34,8 @@ def local_count(spec: StudySpec, trials: int) -> int:
     """As many as the machine carries: a core each on a CPU, a GPU or a share of one each on GPUs."""
     if isinstance(spec.run.workers, int):
         return spec.run.workers
-    on_gpus = device_of(spec) == "cuda"
-    room = torch.cuda.device_count() / spec.run.share if on_gpus else cores() / spec.run.threads
+    each = spec.run.gpus_per_trial or spec.run.share
+    room = gpus() / each if device_of(spec) == "cuda" else cores() / spec.run.threads
     return max(1, min(int(room), trials))
 
 
@@ -47,16 +45,26 @@ def setup_of(session: StudySession, device: str, share: float = 1.0, storage: st
     return Setup(workload.kind, workload.setup(), str(session.folder), device, run.threads, share, storage)
 
 
+def gpu_groups(workers: int, each: int, environment: Mapping[str, str]) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each worker, so that each has so many GPUs of its own of those that are visible here."""
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = visible or [str(number) for number in range(workers * each)]
+    return [",".join(names[number * each : (number + 1) * each]) for number in range(workers)]
+
+
 @contextlib.contextmanager
 def local(session: StudySession, trials: int, prefork: PreforkedWorkers) -> Iterator[tuple[int, Begin]]:
     spec, device = session.spec, device_of(session.spec)
     count = session.workers or local_count(spec, trials)
-    gpus = max(1, torch.cuda.device_count()) if device == "cuda" else 0
+    there = max(1, gpus()) if device == "cuda" else 0
 
     def begin(storage: str) -> Executor:
-        devices = [f"cuda:{number % gpus}" if gpus else device for number in range(count)]
         setup = setup_of(session, device, spec.run.share, storage)
-        setups = [replace(setup, device=each) for each in devices]
+        if each := spec.run.gpus_per_trial:
+            setups = [replace(setup, device="cuda:0", gpus=group) for group in gpu_groups(count, each, os.environ)]
+        else:
+            devices = [f"cuda:{number % there}" if there else device for number in range(count)]
+            setups = [replace(setup, device=each) for each in devices]
         return LocalExecutor(setups, prefork, cores=cores(), spare=session.ahead.begin)
 
     yield count, begin
@@ -68,8 +76,8 @@ def on_ray(session: StudySession, trials: int, _prefork: PreforkedWorkers) -> It
     with imported(run.executor):
         from tuner.executors import ray_cluster
     device = device_of(spec)
-    gpus = 0.0 if device == "cpu" else run.gpus_per_worker or 1.0
-    needs = ray_cluster.Needs(run.cpus_per_worker or run.threads, gpus, int((run.memory or 0.0) * 2**30))
+    taken = 0.0 if device == "cpu" else run.gpus_per_trial or run.gpus_per_worker or 1.0
+    needs = ray_cluster.Needs(run.cpus_per_worker or run.threads, taken, int((run.memory or 0.0) * 2**30))
     with contextlib.ExitStack() as stack:
         with our_signals():
             stack.enter_context(ray_cluster.connected(run.address, cores()))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _CURSOR = "tuner.cursor"
 _PARENT = "mlflow.parentRunId"
-_TRACEBACK = "traceback.txt"
+_TRACEBACK, _OUTPUT = "traceback.txt", "output.txt"
 _FORM, _NEWEST = "tuner.form", "2"  # what is shown of a study; 2: the best epoch of each trial, and the view by it
 _SLICE = 5_000  # events between two cursors: what is written again after a crash, at most
 _PAGE = 1_000  # runs per search
@@ -79,6 +79,7 @@ class Tracker:
         self._prepared = False
         self._unsure = False  # a call has failed: what it may have made twice is looked for when all is written
         self._ledger = Ledger.open(folder, read_only=True)
+        self._printed = trial_files.Printed(self._ledger)
         self._projection = Projection(ahead)
         self._backlog: deque[Event] = deque()
         self._waiting = self._done = 0
@@ -311,14 +312,17 @@ class Tracker:
             client.log_text(self._children[event.trial].id, event.traceback, _TRACEBACK)
 
     def _keep_files(self, client: MlflowClient, writer: RunWriter, events: Sequence[Event]) -> None:
-        """What trials of a person's own training wrote into their folders; written again it is the same files."""
+        """What trials of a person's own training wrote and printed; written again it is the same files."""
         trial = self._projection.history.spec.get("trial")
         if trial is None:
             return
         ended = [event.trial for event in events if isinstance(event, TERMINAL) and event.trial in self._children]
         files = {number: list(trial_files.of_trial(self.folder, number, trial["artifacts"])) for number in ended}
-        if any(files.values()):
+        texts = self._printed.of(ended)
+        if texts or any(files.values()):
             writer.flush()  # the runs that these belong to
+        for number, text in texts.items():
+            client.log_text(self._children[number].id, text, _OUTPUT)
         for number, paths in files.items():
             for path, inside in paths:
                 client.log_artifact(self._children[number].id, str(path), inside)

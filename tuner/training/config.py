@@ -10,6 +10,12 @@ from typing import Annotated
 
 from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, NUMBERS, REGRESSION, SEQUENCE, Setting
 
+# What is measured on a split, by task; a study file names them with the split before, as in val/accuracy.
+METRICS = {
+    CLASSIFICATION: ("loss", "accuracy", "f1"),
+    REGRESSION: ("loss", "rmse", "mae", "r2"),
+    LANGUAGE: ("loss", "perplexity", "bits_per_character", "accuracy"),
+}
 LOSSES = ("auto", "cross_entropy", "mse", "huber")
 CLASS_WEIGHTS = ("none", "balanced")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")

@@ -14,12 +14,6 @@ from torch import Tensor
 from tuner.models.interface import CLASSIFICATION, LANGUAGE, PADDING, REGRESSION
 from tuner.training.losses import log_probabilities
 
-METRICS = {
-    CLASSIFICATION: ("loss", "accuracy", "f1"),
-    REGRESSION: ("loss", "rmse", "mae", "r2"),
-    LANGUAGE: ("loss", "perplexity", "bits_per_character", "accuracy"),
-}
-
 
 class ClassificationMetrics:
     """Loss, accuracy, and macro-F1: the mean over the classes that occur among labels or predictions."""

@@ -23,7 +23,8 @@ class Setup:
     """What a worker is told once: the kind of workload, what its trainer is made with, and where to train.
 
     `folder` is the study's, for logs, checkpoints and weights; `storage` is where checkpoints go instead, an address
-    that every node reaches; `share` is a fraction of a GPU's memory.
+    that every node reaches; `share` is a fraction of a GPU's memory. `gpus` are those that a
+    trial's processes see, as CUDA_VISIBLE_DEVICES has them; empty: those that the worker sees.
     """
 
     workload: str
@@ -33,6 +34,7 @@ class Setup:
     threads: int
     share: float = 1.0
     storage: str = ""
+    gpus: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,9 @@ class Workload(Protocol):
     @property
     def writes_runs(self) -> bool:
         """Whether its code may write to a trial's run in MLflow by itself: then it is made before the trial begins."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Of the libraries that its numbers hang on."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """What the study's results hang on beside its spec: stored when it is made, compared when it is taken up."""

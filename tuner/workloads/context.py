@@ -98,7 +98,11 @@ class TrialContext:
             raise TrialStopped
         message: dict[str, Any] = {"epoch": number, "metrics": values}
         waits = number in self._job.rungs
-        if checkpoint is not None and (waits or number == self.epochs or self._due()):
+        if (
+            checkpoint is not None
+            and not isinstance(self._line, _Silent)
+            and (waits or number == self.epochs or self._due())
+        ):
             message["checkpoint"] = str(self._keep(checkpoint, number))
         self.epoch = number
         self._line.send(message)
@@ -270,6 +274,19 @@ class _FileLine:
         return self._stop or None
 
 
+class _Silent:
+    """One of several processes that train a trial together, as torchrun has them, and not the one that reports."""
+
+    def __init__(self, heard: _FileLine) -> None:
+        self._heard = heard
+
+    def send(self, message: dict[str, Any]) -> None:
+        """The first of them says so."""
+
+    def answer(self, timeout: float | None) -> bool | None:
+        return self._heard.answer(timeout)
+
+
 class _Printing:
     """A program that runs by itself prints what it would report."""
 
@@ -287,12 +304,19 @@ _CURRENT: TrialContext | None = None
 def current_trial(
     params: Mapping[str, Any] | None = None, *, epochs: int | None = None, seed: int = 0, device: str = "cpu"
 ) -> TrialContext:
-    """The trial that this process is. Outside of a study one that prints what it is told, with these `params`."""
+    """The trial that this process is. Outside of a study one that prints what it is told, with these `params`.
+
+    Of several processes that train one trial together, as torchrun begins them, the first (RANK 0) reports and keeps
+    checkpoints; `report` and `restore` may be called by all.
+    """
     global _CURRENT  # noqa: PLW0603 - a process is one trial
     if _CURRENT is None:
         if JOB in os.environ:
             told = json.loads(Path(os.environ[JOB]).read_text(encoding="utf-8"))
-            _CURRENT = TrialContext(TrialJob(**{**told, "rungs": ()}), _FileLine(Path(os.environ[REPORT])))
+            line: Line = (heard := _FileLine(Path(os.environ[REPORT])))
+            if os.environ.get("RANK", "0") != "0":
+                line = _Silent(heard)
+            _CURRENT = TrialContext(TrialJob(**told), line)
         else:
             folder = os.getcwd()  # noqa: PTH109
             job = TrialJob(0, dict(params or {}), seed, device, epochs, "", folder)

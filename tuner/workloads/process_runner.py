@@ -53,7 +53,7 @@ class ProgramTrainer:
     ) -> None:
         self.clock = clock
         self.setup: ProgramSetup = setup.payload
-        self.device, self.study = setup.device, Path(setup.folder)
+        self.device, self.study, self._gpus = setup.device, Path(setup.folder), setup.gpus
         self._located = located
         sweep(self.study)
         # A node that does not see the study's folder keeps what its trials write for as long as it works.
@@ -86,7 +86,8 @@ class ProgramTrainer:
                 # torch reads its threads when it is imported; to ask it whether there is a GPU must not begin CUDA.
                 own = {"PYTHONUNBUFFERED": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
                 mark = {MARK: f"{self.study.absolute()}:{os.getpid()}"}
-                environment = {**os.environ, **own, **self.setup.variables, **mark}
+                seen = {"CUDA_VISIBLE_DEVICES": self._gpus} if self._gpus else {}
+                environment = {**os.environ, **own, **seen, **self.setup.variables, **mark}
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
                 )
@@ -125,10 +126,13 @@ class ProgramTrainer:
         process, line = self._server
         self._server = None
         line.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(self.setup.grace)
-        process.kill()
-        return process.wait()
+        try:
+            code = process.wait(self.setup.grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        sweep(self.study, gone=os.getpid())  # what its trial has left outside of its group
+        return code
 
     def located(self, place: str) -> tuple[str, str]:
         """A function's place and the folder to find it from, on this machine."""

@@ -6,6 +6,7 @@ Knows the spec and the person's files; imports and runs none of them.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -157,6 +159,12 @@ class ProgramWorkload:
         """The files of a person's code: those that are named, and what a Python file imports of what lies beside it."""
         named = [path for path in self._files() if path.is_file()]
         return [file for path in named for file in (code.sources(path) if path.suffix == ".py" else [path])]
+
+    def versions(self) -> Mapping[str, str]:
+        """What is installed, as far as it is known without an import: what the code uses it says itself."""
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return {"torch": metadata.version("torch")}
+        return {}
 
     def fingerprint(self) -> Mapping[str, Any]:
         return {}

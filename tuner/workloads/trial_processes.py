@@ -26,8 +26,9 @@ from tuner.workloads.context import JOB, REPORT, NamedWrongly, TrialJob, numbers
 _DRAIN_SECONDS = 2.0  # for the last words of a command that has ended
 _TAIL = 20  # lines of a command's stderr that a person is shown
 _KEPT = 2_000  # characters of them
+_BARE = re.compile(rb"(:\s*)-?nan(?=\s*[,}])")  # as C prints it
 _PAIR = re.compile(
-    r"([A-Za-z][\w./-]*)=([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))(?=[\s,;]|$)"
+    r"([A-Za-z][\w./-]*)=([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))(?=[\s,;]|$)"
 )
 
 
@@ -233,7 +234,7 @@ class CommandProcess(_Process):
                 thread.join(_DRAIN_SECONDS)  # what has left its group may hold its pipes for ever
         found: list[dict[str, Any]] = []
         try:
-            found += self._lines() if not self._broken else ()
+            found += self._lines(whole=code == 0) if not self._broken else ()
         except TrialError as error:
             self._broken = True
             found.append({"raised": str(error)})
@@ -248,22 +249,27 @@ class CommandProcess(_Process):
         text = _signalled(code) + (f": {last}" if last else "")
         return {"lost" if code < 0 else "raised": text, "trace": said}
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        """What it has reported since the last look. Raises TrialError for what is no report."""
+    def _lines(self, *, whole: bool) -> Iterator[dict[str, Any]]:
+        """What it has reported since the last look; `whole`: its last line may lack its end.
+
+        Raises TrialError for what is no report.
+        """
         while self._printed:
             pairs = self._printed.popleft()
             yield self._numbered(pairs.pop("epoch", None), pairs, {})
         try:
             with self._report.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:
+                    raise TrialError("its reports were written over; append to the file of TUNER_REPORT, as >> does")
                 file.seek(self._read)
                 content = file.read()
         except OSError as error:
             raise TrialError(f"the file of its reports cannot be read: {error.strerror}; was it removed?") from None
-        whole = content[: content.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+        content = content if whole else content[: content.rfind(b"\n") + 1]
+        self._read += len(content)
+        for line in filter(bytes.strip, content.splitlines()):
             try:
-                told = json.loads(line)
+                told = json.loads(_BARE.sub(rb"\1NaN", line))
                 metrics = told.pop("metrics") if isinstance(told.get("metrics"), dict) else dict(told)
                 kept = {"checkpoint": told["checkpoint"]} if "checkpoint" in told else {}
                 metrics = numbers({n: v for n, v in metrics.items() if n not in ("epoch", "checkpoint")})

@@ -26,7 +26,7 @@ from typing import Any
 from tuner.workloads.context import TrialContext, TrialJob, TrialStopped, set_current
 
 MARK = "TUNER_WORKER"  # in the environment of every process of a trial: whose they are
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 class _SocketLine:
@@ -53,6 +53,7 @@ class _Server:
         self._line = line
         self._functions: dict[tuple[str, str], Callable[[TrialContext], Any]] = {}
         self._child: int | None = None
+        self._kept: set[int] = set()  # processes that the import has begun
         self._number = 0  # of the request; what is said of a trial names it
 
     def serve(self) -> None:
@@ -70,6 +71,7 @@ class _Server:
                     self._heed(self._line.recv())
                 except (EOFError, ConnectionError):
                     self._end()
+                    self._end_inherited()
                     return
             elif self._child is not None:
                 self._reap()
@@ -103,6 +105,7 @@ class _Server:
                 run()
                 os._exit(0)
         parent = os.getpid()
+        self._kept = _children()
         pid = os.fork()
         if pid == 0:
             self._line.close()
@@ -153,7 +156,22 @@ class _Server:
         self._end()  # what it has left running, while its number is still its own
         _, status = os.waitpid(self._child, 0)
         self._child = None
+        self._end_inherited()
         self._line.send((self._number, "exited", os.waitstatus_to_exitcode(status)))
+
+    def _end_inherited(self) -> None:
+        """End what a trial has left in sessions of its own: with its death it has become this process's child."""
+        while left := _children() - self._kept:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(process, signal.SIGKILL)
+                    os.waitpid(process, 0)
+
+
+def _children() -> set[int]:
+    """The processes whose parent this one is."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {int(child) for child in path.read_text().split()} if path.exists() else set()
 
 
 def _cannot_fork() -> bool:
@@ -261,15 +279,16 @@ def _tied(parent: int, name: str = "tuner-trial") -> None:
         os._exit(1)
 
 
-def sweep(study: Path) -> None:
-    """End what is left of a study's trials whose worker is gone, where nobody else could end it any more."""
+def sweep(study: Path, gone: int | None = None) -> None:
+    """End what is left of a study's trials whose worker is gone, or whose server: that of the worker `gone`."""
     mark = f"{MARK}={study.absolute()}:".encode()
     for entry in Path("/proc").iterdir() if sys.platform == "linux" else ():
         if not entry.name.isdecimal():
             continue
         with contextlib.suppress(OSError):  # another person's, or gone since
             for variable in (entry / "environ").read_bytes().split(b"\0"):
-                if variable.startswith(mark) and not Path("/proc", variable[len(mark) :].decode()).exists():
+                worker = variable[len(mark) :].decode() if variable.startswith(mark) else ""
+                if worker and (worker == str(gone) or not Path("/proc", worker).exists()):
                     os.kill(int(entry.name), signal.SIGKILL)
 
 
@@ -279,6 +298,8 @@ def main(descriptor: int, parent: int) -> None:
         return
     os.set_inheritable(descriptor, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what a trial leaves becomes this process's child
     _Server(Connection(descriptor)).serve()
 
 

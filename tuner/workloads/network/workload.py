@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from tuner import models
 from tuner.data.dataset import Dataset
@@ -15,6 +16,7 @@ from tuner.events import Cohort, Params
 from tuner.executors import code_bundle
 from tuner.history.fold import History, TrialHistory
 from tuner.spec import StudySpec
+from tuner.training.replay import blas
 from tuner.workloads.base import Problem, Say
 from tuner.workloads.devices import device_of
 from tuner.workloads.network import plan
@@ -56,6 +58,9 @@ class NetworkWorkload:
         return {**body["model"], **body["train"]}
 
     writes_runs = False
+
+    def versions(self) -> Mapping[str, str]:
+        return {"torch": torch.__version__, "matrix products": blas.numpys() or "torch's own"}
 
     def examine(self) -> Iterable[Problem]:
         """A network is built, and its data are read, before this."""
