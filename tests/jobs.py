@@ -47,6 +47,9 @@ def train(trial):
         if act == "dies" and epoch == 3 and not mark.exists():
             mark.write_text("once")
             os.kill(os.getpid(), signal.SIGKILL)
+        if act == "hangs once" and epoch == 3 and not mark.exists():
+            mark.write_text("once")
+            time.sleep(600)
         total += math.nan if act == "diverges" else trial.params["rate"] * epoch
         checkpoint = None if act == "forgets" else {"epoch": epoch, "sum": total}
         trial.report({"val/loss": total}, checkpoint=checkpoint)
@@ -90,9 +93,13 @@ class Example:
         self._workload = workload(StudySpec.read(studies.write(folder, written(kind, folder, **trial))))
         self._trials = self._cohorts = 0
 
+    def setup(self, folder: Path) -> Setup:
+        """Of a worker that trains in that folder."""
+        return Setup(self.kind, self._workload.setup(), str(folder), "cpu", 1)
+
     def begin(self, executor: str, folder: Path) -> Executor:
         """One worker, which trains in that folder."""
-        setup = Setup(self.kind, self._workload.setup(), str(folder), "cpu", 1)
+        setup = self.setup(folder)
         if executor == "local":
             return LocalExecutor([setup])
         from tuner.executors.ray_cluster import Needs, RayExecutor
