@@ -226,6 +226,8 @@ def train(trial):
     while True:
         try:
             trial.report({"val/loss": trial.number + 1.0})
+            if trial.number:
+                signal.pause()  # a command, which is told by a signal alone
             if trial.epoch == trial.epochs:
                 return
         except BaseException:
@@ -235,7 +237,7 @@ def train(trial):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trial_that_heeds_no_stop_is_ended_when_its_grace_is_over(kind: str, tmp_path: Path) -> None:
-    """The second one is pruned; a command ignores SIGTERM, and reports on or has ended by itself."""
+    """All but the first are pruned: a function that catches its stop, and a command that ignores SIGTERM."""
     (tmp_path / "train.py").write_text(STUBBORN + MAIN[MAIN.index("\nif __name__") :])
     pruner = {"kind": "median", "startup": 1}
     study, _ = launch(tmp_path, content({**run(kind), "epochs": 3, "grace": 0.1}, trials=3, pruner=pruner))
