@@ -58,9 +58,10 @@ def first(study: Study) -> TrialHistory:
     return study.history.trials[0]
 
 
-def left(study: Study) -> list[str]:
-    """Processes of that study's trials that still run."""
-    mark = f"TUNER_WORKER={study.folder.absolute()}:".encode()
+def left(study: Study | Path) -> list[str]:
+    """Processes of that study's trials that still run; a folder is a study's."""
+    folder = study if isinstance(study, Path) else study.folder
+    mark = f"TUNER_WORKER={folder.absolute()}:".encode()
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():

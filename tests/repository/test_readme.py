@@ -22,6 +22,7 @@ from tests.servers import PATIENCE
 from tuner.search_spaces.document import parse
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted(str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.yaml"))
 TEXT = (ROOT / "README.md").read_text()
 COMMAND_LINE = (ROOT / "docs" / "reference" / "command-line.md").read_text()  # goes on from there
 BIN = Path(sys.executable).parent
@@ -123,7 +124,7 @@ def test_the_study_of_ones_own_passes_its_check(place: Path) -> None:
     assert "study     churn" in checked.stdout
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.yaml")))
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_passes_its_check_and_points_editors_to_the_schema(name: str, forks: Forks) -> None:
     path = ROOT / "examples" / name
     first = path.read_text().splitlines()[0]

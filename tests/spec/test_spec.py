@@ -12,7 +12,7 @@ from tuner.errors import SpecError
 from tuner.spec import StudySpec
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 
 SPACE = """\
   space:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests import jobs
+from tests.executors.test_worker import Line
+from tests.programs import left
+from tests.servers import until
+from tuner.executors.protocol import Done, Notice, Report
+from tuner.executors.worker import Worker
 from tuner.workloads.base import Epoch, Finished, Job, Setup
 from tuner.workloads.context import TrialJob
 from tuner.workloads.process_runner import ProgramJob, ProgramTrainer
@@ -33,3 +41,36 @@ def test_time_that_a_trial_waits_for_the_driver_is_neither_silence_nor_its_own(t
             seen.append(event)
     assert [type(event) for event in seen] == [Epoch, Epoch, Finished]
     trainer.dismiss()
+
+
+class Leaping:
+    """Time that stands still, and makes one leap when the runner has looked ten times at a trial that hangs."""
+
+    def __init__(self, hangs: Path, line: Line) -> None:
+        self._hangs, self._line = hangs, line
+        self._looks = 0
+
+    def __call__(self) -> float:
+        if self._hangs.exists() and any(report.epoch == 2 for report in self._line.of(Report)):
+            self._looks += 1
+        return 1_000.0 if self._looks > 10 else 0.0
+
+
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_a_trial_that_has_fallen_silent_goes_on_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
+    example = jobs.Example(kind, tmp_path / "code", silence=100.0, retries=1)
+    hanging, undisturbed = example.jobs("hangs once", "well", rungs={2})
+    line = Line()
+    worker = Worker(0, example.setup(tmp_path), line)
+    assert isinstance(worker.trainer, ProgramTrainer)
+    worker.trainer.clock = Leaping(tmp_path / "trials" / "000000" / "died", line)
+    for job in (hanging, undisturbed):
+        worker.train(job)
+    assert [notice.message for notice in line.of(Notice)] == ["trial 0: no sign for 100 s; begun again after epoch 2"]
+    assert len(line.of(Done)) == 2
+    values: dict[int, list[Any]] = {0: [], 1: []}
+    for report in line.of(Report):
+        values[report.cohort].append((report.epoch, report.metrics[report.cohort]))
+    assert values[0] == values[1] and [epoch for epoch, _ in values[0]] == [1, 2, 3, 4]
+    worker.trainer.dismiss()
+    until(lambda: not left(tmp_path))
