@@ -183,6 +183,7 @@ ODD = {
     "closes stdout": "import sys; sys.stdout.close()",
     "closes its first three files": "import os; [os.close(n) for n in (0, 1, 2)]",
     "forks children": "import subprocess; subprocess.Popen(['sleep', '600'])",
+    "begins a daemon": "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)",
     "forks itself": "import os, signal; os.fork() or signal.pause()",
     "ignores SIGTERM": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
     "changes its environment": "import os; os.environ.clear()",
