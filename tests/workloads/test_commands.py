@@ -98,6 +98,14 @@ def test_a_command_that_heeds_no_signal_is_killed_with_its_children(tmp_path: Pa
     until(lambda: not left(study))
 
 
+def test_python_is_the_one_that_tuner_runs_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    (tmp_path / "train.py").write_text("import sys, tuner\nprint('prefix', sys.prefix)\nprint('epoch=1 val/loss=1')\n")
+    trial = {"command": ["python", "train.py"], "metrics": "stdout", "retries": 0}
+    study, _ = launch(tmp_path, content(trial, trials=1))
+    assert states(study) == {State.COMPLETE: 1}, first(study).message
+
+
 def test_a_killed_command_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     script = """
 import os, signal, tuner

@@ -24,7 +24,13 @@ from typing import Any
 from tuner.errors import CheckpointCorrupt, MachineError, TrialError
 from tuner.workloads.base import Answer, Epoch, Finished, Job, Located, Setup, Step, as_named
 from tuner.workloads.context import MODEL, OURS, TrialJob, finite, intact
-from tuner.workloads.trial_processes import CommandProcess, FunctionProcess, ProgramSetup, TrialProcess
+from tuner.workloads.trial_processes import (
+    CommandProcess,
+    FunctionProcess,
+    ProgramSetup,
+    TrialProcess,
+    search_path,
+)
 from tuner.workloads.trial_server import MARK, sweep
 
 _POLL_SECONDS = 0.05
@@ -86,6 +92,7 @@ class ProgramTrainer:
                 # torch reads its threads when it is imported; to ask it whether there is a GPU must not begin CUDA.
                 own = {"PYTHONUNBUFFERED": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
                 mark = {MARK: f"{self.study.absolute()}:{os.getpid()}"}
+                own["PATH"] = search_path()  # `python` is this one, also where no environment is activated
                 seen = {"CUDA_VISIBLE_DEVICES": self._gpus} if self._gpus else {}
                 environment = {**os.environ, **own, **seen, **self.setup.variables, **mark}
                 process = subprocess.Popen(

@@ -34,7 +34,7 @@ from tuner.study.cohorts import OneByOne
 from tuner.workloads.base import Problem, Say, Setup
 from tuner.workloads.context import TrialJob
 from tuner.workloads.process_runner import ProgramJob, ProgramTrainer
-from tuner.workloads.trial_processes import ProgramSetup
+from tuner.workloads.trial_processes import ProgramSetup, search_path
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ def _command_problems(command: list[str], folder: Path) -> Iterator[Problem]:
     if PLACEHOLDER.search(program):
         return
     path = str(folder / program) if "/" in program else program
-    if shutil.which(path) is None:
+    if shutil.which(path, path=search_path()) is None:
         there = Path(path).is_file() and "/" in program
         hint = "; make it executable: chmod +x" if there else "; install it, or give its path"
         yield ("trial", "command", 0), f"expected a program that can be run, got {program}{hint}"

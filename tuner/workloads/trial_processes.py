@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,12 @@ class ProgramSetup:
     grace: float = 10.0
     variables: dict[str, str] = field(default_factory=dict, repr=False)
     printed: bool = False  # metrics are read from what a command prints
+
+
+def search_path() -> str:
+    """PATH for trials: what is installed with this Python, then what the environment has."""
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    return path if own in path.split(os.pathsep) else f"{own}{os.pathsep}{path}"
 
 
 class TrialProcess(Protocol):
