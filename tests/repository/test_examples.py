@@ -81,6 +81,22 @@ def test_a_regression_is_a_quarter_closer_than_the_training_mean(best_of: Best) 
     assert best_of("diabetes")["val/rmse"] <= 0.75 * float(np.sqrt(np.square(off).mean()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "library", "metric", "at_least"),
+    [
+        ("digits-lightning", "lightning", "val/accuracy", 0.94),
+        ("words-transformers", "accelerate", "eval_accuracy", 0.65),
+    ],
+)
+def test_an_example_of_another_librarys_training_reaches_its_score(
+    example: str, library: str, metric: str, at_least: float, best_of: Best, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(library)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert best_of(example)[metric] >= at_least
+
+
 def test_counting_groups_of_vowels_tells_fewer_syllables_than_the_networks_must() -> None:
     dataset = data_of("syllables")
     words = dataset.preprocess.raw(dataset.validation.inputs)["word"]
