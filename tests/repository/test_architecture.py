@@ -39,11 +39,15 @@ GATES = {
     },
     "sqlite3": {"tuner.tracking.sqlite_store", "tuner.tracking.relocation"},
     "fsspec": {"tuner.checkpoints.remote"},
+    "lightning": {"tuner.integrations.lightning"},
+    "pytorch_lightning": {"tuner.integrations.lightning"},
+    "transformers": {"tuner.integrations.transformers"},
+    "accelerate": {"tuner.integrations.transformers"},
     "ray": {
         "tuner.executors.ray_cluster",
         "tuner.cli.cluster_jobs",
         "tuner.ray_tune",
-        *(f"tuner.ray_tune.{name}" for name in ("space", "trial", "bridge", "driver", "journal")),
+        *(f"tuner.ray_tune.{name}" for name in ("space", "trial", "program_trial", "bridge", "driver", "journal")),
     },
 }
 
@@ -79,6 +83,7 @@ ALLOWED = {
         "tuner.workloads.base",
     },
     "tuner.workloads.base": {"tuner.events", "tuner.history.fold"},
+    "tuner.integrations.*": {"tuner.integrations.reports", "tuner.workloads.context", "transformers", "accelerate"},
     "tuner.history.results": {"pandas", *VALUES},
 }
 

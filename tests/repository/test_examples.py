@@ -81,6 +81,31 @@ def test_a_regression_is_a_quarter_closer_than_the_training_mean(best_of: Best) 
     assert best_of("diabetes")["val/rmse"] <= 0.75 * float(np.sqrt(np.square(off).mean()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "library", "metric", "enough"),
+    [
+        ("vae", "sklearn", "test/loss", lambda nats: nats < 27),
+        ("digits-lightning", "lightning", "val/accuracy", lambda share: share > 0.94),
+        ("words-transformers", "accelerate", "eval_accuracy", lambda share: share > 0.65),
+    ],
+)
+def test_a_program_with_three_lines_changed_reaches_its_score(
+    example: str, library: str, metric: str, enough: Callable[[float], bool], best_of: Best
+) -> None:
+    pytest.importorskip(library)
+    assert enough(best_of(f"{example}/study")[metric])
+
+
+@pytest.mark.parametrize("example", ["vae", "digits-lightning", "words-transformers"])
+def test_without_three_lines_a_program_knows_no_tuner(example: str) -> None:
+    lines = (EXAMPLES / example / "train.py").read_text().splitlines()
+    left = "\n".join(line for line in lines if not line.endswith("# Tuner")).split('"""', 2)[2]
+    assert len([line for line in lines if line.endswith("# Tuner")]) == 3
+    assert not re.search("(?i)tuner|callback|trial", left)
+    compile(left, example, "exec")
+
+
 def test_counting_groups_of_vowels_tells_fewer_syllables_than_the_networks_must() -> None:
     dataset = data_of("syllables")
     words = dataset.preprocess.raw(dataset.validation.inputs)["word"]

@@ -25,6 +25,7 @@ FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 RUN = (
     "getting-started",
     *(f"how-to/{name}" for name in ("own-data", "own-network", "results", "resume", "own-training")),
+    "how-to/lightning-and-transformers",
 )
 
 

@@ -22,7 +22,7 @@ from tuner.events import Cohort, Trial
 from tuner.executors.code_bundle import CodeBundle
 from tuner.executors.worker import CHECKPOINT_SECONDS
 from tuner.ray_tune.space import settled
-from tuner.ray_tune.trial import EPOCH, FAILED, FILES, FINISHED, NUMBER, REPORT, TRACE, VARIABLES, TrialFiles
+from tuner.ray_tune.trial import EPOCH, FILES, FINISHED, NUMBER, REPORT, VARIABLES, TrialFiles, TrialTrainable
 from tuner.seeds import derive
 from tuner.spec import StudySpec
 from tuner.workloads.base import Answer, Epoch, Events, Finished, Job, Setup
@@ -47,7 +47,7 @@ class ProgramActorSetup:
     judged: bool
 
 
-class ProgramTrainable(tune.Trainable):
+class ProgramTrainable(TrialTrainable):
     """One process of the person's after the other."""
 
     def setup(self, config: dict[str, Any], given: ProgramActorSetup | None = None) -> None:
@@ -139,16 +139,6 @@ class ProgramTrainable(tune.Trainable):
             files.state = checkpoint.pack(state)
             self._saved = time.monotonic()
         return {**result, FILES: files}
-
-    def _failure(self, message: str, epoch: int, trace: str = "") -> dict[str, Any]:
-        said = {FAILED: message, **({TRACE: trace} if trace else {})}
-        return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
-
-    def train(self) -> dict[str, Any]:
-        """Tune's own step round ours; what it remembers, and sends with every checkpoint, is without the files."""
-        result: dict[str, Any] = super().train()  # type: ignore[no-untyped-call]
-        self._last_result: Any = {name: value for name, value in result.items() if name != FILES}
-        return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Of a trial that is to be paused; one that has given no checkpoint begins anew after that."""

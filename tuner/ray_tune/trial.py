@@ -42,7 +42,7 @@ FAILED = "failed"  # in a result: why it cannot go on
 TRACE = "traceback"  # and of an error in its network, all of it
 FILES = "files"
 REPORT = "report"  # in a result: all metrics of a person's own training, whose names may be any
-VARIABLES = "_variables"  # in a config: what tells a person's own code of the trial's run in MLflow
+VARIABLES = "(variables)"  # in a config, by a name that no parameter has: what tells a person's own code of the trial's run in MLflow
 _FILE = "trial.pt"
 _RUN = ("device", "threads")  # of `run`: what a trial needs to know
 
@@ -75,7 +75,23 @@ class ActorSetup:
     share: float  # of a GPU
 
 
-class StudyTrainable(tune.Trainable):
+class TrialTrainable(tune.Trainable):
+    """What our trials have in common."""
+
+    _spec: StudySpec
+
+    def train(self) -> dict[str, Any]:
+        """Tune's own step round ours; what it remembers, and sends with every checkpoint, is without the files."""
+        result: dict[str, Any] = super().train()  # type: ignore[no-untyped-call]
+        self._last_result: Any = {name: value for name, value in result.items() if name != FILES}
+        return result
+
+    def _failure(self, message: str, epoch: int, trace: str = "") -> dict[str, Any]:
+        said = {FAILED: message, **({TRACE: trace} if trace else {})}
+        return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
+
+
+class StudyTrainable(TrialTrainable):
     """Use `trainable(study)`."""
 
     study: tuple[dict[str, Any], str]
@@ -145,10 +161,6 @@ class StudyTrainable(tune.Trainable):
             result[FILES] = self._files(self._given, finished)
         return result
 
-    def _failure(self, message: str, epoch: int, trace: str = "") -> dict[str, Any]:
-        said = {FAILED: message, **({TRACE: trace} if trace else {})}
-        return {EPOCH: epoch, self._spec.metric: math.nan, **said, tune.result.DONE: True}
-
     def _files(self, given: ActorSetup, finished: Finished | None) -> TrialFiles:
         files = TrialFiles()
         stack = self._training.stack
@@ -163,12 +175,6 @@ class StudyTrainable(tune.Trainable):
 
     def _whole(self) -> dict[str, Any]:
         return {**self._training.state(), "params": self._params}
-
-    def train(self) -> dict[str, Any]:
-        """Tune's own step round ours; what it remembers, and sends with every checkpoint, is without the files."""
-        result: dict[str, Any] = super().train()  # type: ignore[no-untyped-call]
-        self._last_result: Any = {name: value for name, value in result.items() if name != FILES}
-        return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         (Path(checkpoint_dir) / _FILE).write_bytes(checkpoint.pack(self._whole()))

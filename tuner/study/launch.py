@@ -105,8 +105,7 @@ def launch(
         freeze_gc()  # what is imported stays, and workers share it
     copied = forking and enabled("fork") and spec.run.executor == "local" and forks(device_of(spec))
     prefork = PreforkedWorkers((workers or local_count(spec, plan.trials)) if copied else 0, workload.shared)
-    # The copies first: one must not hold a lock.
-    opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)
+    opened = partial(Ledger.create, folder, progress.message, accept_loss=accept_loss)  # no copy may hold its lock
     with prefork, connect_early(spec, folder), opened() as ledger, ledger.lock():
         history, lost = ledger.checked(accept_loss=accept_loss, tell=progress.message)
         if lost:  # checkpoints may be ahead of the ledger, or of trials that are asked otherwise this time
@@ -135,9 +134,8 @@ def launch(
                     finish.finish_study(session)
             finally:
                 progress.stop()
-            tracked = writer.drain(
-                progress, patient=number is None, hurried=lambda: number is None and signals.pending()
-            )
+            ended = number is None
+            tracked = writer.drain(progress, patient=ended, hurried=lambda: ended and signals.pending())
         return Study(spec.study, folder, history, history.completed or "interrupted", number, tracked)
 
 
