@@ -29,7 +29,9 @@ def best_of(forks: Forks, tmp_path: Path) -> Best:
         home = ["--home", str(tmp_path)]
         said = ran(forks.launch(str(EXAMPLES / f"{example}.yaml"), *home, *settings))
         assert "every trial: " in said
-        told, err = (best := forks.tuner("best", example, "--output", "json", *home)).communicate()
+        told, err = (
+            best := forks.tuner("best", example.removesuffix("/study"), "--output", "json", *home)
+        ).communicate()
         assert best.returncode == 0, err
         metrics: dict[str, Any] = json.loads(told)["metrics"]
         return metrics

@@ -42,7 +42,7 @@ FAILED = "failed"  # in a result: why it cannot go on
 TRACE = "traceback"  # and of an error in its network, all of it
 FILES = "files"
 REPORT = "report"  # in a result: all metrics of a person's own training, whose names may be any
-VARIABLES = "(variables)"  # in a config, by a name that no parameter has: what tells a person's own code of the trial's run in MLflow
+VARIABLES = "(variables)"  # in a config, a name that no parameter has: what tells own code of its run in MLflow
 _FILE = "trial.pt"
 _RUN = ("device", "threads")  # of `run`: what a trial needs to know
 
