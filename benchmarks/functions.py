@@ -17,7 +17,7 @@ from typing import Any
 
 import harness
 
-from tuner.events import Asked, Reported
+from tuner.events import Asked, Finished, Reported, Started
 from tuner.ledger import Ledger, study_folder
 
 TUNER, OPTUNA, RAY = "tuner", "optuna", "ray"
@@ -57,41 +57,55 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 command = [PROGRAM, "launch", "study.yaml", "--home", "home", "--set", f"search.trials={given.trials}"]
             surroundings = harness.environment(RAY_TMPDIR=str(folder / "ray"))
             took = harness.seconds(command, folder, surroundings, given.limit)
-            record = {"who": who, "round": number, "busy": busy, "seconds": took}
-            yield record | (first_report(folder, given.trials) if who == TUNER else {})
+            told = loop(folder, given.trials) if who == TUNER else json.loads((folder / "loop.json").read_text())
+            if len(told["first"]) != given.trials:
+                raise harness.RunFailed(f"{who}: {len(told['first'])} of {given.trials} trials reported")
+            later = sorted(told["first"][2:])  # the first two wait for imports
+            first = {"first": later[len(later) // 2], "first_cold": told["first"][0]}
+            yield {"who": who, "round": number, "busy": busy, "seconds": took, "loop": told["loop"], **first}
             print(f"round {number}: {who} is done", file=sys.stderr)
 
 
-def first_report(folder: Path, trials: int) -> dict[str, float]:
-    """Seconds from a trial's start to its first report, of all trials but the first; raises where one is missing."""
+def loop(folder: Path, trials: int) -> dict[str, Any]:
+    """Seconds of the search without imports, and from each trial's start to its first report; all must be there."""
     with Ledger.open(study_folder(folder / "home", "nothing"), read_only=True) as ledger:
         events = list(ledger.read())
         history = ledger.history()
     if history.ended != trials or sum(isinstance(event, Reported) for event in events) != 10 * trials:
         raise harness.RunFailed(f"{history.ended} of {trials} trials ended")
     asked = [event.time for event in events if isinstance(event, Asked)]
-    last = max(event.time for event in events)
-    return {"searching": last - asked[0]}
+    last = max(event.time for event in events if isinstance(event, Finished))
+    begun = {trial: event.time for event in events if isinstance(event, Started) for trial in event.trials}
+    first = [event.time - begun[event.trial] for event in events if isinstance(event, Reported) and event.epoch == 1]
+    return {"loop": last - asked[0], "first": first}
 
 
 def report(given: argparse.Namespace, records: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     """The text to print, and what goes into the JSON."""
-    took = {(one["who"], one["round"]): one["seconds"] for one in records}
-    rounds = sorted({number for _, number in took})
+    runs = {(one["who"], one["round"]): one for one in records}
+    rounds = sorted({number for _, number in runs})
     rows, summary = [], {}
     for who in given.who:
-        whole = harness.Spread.of([took[who, number] for number in rounds])
-        ratio = harness.Spread.of([took[who, number] / took[TUNER, number] for number in rounds])
-        summary[who] = {"seconds": whole.median, "ratio": ratio.median}
-        rows.append([LABELS[who], whole.text(".2f"), f"{1000 * whole.median / given.trials:.1f}", ratio.text(".2f")])
-    inside = harness.Spread.of([one["searching"] for one in records if one["who"] == TUNER])
+        mine = [runs[who, number] for number in rounds]
+        whole, first = (harness.Spread.of([one[name] for one in mine]) for name in ("seconds", "first"))
+        trial = harness.Spread.of([1000 * one["loop"] / given.trials for one in mine])
+        summary[who] = {"seconds": whole.median, "trial_ms": trial.median, "first_ms": 1000 * first.median}
+        columns = [whole.text(".2f"), trial.text(".1f"), f"{1000 * first.median:.1f}"]
+        if TUNER in given.who:
+            ours = [runs[TUNER, number] for number in rounds]
+            for name in ("seconds", "loop"):
+                ratio = harness.Spread.of([one[name] / own[name] for one, own in zip(mine, ours, strict=True)])
+                summary[who][f"{name}_ratio"] = ratio.median
+                columns.append(ratio.text(".2f"))
+        rows.append([LABELS[who], *columns])
+    head = ["who", "whole process, s", "search, ms a trial", "first report, ms", "times Tuner's: process", "search"]
     text = [
         f"{given.trials} trials of 10 reports, rounds: {given.repeats}; medians (lowest–highest)",
         harness.introduction(harness.machine(("cohort-tuner", "optuna", "ray"))),
         "",
-        harness.table(("who", "whole process, s", "ms a trial", "times Tuner's"), rows),
+        harness.table(head if TUNER in given.who else head[:4], rows),
         "",
-        f"Tuner, from the first trial asked to the last event: {1000 * inside.median / given.trials:.1f} ms a trial.",
+        "Search: from the first trial asked to the end of the last one. First report: from a trial's start.",
     ]
     if warning := harness.warning([one["busy"] for one in records]):
         text.append(warning)

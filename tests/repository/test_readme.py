@@ -185,6 +185,21 @@ def test_every_command_and_script_shown_runs_in_the_order_shown() -> None:
     assert ["python", "own_script.py"] in ran
 
 
+@pytest.mark.slow
+def test_the_same_search_runs_with_the_loop_of_ones_own(place: Path) -> None:
+    """`trial` in the place of `data`, `model` and `train`, as the README says it, and nothing else."""
+    (said,) = re.findall(r"put `(trial: \{.*?\})` in", TEXT, re.DOTALL)
+    keys = ("data:", "model:", "train:")
+    kept = [line for line in (place / "churn.yaml").read_text().splitlines() if not line.startswith(keys)]
+    (place / "churn.yaml").write_text("\n".join([" ".join(said.split()), *kept]))
+    loop = FILES["loop.py"].partition("def train")[2].splitlines()
+    assert len(loop) == 12
+    launched = tuner("launch", "churn.yaml")
+    assert launched.returncode == 0, launched.stderr
+    told = json.loads(tuner("best", "churn", "--output", "json").stdout)
+    assert told["metrics"]["val/accuracy"] > 0.7
+
+
 def tree() -> Iterator[tuple[Path, str]]:
     """(path, phrase) of every line of the tree; a line may name several files of one folder."""
     (text,) = re.findall(r"^```\n(.*?)^```$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE | re.DOTALL)

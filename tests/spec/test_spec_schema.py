@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tests.spec.test_spec import BAD, EXAMPLES, STUDY, written
 from tuner.errors import SpecError
 from tuner.search_spaces.document import parse
-from tuner.spec import StudySpec, schema
+from tuner.spec import StudySpec
+from tuner.spec.json_schema import schema
 
 # --- the schema for editors ---
 

@@ -33,13 +33,12 @@ from tuner.search_spaces.document import (
 )
 from tuner.spec.checks import TRAINING, examine
 from tuner.spec.execution import CLUSTER, TUNE
-from tuner.spec.json_schema import schema
 from tuner.spec.messages import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.sections import StudyFile, store_problem
 from tuner.spec.written import Written, plain
 
-__all__ = ["StudySpec", "schema"]
+__all__ = ["StudySpec"]
 
 
 class StudySpec(StudyFile):
