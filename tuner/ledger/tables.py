@@ -63,8 +63,8 @@ class Tables:
         for name, (unique, kinds) in _UNIQUE.items():
             where = columns.kind.in_([sa.literal_column(f"'{kind}'") for kind in kinds])
             parts = [*key, *(columns[part] for part in unique)]
-            dialect = "postgresql" if many else "sqlite"  # to name one of them is to import it
-            sa.Index(f"{prefix}{name}", *parts, unique=True, **{f"{dialect}_where": where})
+            partly = "postgresql_where" if many else "sqlite_where"  # to name a database is to import its dialect
+            sa.Index(f"{prefix}{name}", *parts, unique=True, **{partly: where})
         mine = [column == sa.bindparam(column.name) for column in key]
         told = [column for column in columns if column.name != "study"]
         self.insert = insert(self.events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
