@@ -195,6 +195,20 @@ def train(trial):
     until(lambda: not left(study))
 
 
+@pytest.mark.parametrize("library", ["pandas", "sklearn.ensemble", "torch"])
+def test_what_imports_a_large_library_is_imported_once(library: str, tmp_path: Path) -> None:
+    code = f"""
+import os, {library}
+IMPORTED = os.getpid()
+def train(trial):
+    trial.report({{"val/loss": 1.0, "imported": IMPORTED, "process": os.getpid()}})
+"""
+    study, _ = launched(tmp_path, code, {"epochs": 1}, trials=3)
+    reports = [trial.reports[1] for trial in study.history.trials.values()]
+    assert len({report["imported"] for report in reports}) == 1
+    assert len({report["process"] for report in reports}) == 3
+
+
 KILLS = """
 import os, signal, subprocess
 def above(process, steps):

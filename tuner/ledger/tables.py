@@ -63,8 +63,9 @@ class Tables:
         for name, (unique, kinds) in _UNIQUE.items():
             where = columns.kind.in_([sa.literal_column(f"'{kind}'") for kind in kinds])
             parts = [*key, *(columns[part] for part in unique)]
-            partly = "postgresql_where" if many else "sqlite_where"  # to name a database is to import its dialect
-            sa.Index(f"{prefix}{name}", *parts, unique=True, **{partly: where})
+            dialect = "postgresql_where" if many else "sqlite_where"  # to name one is to import it
+            partly: dict[str, Any] = {dialect: where}
+            sa.Index(f"{prefix}{name}", *parts, unique=True, **partly)
         mine = [column == sa.bindparam(column.name) for column in key]
         told = [column for column in columns if column.name != "study"]
         self.insert = insert(self.events).on_conflict_do_nothing().execution_options(preserve_rowcount=True)

@@ -91,6 +91,8 @@ class ProgramTrainer:
             with theirs:
                 # torch reads its threads when it is imported; to ask it whether there is a GPU must not begin CUDA.
                 own = {"PYTHONUNBUFFERED": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+                # The allocator of pyarrow, and so of pandas, begins a thread, and only one thread can be copied.
+                own["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
                 mark = {MARK: f"{self.study.absolute()}:{os.getpid()}"}
                 own["PATH"] = search_path()  # `python` is this one, also where no environment is activated
                 seen = {"CUDA_VISIBLE_DEVICES": self._gpus} if self._gpus else {}
