@@ -333,7 +333,7 @@ def test_a_window_that_a_study_loop_has_left_half_asked_holds_nothing_back_here(
     search: Any = SimpleNamespace(release=lambda: said.append("release"))
     log: Any = SimpleNamespace(history=History(asking=Window(8)))
     rest: Any = None
-    Journal(StudySession(rest, rest, log, rest, tmp_path, rest), search, rest, rest, frozenset())
+    Journal(StudySession(rest, rest, log, rest, tmp_path, rest), search, rest, rest, frozenset(), lambda _: {})
     assert said == ["release"]
 
 

@@ -180,6 +180,7 @@ def test_a_gpu_is_asked_for_only_where_there_is_one(
     (line,) = refused(spec, digits)
     assert line.startswith("4:7: run.device: expected a machine with a CUDA GPU, got")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert plan(spec, digits).trials == 8
 
 
