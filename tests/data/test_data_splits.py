@@ -32,7 +32,8 @@ def test_a_category_never_seen_in_training_is_none_of_the_known(tmp_path: Path) 
 )
 def test_preprocess_survives_json_and_treats_each_row_by_itself(values: list[float], texts: list[str]) -> None:
     frame = pd.DataFrame({"number": values, "text": [f"t{text}" for text in texts[: len(values)]]})
-    from tuner.data.tables import Table, typed
+    from tuner.data.column_kinds import typed
+    from tuner.data.tables import Table
 
     preprocess = Preprocess.fit(typed(Table.of_frame(frame)), modality="numbers", classes=("a", "b"), targets=("y",))
     again = Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict())))

@@ -12,12 +12,12 @@ import pytest
 from tuner.data import load
 from tuner.data.cells import numbers
 from tuner.data.dates import format_of, seconds, written
-from tuner.data.tables import TEXT_DTYPE
+from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 
 
-def column(*texts: str) -> np.ndarray:
-    return np.array(texts, TEXT_DTYPE)
+def column(*texts: str) -> Texts:
+    return Texts.of(texts)
 
 
 def table(path: Path, header: str, *rows: str) -> Path:

@@ -85,19 +85,19 @@ def test_numbers_of_other_notations_are_numbers_and_told(tmp_path: Path, case: s
 
 def test_the_values_of_other_notations_are_right(tmp_path: Path) -> None:
     from tuner.data.cells import numbers
-    from tuner.data.tables import TEXT_DTYPE
+    from tuner.data.text_columns import Texts
 
     def read(*texts: str, separator: str = ",") -> list[float]:
-        return numbers(np.array(texts, TEXT_DTYPE), separator).values.tolist()
+        return numbers(Texts.of(texts), separator).values.tolist()
 
     assert read("1,5", "-2,25", "3", "1.250,5", separator=";") == [1.5, -2.25, 3, 1250.5]
     assert read("1,250", "950", "1,250,000.5") == [1250, 950, 1250000.5]
     assert read("$1,250.50", "-$3", "$ 7") == [1250.5, -3, 7]
     assert read("45%", "7.5 %", "100%") == [45, 7.5, 100]
     assert read("1 250", "12\u00a0000", "7") == [1250, 12000, 7]
-    mixed = numbers(np.array(["1,5", "2.5", "3,5"], TEXT_DTYPE), ";")
+    mixed = numbers(Texts.of(["1,5", "2.5", "3,5"]), ";")
     assert mixed.is_text.tolist() == [False, True, False]  # either may be the decimal mark
-    assert not numbers(np.array(["$5", "€6", "£7"], TEXT_DTYPE)).mostly
+    assert not numbers(Texts.of(["$5", "€6", "£7"])).mostly
 
 
 def test_texts_that_look_like_numbers_are_told_where_they_stay_categories(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from tuner.data import targets as targets_of
+from tuner.data.column_kinds import LARGEST
 from tuner.data.raw import Raw
-from tuner.data.tables import LARGEST, TEXT_DTYPE, first
+from tuner.data.tables import first
+from tuner.data.text_columns import TEXT_DTYPE
 from tuner.errors import DataError
 from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT
 

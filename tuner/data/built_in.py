@@ -21,8 +21,8 @@ import numpy as np
 from tuner.data import targets as targets_of
 from tuner.data.arrays import named
 from tuner.data.raw import Raw
-from tuner.data.tables import TEXT_DTYPE
 from tuner.data.targets import Targets
+from tuner.data.text_columns import TEXT_DTYPE
 from tuner.data.texts import corpus
 from tuner.errors import DataError
 from tuner.models.interface import CLASSIFICATION, IMAGE, NUMBERS, SEQUENCE, TEXT

@@ -10,14 +10,17 @@ import csv
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tuner.data.tables import TEXT_DTYPE, Table, first, header_problems, not_utf8, positions_of
+from tuner.data import csv_arrow
+from tuner.data.tables import Cells, Lines, Table, first, header_problems, not_utf8, positions_of
+from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 
 _CHUNK = 16_384  # rows held as Python strings at a time
@@ -26,10 +29,11 @@ _LONGEST = min(sys.maxsize, 2**31 - 1)  # characters of a cell: as many as a C l
 _LOOKED_AT = 20  # rows
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
     """A CSV file with a header line, UTF-8, its fields split by comma, semicolon, tab or |; nothing judged yet.
 
-    Blank lines are skipped, and above the header Excel's `sep=;` and lines of # that are none. Raises
+    Blank lines are skipped, and above the header Excel's `sep=;` and lines of # that are none. Columns of plain numbers
+    in a large file are told already, but for those among `texts`. Raises
     DataError for a file that is no such table: ragged rows, a column without a name or two of one name,
     a quote that never ends, other bytes than UTF-8, no rows.
     """
@@ -41,6 +45,13 @@ def read_csv(path: Path) -> Table:
             records = _records(path, reader, skipped)
             line, header = next(records, (1, []))
             problems += header_problems(path, header, line)
+            if not problems and path.stat().st_size >= csv_arrow.LEAST:
+                lines_of = partial(row_lines, path)
+                table = csv_arrow.read_columns(
+                    path, header, separator=separator, skipped=skipped, texts=texts, lines=lines_of
+                )
+                if table is not None:
+                    return table
             chunks, lines, ragged = _chunks(path, records, len(header))
     except UnicodeDecodeError:
         raise DataError(not_utf8(path)) from None
@@ -49,8 +60,16 @@ def read_csv(path: Path) -> Table:
         problems.append(f"{path}: expected a header line and rows below it, got no rows")
     if problems:
         raise DataError(first(problems, 20))
-    columns = {name: np.concatenate([chunk[i] for chunk in chunks]) for i, name in enumerate(header)}
-    return Table(str(path), columns, lines=np.array(lines), positions=positions_of(header), separator=separator)
+    columns: dict[str, Cells] = {name: Texts.joined([chunk[i] for chunk in chunks]) for i, name in enumerate(header)}
+    return Table(str(path), columns, lines=Lines(np.array(lines)), positions=positions_of(header), separator=separator)
+
+
+def row_lines(path: Path, count: int) -> np.ndarray:
+    """The line (from 1) on which each of the first `count` rows of a CSV file begins: int [count]."""
+    with path.open(encoding="utf-8-sig", newline="") as stream, _cells_of_any_length():
+        skipped, separator = _preamble(stream)
+        reader = csv.reader(stream, delimiter=separator, skipinitialspace=True, strict=True)
+        return np.array([line for line, _ in islice(_records(path, reader, skipped), 1, count + 1)])
 
 
 @contextlib.contextmanager
@@ -139,9 +158,9 @@ def _records(path: Path, reader: Any, skipped: int) -> Iterator[tuple[int, list[
 
 def _chunks(
     path: Path, records: Iterator[tuple[int, list[str]]], width: int
-) -> tuple[list[list[np.ndarray]], list[int], list[str]]:
+) -> tuple[list[list[Texts]], list[int], list[str]]:
     """The records as columns of text, some thousand rows at a time, their lines, and complaints about ragged rows."""
-    chunks: list[list[np.ndarray]] = []
+    chunks: list[list[Texts]] = []
     problems: list[str] = []
     widths: Counter[int] = Counter()
     lines: list[int] = []
@@ -158,10 +177,10 @@ def _chunks(
         lines.append(line)
         held.append(fields)
         if len(held) == _CHUNK:
-            chunks.append([np.array(column, TEXT_DTYPE) for column in zip(*held, strict=True)])
+            chunks.append([Texts.of(column) for column in zip(*held, strict=True)])
             held = []
     if held:
-        chunks.append([np.array(column, TEXT_DTYPE) for column in zip(*held, strict=True)])
+        chunks.append([Texts.of(column) for column in zip(*held, strict=True)])
     if len(widths) == 1 < rows and problems:
         got = next(iter(widths))
         index = "; the first column may have no name: name it" if got == width + 1 else ""

@@ -17,8 +17,9 @@ _WORDS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%
 _TIMES = (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", " %H:%M:%S.%f")
 _LOOKS = re.compile(r".*\d{1,4}[-/.]\d{1,2}.*|.*\d.*[A-Za-z]{3}.*\d{2}.*|.*[A-Za-z]{3}.*\d.*\d{4}.*")
 _LONGEST = 100  # characters of a date; the search for its look takes the cube of them
-_SAMPLE = 500  # cells that each format is tried on
+SAMPLE = 500  # cells that each format is tried on
 _DAY = 86_400.0
+_FIRST = -62_135_596_800.0  # of the year 1: what is read as an earlier one is no date
 PERIODS = {
     "year": 365.2425 * _DAY,
     "week": 7 * _DAY,
@@ -31,7 +32,7 @@ def format_of(texts: Sequence[str]) -> str | None:
 
     Where day and month may be either, it is the order in which the dates ascend, else the month first.
     """
-    sample = [text.strip() for text in texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]]  # from everywhere, in order
+    sample = [text.strip() for text in texts[:: max(1, len(texts) // SAMPLE)][:SAMPLE]]  # from everywhere, in order
     if not sample or 2 * sum(len(text) <= _LONGEST and bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample):
         return None
     timed = sum(":" in text for text in sample) * 2 > len(sample)
@@ -50,14 +51,19 @@ def seconds(texts: Sequence[str], name: str) -> np.ndarray:
     """Seconds since 1970 in UTC, float64 [N], of texts in that format or in ISO 8601; NaN for what is no date."""
     import pandas as pd
 
-    series = pd.Series(list(texts), dtype="object").str.strip()
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}  # a day of many rows is read once
+    series = pd.Series(list(places), dtype="object").str.strip()
 
     def read(format: str) -> np.ndarray:
-        found = pd.to_datetime(series, format=format, errors="coerce", utc=True)
-        return (found - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
+        found = pd.to_datetime(series, format=format, errors="coerce", utc=True).dt.tz_convert(None)
+        moments = found.to_numpy().astype("datetime64[us]")
+        values = np.where(np.isnat(moments), np.nan, moments.astype(np.int64) / 1e6)
+        return np.where(values < _FIRST, np.nan, values)
 
     found = read(name)
-    return np.where(np.isnan(found), read(ISO), found) if name != ISO and np.isnan(found).any() else found
+    if name != ISO and np.isnan(found).any():
+        found = np.where(np.isnan(found), read(ISO), found)
+    return found[[places[text] for text in texts]]
 
 
 def cycles(values: np.ndarray) -> tuple[str, ...]:

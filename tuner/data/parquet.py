@@ -15,7 +15,8 @@ import numpy as np
 
 from tuner.data import streams
 from tuner.data.streams import packed, too_packed
-from tuner.data.tables import CATEGORY, DATE, NUMBER, TEXT_DTYPE, Table, header_problems, positions_of
+from tuner.data.tables import CATEGORY, DATE, NUMBER, Cells, Table, header_problems, positions_of
+from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 
 _CHUNK = 16_384  # rows held at a time, all columns of numbers
@@ -70,12 +71,13 @@ def read_parquet(path: Path, room: float = math.inf, named: Sequence[str] | None
         table = source.read(columns=texts)
     except (pa.ArrowException, OSError) as error:
         raise DataError(_no_parquet(path, error)) from None
-    columns, missing = dict(zip(numbers, matrix, strict=True)), {}
+    columns: dict[str, Cells] = dict(zip(numbers, matrix, strict=True))
+    missing = {}
     for name in texts:
         column = table.column(name).combine_chunks()
         missing[name] = column.is_null().to_numpy(zero_copy_only=False)
         column = column.cast(pa.string()) if kinds[name] == DATE else column
-        columns[name] = np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], TEXT_DTYPE)
+        columns[name] = Texts.of(["" if cell is None else str(cell) for cell in column.to_pylist()])
     ordered = {name: columns[name] for name in header}
     told = {name: kind for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)}  # a date is told from its text
     table_notes = () if named is None else tuple(notes)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuner.data import dates
+from tuner.data.column_kinds import LARGEST, typed
 from tuner.data.moments import channel_moments, moments_of
-from tuner.data.tables import CATEGORY, DATE, LARGEST, NUMBER, TEXT_DTYPE, Table, typed
+from tuner.data.tables import CATEGORY, DATE, NUMBER, Table
+from tuner.data.text_columns import TEXT_DTYPE
 from tuner.errors import DataError
 from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT, UNKNOWN
 
@@ -85,16 +87,14 @@ class Preprocess:
         if isinstance(raw, Table):
             columns = tuple(raw.columns)
             categories = {
-                name: tuple(map(str, np.unique(raw.columns[name][rows])))
-                for name in columns
-                if raw.kinds[name] == CATEGORY
+                name: tuple(raw.texts(name)[rows].sorted()) for name in columns if raw.kinds[name] == CATEGORY
             }
             numbers = [name for name in columns if name not in categories]
-            empty = tuple(name for name in numbers if np.isnan(raw.columns[name][rows]).any())
+            empty = tuple(name for name in numbers if np.isnan(raw.numbers(name)[rows]).any())
             learnt = {"shape": (len(columns),), "categories": categories, "empty": empty}
-            learnt["cycles"] = {n: dates.cycles(raw.columns[n][rows]) for n, kind in raw.kinds.items() if kind == DATE}
+            learnt["cycles"] = {n: dates.cycles(raw.numbers(n)[rows]) for n, kind in raw.kinds.items() if kind == DATE}
             learnt |= {"notations": dict(raw.notations), "marks": dict(raw.marks)}
-            moments = [moments_of(cells[~np.isnan(cells)]) for cells in (raw.columns[n][rows] for n in numbers)]
+            moments = [moments_of(cells[~np.isnan(cells)]) for cells in (raw.numbers(n)[rows] for n in numbers)]
         elif modality == TEXT:
             longest = int(np.strings.str_len(raw[rows]).max())
             codes = _codes(raw[rows].tolist())
@@ -179,7 +179,7 @@ class Preprocess:
         path = Path(path)
         if self.modality == IMAGE and (path.is_dir() or path.suffix.lower() in images.ENDINGS):
             return images.read_new(path, self.shape)
-        raw = sources.read_inputs(path)
+        raw = sources.read_inputs(path, self.columns if self.modality == TEXT else self.categories)
         if self.modality == TEXT:
             found = arrays.decoded(str(path), "x", raw["x"]) if isinstance(raw, dict) else raw
             return self._frame(self._texts(found, str(path)))
@@ -252,12 +252,12 @@ class Preprocess:
         for name in self.columns:
             known = self.categories.get(name)
             if known is not None:
-                parts.append(table.columns[name][:, None] == np.array(known, dtype=table.columns[name].dtype)[None])
+                parts.append(table.texts(name).places_in(known)[:, None] == np.arange(len(known)))
                 continue
             parts.append(np.nan_to_num(next(standardised))[:, None])  # no number is the mean
             if name in self.empty:
                 parts.append(table.empty(name)[:, None])
-            parts += [wave[:, None] for wave in dates.places(table.columns[name], self.cycles.get(name, ()))]
+            parts += [wave[:, None] for wave in dates.places(table.numbers(name), self.cycles.get(name, ()))]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _decoded(self, inputs: np.ndarray) -> pd.DataFrame:
@@ -293,7 +293,7 @@ class Preprocess:
             raise DataError(f"{file}: expected texts, got {getattr(raw, 'dtype', 'a list of something else')}")
         table = raw if isinstance(raw, Table) else Table.of_frame(raw)  # type: ignore[arg-type]
         (column,) = self.columns
-        return typed(table.select([column]), {column: CATEGORY}).columns[column]
+        return typed(table.select([column]), {column: CATEGORY}).texts(column).array()
 
     def _tokens(self, texts: np.ndarray, end: bool) -> np.ndarray:
         """Texts → int64 [N, T]: the first T characters each, or those at the `end`; padding behind shorter ones."""

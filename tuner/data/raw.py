@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tuner.data.tables import Table
+from tuner.data.tables import Cells, Table
 from tuner.data.targets import Targets
+from tuner.data.text_columns import Texts
 
 _CHUNK = 4_096  # rows hashed at once
 
@@ -63,13 +64,14 @@ class Raw:
         meaning = [self.modality, self.targets.task, self.targets.classes, self.targets.names, self.columns]
         whole.update(json.dumps([*meaning, self.origin] if self.origin else meaning).encode())
         tables = isinstance(self.inputs, Table)
-        parts = self.inputs.columns if isinstance(self.inputs, Table) else {"": self.inputs}
+        parts: dict[str, Cells] = self.inputs.columns if isinstance(self.inputs, Table) else {"": self.inputs}
         for name, values in (*parts.items(), ("target", self.targets.values)):
-            text = values.dtype.kind == "T"
-            whole.update(json.dumps([name, tables, values.shape, "text" if text else values.dtype.str]).encode())
-            if text:
+            if isinstance(values, Texts) or values.dtype.kind == "T":
+                shape = [len(values)] if isinstance(values, Texts) else values.shape
+                whole.update(json.dumps([name, tables, shape, "text"]).encode())
                 whole.update(json.dumps(values.tolist()).encode())
                 continue
+            whole.update(json.dumps([name, tables, values.shape, values.dtype.str]).encode())
             for start in range(0, len(values), _CHUNK):  # what is mapped may not fit into memory
                 whole.update(np.ascontiguousarray(values[start : start + _CHUNK]).tobytes())
         return whole.hexdigest()

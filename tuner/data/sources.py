@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +19,23 @@ from tuner.data import targets as targets_of
 from tuner.data.arrays import of_arrays
 from tuner.data.built_in import BUILT_IN
 from tuner.data.cells import like_numbers, numbers
+from tuner.data.column_kinds import typed
 from tuner.data.csv_files import read_csv
 from tuner.data.npz import read_npz
 from tuner.data.parquet import read_parquet
 from tuner.data.raw import Raw
-from tuner.data.tables import CATEGORY, DATE, NUMBER, TEXT_DTYPE, Table, first, typed
+from tuner.data.tables import CATEGORY, DATE, NUMBER, Table, first
+from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 from tuner.home import expanded
 from tuner.models.interface import IMAGE, LANGUAGE, MODALITIES, NUMBERS, TASKS, TEXT
 
 _MOST_CATEGORIES = 1_000  # each becomes an input; beyond that a column is an identifier, or text
-TABLES: dict[str, Callable[[Path], Table]] = {".csv": read_csv, ".tsv": read_csv, ".parquet": read_parquet}
+TABLES: dict[str, Callable[[Path, Collection[str]], Table]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": lambda path, _: read_parquet(path),
+}
 ENDINGS = (*TABLES, ".npz", ".txt")
 _FUNCTION = re.compile(r"(.+\.py):(\w+)")
 
@@ -86,8 +92,11 @@ def read(
     return _table(path, target, columns, task, modality, room)
 
 
-def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
-    """A new file's inputs: a table as read, the arrays x (and lengths) of an npz, a text's lines. Raises DataError."""
+def read_inputs(path: Path, as_text: Collection[str] = ()) -> Table | dict[str, np.ndarray] | list[str]:
+    """A new file's inputs: a table as read, the arrays x (and lengths) of an npz, a text's lines.
+
+    `as_text` are columns of a table whose cells are text, whatever they look like. Raises DataError.
+    """
     path = _file(str(path), Path(), "")
     ending = path.suffix.lower()
     if ending == ".txt":
@@ -96,7 +105,7 @@ def read_inputs(path: Path) -> Table | dict[str, np.ndarray] | list[str]:
         if blank:
             raise DataError(first(blank, 5, str(path)))
         return lines
-    return read_npz(path, ["x"], ["lengths"]) if ending == ".npz" else TABLES[ending](path)
+    return read_npz(path, ["x"], ["lengths"]) if ending == ".npz" else TABLES[ending](path, as_text)
 
 
 def _needless(what: str, **given: object) -> None:
@@ -172,7 +181,8 @@ def _table(
         raise DataError(f"data.target: expected the name of the column to predict in {path}, got none")
     parquet = path.suffix.lower() == ".parquet"
     names = (target,) if isinstance(target, str) else tuple(target)
-    table = read_parquet(path, room, (*names, *(columns or ()))) if parquet else read_csv(path)
+    as_text = (*names, *(columns or ())) if modality == TEXT else names
+    table = read_parquet(path, room, (*names, *(columns or ()))) if parquet else read_csv(path, as_text)
     table.select(names)  # a wrong name is the first thing to say
     if both := sorted(set(columns or ()) & set(names)):
         raise DataError(f"data.columns: expected none of the target, got {', '.join(both)}")
@@ -194,7 +204,7 @@ def _table(
         problems += error.problems
     if problems or inputs is None or found is None:
         raise DataError(problems)
-    notes += found.notes + _class_notes(str(path), names[0], np.array(found.classes or (), TEXT_DTYPE))
+    notes += found.notes + _class_notes(str(path), names[0], found.classes or ())
     if isinstance(inputs, Table):
         notes += inputs.notes + _empty_notes(inputs) + _category_notes(inputs)
         return Raw(path.stem, NUMBERS, inputs, found, tuple(inputs.columns), notes=notes, numbers=numbered)
@@ -222,7 +232,7 @@ def _table_inputs(given: Table, modality: str | None, named: bool) -> Table | np
         remedy = "; remove the column, or write numbers with a decimal point; a text to be read is alone: "
         raise DataError([f"{told}{remedy}modality: text, columns: [{name}]" for name, told in problems.items()])
     for name in problems:
-        different = len(np.unique(inputs.columns[name]))
+        different = len(inputs.texts(name).different)
         what = f"{different:,} different texts in {len(inputs):,} rows, such as '{inputs.columns[name][0]}'"
         way = f"a text to be read is alone: modality: text, columns: [{name}]"
         notes += (f"{given.file}: column '{name}': {what}: left out, as a name is; {way}",)
@@ -234,13 +244,13 @@ def _bare(given: Table) -> list[str]:
     return [
         name
         for name, cells in given.columns.items()
-        if bool(np.isnan(cells).all() if cells.dtype.kind == "f" else (np.strings.strip(cells) == "").all())
+        if bool(cells.stripped().are("").all() if isinstance(cells, Texts) else np.isnan(cells).all())
     ]
 
 
 def _text_column(given: Table) -> np.ndarray:
     (column,) = given.columns
-    return typed(given, {column: CATEGORY}).columns[column]
+    return typed(given, {column: CATEGORY}).texts(column).array()
 
 
 def _empty_notes(table: Table) -> tuple[str, ...]:
@@ -260,26 +270,26 @@ def _category_notes(table: Table) -> tuple[str, ...]:
     for name, kind in table.kinds.items():
         if kind != CATEGORY or name not in table.columns:
             continue
-        different = np.unique(table.columns[name])
-        if like_numbers(filter(None, different.tolist())):
+        different = table.texts(name).sorted()
+        if like_numbers(filter(None, different)):
             what = f"{len(different):,} different texts that look like numbers, such as '{different[-1]}'"
             notes += (f"{table.file}: column '{name}': {what}: taken as categories; write the numbers alone",)
         notes += _alike_notes(table.file, "column", name, different)
     return notes
 
 
-def _class_notes(file: str, name: str, classes: np.ndarray) -> tuple[str, ...]:
-    """The same of a target's classes [C]; those that are plain numbers are meant to be what they are."""
+def _class_notes(file: str, name: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The same of a target's classes; those that are plain numbers are meant to be what they are."""
     notes: tuple[str, ...] = ()
-    if like_numbers(classes.tolist()) and numbers(classes, notation="plain").is_text.all():
+    if like_numbers(classes) and numbers(Texts.of(classes), notation="plain").is_text.all():
         what = f"{len(classes):,} different texts that look like numbers, such as '{classes[-1]}'"
         notes = (f"{file}: target '{name}': {what}: taken as classes; write the numbers alone",)
     return notes + _alike_notes(file, "target", name, classes)
 
 
-def _alike_notes(file: str, what: str, name: str, different: np.ndarray) -> tuple[str, ...]:
+def _alike_notes(file: str, what: str, name: str, different: Sequence[str]) -> tuple[str, ...]:
     seen: dict[str, str] = {}
-    for text in different.tolist():
+    for text in different:
         key = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
         if key in seen:
             return (f"{file}: {what} '{name}': '{seen[key]}' and '{text}' are taken as different; are they?",)
@@ -293,7 +303,7 @@ def _category_problems(table: Table) -> dict[str, str]:
     for name, kind in table.kinds.items():
         if kind != CATEGORY:
             continue
-        different = len(np.unique(table.columns[name]))
+        different = len(table.texts(name).different)
         if different > _MOST_CATEGORIES or (different > len(table) / 2 and len(table) >= 20):
             problems[name] = (
                 f"{table.file}: column '{name}': expected numbers, or text that repeats, got {different} different "

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tuner.data.cells import has_leading_zeros, numbers
-from tuner.data.tables import CATEGORY, NUMBER, Table, class_kind, number_name, typed
+from tuner.data.column_kinds import class_kind, typed
+from tuner.data.tables import CATEGORY, NUMBER, Table, number_name
+from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 from tuner.models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
 
@@ -62,7 +64,7 @@ def of_table(table: Table, names: Sequence[str], task: str | None) -> Targets:
         columns = typed(table)
     if len(names) > 1 or columns.kinds[names[0]] == NUMBER:
         return replace(of_numbers(columns.matrix(), task, tuple(names), table.file), notes=columns.notes)
-    return _classes(columns.columns[names[0]], tuple(names), table.file)
+    return _classes(columns.texts(names[0]), tuple(names), table.file)
 
 
 def present(table: Table, names: Sequence[str], task: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -73,8 +75,9 @@ def present(table: Table, names: Sequence[str], task: str | None) -> tuple[np.nd
         gone, unreadable = _absent(table, name, task)
         place = f"{table.file}: target '{name}'"
         if gone.any():
-            lines = [] if table.lines is None else [f"line {line}" for line in table.lines[gone].tolist()]
-            where = f" ({', '.join([*lines[:3], *(['…'] if len(lines) > 3 else [])])})" if lines else ""
+            firsts = np.flatnonzero(gone)[:3]
+            lines = [] if table.lines is None else [f"line {line}" for line in table.lines[firsts].tolist()]
+            where = f" ({', '.join([*lines, *(['…'] if gone.sum() > len(lines) else [])])})" if lines else ""
             notes.append(f"{place}: {gone.sum():,} of {len(table):,} rows have none and are left out{where}")
         if unreadable.any():
             notes.append(
@@ -90,9 +93,9 @@ def present(table: Table, names: Sequence[str], task: str | None) -> tuple[np.nd
 def _absent(table: Table, name: str, task: str | None) -> tuple[np.ndarray, np.ndarray]:
     """(cells without a value, cells of text among numbers), bool [N] each."""
     cells, none = table.columns[name], np.zeros(len(table), bool)
-    if cells.dtype.kind == "f":
+    if isinstance(cells, np.ndarray):
         return np.isnan(cells), none
-    empty = table.missing.get(name, none) | (cells == "")
+    empty = table.missing.get(name, none) | cells.are("")
     if table.kinds.get(name) == CATEGORY:
         return empty, none
     read = numbers(cells, table.separator)
@@ -154,11 +157,15 @@ def of_labels(labels: np.ndarray, task: str | None, name: str, where: str) -> Ta
     return _classes(labels, (name,), where)
 
 
-def _classes(labels: np.ndarray, names: tuple[str, ...], where: str) -> Targets:
-    different, values = np.unique(labels, return_inverse=True)
-    rows, count = len(labels), len(different)
+def _classes(labels: np.ndarray | Texts, names: tuple[str, ...], where: str) -> Targets:
+    if isinstance(labels, Texts):
+        classes = tuple(labels.sorted())
+        values = np.argsort(np.argsort(labels.different))[labels.places]
+    else:
+        different, values = np.unique(labels, return_inverse=True)
+        classes = tuple(number_name(float(v)) if different.dtype.kind in "iuf" else str(v) for v in different)
+    rows, count = len(labels), len(classes)
     target = f"{where}: target '{names[0]}'"
-    classes = tuple(number_name(float(v)) if different.dtype.kind in "iuf" else str(v) for v in different)
     if count == 1:
         raise DataError(f"{target}: expected two classes or more, got '{classes[0]}' in all {rows} rows")
     if count > 2 and count > rows / 3:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tuner.data.raw import Raw
-from tuner.data.tables import TEXT_DTYPE, not_utf8
+from tuner.data.tables import not_utf8
 from tuner.data.targets import Targets
+from tuner.data.text_columns import TEXT_DTYPE
 from tuner.errors import DataError
 from tuner.models.interface import LANGUAGE, TEXT
 
