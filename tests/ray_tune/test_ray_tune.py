@@ -24,7 +24,6 @@ from tuner.history.fold import History, Window
 from tuner.ledger import Ledger
 from tuner.spec import StudySpec
 from tuner.study.launch import Study
-from tuner.study.log import StudyLog
 
 ray_tune = pytest.importorskip("tuner.ray_tune")
 tune = pytest.importorskip("ray.tune")
@@ -344,9 +343,9 @@ def test_a_study_that_was_stopped_goes_on_with_the_exact_number_of_trials(
 ) -> None:
     content = tuned(scheduler, search=POPULATION, train={"epochs": 6})
     whole = studies.facts(launch(tmp_path, content, "whole")[0].history)
-    seen, append = [0], StudyLog.append
+    seen, append = [0], Ledger.append
 
-    def counting(self: StudyLog, events: Any) -> Any:
+    def counting(self: Ledger, events: Any) -> Any:
         stored = append(self, events)
         reports = sum(isinstance(event, Reported) for event in events)
         seen[0] += reports
@@ -355,7 +354,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_exact_number_of_trials(
         return stored
 
     assert threading.current_thread() is threading.main_thread()
-    monkeypatch.setattr(StudyLog, "append", counting)
+    monkeypatch.setattr(Ledger, "append", counting)
     first, _ = launch(tmp_path, content)
     assert first.state == "interrupted" and first.signal == signal.SIGTERM
     monkeypatch.undo()
