@@ -131,6 +131,7 @@ def test_events_of_the_study_and_messages_are_told_plainly() -> None:
     story.progress.start(["first", "second"])
     story.tell(*asked(0), reported(0, 1, 0.5), finished(0))
     story.tell(Tested(0, metrics={"test/accuracy": 0.25}))
+    story.tell(Tested(0, metrics={}))  # of a person's own training: nothing to tell
     story.tell(Completed(message="", state="complete"))
     story.progress.message("MLflow has everything")
     story.progress.stop()

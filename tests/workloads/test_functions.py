@@ -79,6 +79,10 @@ def train(trial):
         ("return 0.5", {1: {"val/loss": 0.5}}),
         ("return {'val/loss': 0.5, 'other': 2}", {1: {"val/loss": 0.5, "other": 2.0}}),
         ("for n in range(2): yield {'val/loss': 1.0 - n}", {1: {"val/loss": 1.0}, 2: {"val/loss": 0.0}}),
+        (
+            "import torch, warnings; warnings.simplefilter('error'); return torch.ones(1, requires_grad=True) / 2",
+            {1: {"val/loss": 0.5}},
+        ),
         ("trial.report({'val/loss': 3})\n    return 0.5", {1: {"val/loss": 3.0}, 2: {"val/loss": 0.5}}),
     ],
 )

@@ -134,7 +134,7 @@ def describe(event: Event, history: History) -> str | None:
             return f"trial {trial.number} pruned after epoch {trial.epochs}: {score(trial, objectives(history))}"
         case Failed():
             return f"trial {event.trial} failed: {event.message}"
-        case Tested():
+        case Tested() if event.metrics:
             values = ", ".join(f"{name} {cell(value)}" for name, value in event.metrics.items())
             return f"trial {event.trial} on the test split: {values}"
         case Extended():

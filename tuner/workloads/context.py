@@ -180,7 +180,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         if not NAME.fullmatch(name):
             raise NamedWrongly(f"expected a metric's name of letters, digits, spaces and _ - . : /, got {name!r}")
         try:
-            values[name] = float(value)
+            values[name] = float(value.detach() if hasattr(value, "detach") else value)  # a loss with its graph
         except (TypeError, ValueError):
             raise TypeError(f"expected a number for {name}, got {type(value).__name__}") from None
     if not values:
