@@ -27,6 +27,8 @@ CLASSIFICATION, REGRESSION, LANGUAGE = "classification", "regression", "language
 TASKS = (CLASSIFICATION, REGRESSION, LANGUAGE)
 NUMBERS, IMAGE, SEQUENCE, TEXT = "numbers", "image", "sequence", "text"
 MODALITIES = (NUMBERS, IMAGE, SEQUENCE, TEXT)
+NUMBER, CATEGORY, DATE, ID = "number", "category", "date", "id"
+COLUMN_TYPES = (NUMBER, CATEGORY, DATE, ID)  # what a column of a table may be; an identifier is no input
 PADDING, UNKNOWN = 0, 1  # the tokens that stand behind a shorter text, and for characters never seen in training
 
 

@@ -69,6 +69,18 @@ def test_what_the_file_names_beside_it_goes_along_and_nothing_else(tmp_path: Pat
     assert not folder.exists()
 
 
+def test_every_file_of_a_pattern_and_of_a_split_goes_along(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a.csv", "b.csv", "notes.txt", "test.csv"):
+        (tmp_path / "data" / name).write_text("age,churned\n1,no\n")
+    _, file = study(tmp_path, "data/?.csv")
+    text = file.read_text().replace("target: churned", "target: churned, split: {files: {test: data/test.csv}}")
+    file.write_text(text)
+    with _package(StudySpec.read(file), file) as folder:
+        laid = {path.name for path in (folder / "data").iterdir()}
+        assert laid == {"a.csv", "b.csv", "test.csv"}
+
+
 def test_what_code_needs_beside_it_goes_along(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "__init__.py").write_text("")

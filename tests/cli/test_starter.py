@@ -162,7 +162,7 @@ def test_at_a_terminal_four_questions_are_asked_and_a_wrong_answer_asked_again(
 
 def test_every_choice_that_init_made_has_a_comment() -> None:
     path, _ = wanted("flowers.csv", "kind")
-    told = {line.split(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line}
+    told = {line.split(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line.strip()}
     choices = {
         "seed",
         "validation",

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tuner.data import csv_arrow, sources
+from tuner.data import csv_arrow
+from tuner.data.columns import ColumnChoices
 from tuner.data.csv_files import read_csv
+from tuner.data.table_source import table_inputs
 from tuner.data.tables import Table
 from tuner.errors import DataError
 
@@ -46,13 +48,14 @@ def told(path: Path, least: float, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(csv_arrow, "LEAST", least)
     try:
         table = read_csv(path)
-        inputs = sources._table_inputs(table, None, named=True)
+        inputs, left = table_inputs(table, None, ColumnChoices(()))
     except DataError as error:
         return error.problems
-    assert isinstance(inputs, Table)
+    if not isinstance(inputs, Table):
+        return inputs.tolist()
     columns = {name: cells.tolist() for name, cells in inputs.columns.items()}
     assert table.lines is not None
-    return repr(columns), inputs.kinds, inputs.notes, table.lines[np.arange(len(table))].tolist()
+    return repr(columns), inputs.kinds, inputs.notes, left, table.lines[np.arange(len(table))].tolist()
 
 
 def compared(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -87,7 +90,7 @@ def test_text_far_down_a_column_of_numbers_is_read_and_told_with_its_line(
     monkeypatch.setattr(csv_arrow, "_BLOCK", 4_096)
     rows = [f"{row},{row % 7}" for row in range(3_000)]
     rows[2_500] = "nil,3"
-    _, kinds, notes, lines = compared("\n".join(["x,y", *rows]) + "\n", tmp_path, monkeypatch)
+    _, kinds, notes, _, lines = compared("\n".join(["x,y", *rows]) + "\n", tmp_path, monkeypatch)
     assert kinds == {"x": "number", "y": "number"} and lines[2_500] == 2_502
     place = f"{tmp_path / 'd.csv'}: column 'x'"
     assert notes == (f"{place}: 1 of 3,000 cells are no numbers, such as 'nil' (line 2502): taken as empty",)

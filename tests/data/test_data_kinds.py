@@ -17,6 +17,7 @@ from PIL import Image
 from tests.data.test_data import complaints, customers, like, write
 from tuner.data import Preprocess, load
 from tuner.data.built_in import _stem
+from tuner.data.columns import Role
 from tuner.data.splits import split
 from tuner.errors import DataError
 from tuner.models.interface import PADDING, UNKNOWN, Signature
@@ -230,7 +231,10 @@ def test_a_table_of_text_says_which_column_it_wants(tmp_path: Path) -> None:
     assert like(complaints(path, target="stars", modality="text")[0], "data.columns: expected the one column of text*")
     assert like(complaints(path, target="stars", columns=["reviw"])[0], "*did you mean 'review'?")
     assert like(complaints(path, target="stars", columns=["stars"])[0], "data.columns: expected none of the target*")
-    assert "modality: text, columns: [review]" in load(str(path), target="stars").notes[0]
+    assert load(str(path), target="stars").signature.modality == "text", "but for its rows' numbers, all there is"
+    several = write(tmp_path / "more.csv", reviews().assign(price=range(60)))
+    (role,) = [role for role in load(str(several), target="stars").roles if role.column == "review"]
+    assert role.role == "id" and role.about.endswith("read alone with modality: text, columns: [review]")
     holes = reviews().assign(review=reviews()["review"].where(reviews().index != 4, ""))
     path = write(tmp_path / "holes.csv", holes)
     found = complaints(path, target="stars", columns=["review"], modality="text")
@@ -350,10 +354,10 @@ def holed() -> pd.DataFrame:
 def test_empty_cells_are_filled_marked_and_told_of(tmp_path: Path, end: str) -> None:
     path = write(tmp_path / f"a{end}", holed())
     dataset = load(str(path), target="churned")
-    assert [like(note, pattern) for note, pattern in zip(dataset.notes, [
-        f"{path}: column 'age': 3 of 60 cells are empty: filled with the mean of the training rows and marked *",
-        f"{path}: column 'city': 5 of 60 cells are empty: taken as a category of their own",
-    ], strict=True)] == [True, True]  # fmt: skip
+    roles = {role.column: role for role in dataset.roles}
+    assert roles["age"] == Role("age", "number", 3, "filled with the training rows' mean, and marked")
+    assert roles["city"] == Role("city", "category", 5, "4 values, an input each; missing is one of them")
+    assert roles["churned"] == Role("churned", "target", 0, "2 classes")
     assert dataset.preprocess.categories["city"] == ("", "Oslo", "Paris", "Rome")
     assert dataset.signature.inputs == (2 + 1 + 4 + 2,)  # age and its mark, income, cities, member
     both = [(part.inputs, part.rows) for part in (dataset.train, dataset.validation, dataset.open_test())]

@@ -113,7 +113,7 @@ def test_question_marks_are_missing_numbers_however_many(tmp_path: Path) -> None
         cells = [mark if i % 3 else SIZE[i] for i in range(ROWS)]
         dataset = load(table(tmp_path / "t.csv", {"a": cells, "size": SIZE, "kind": KIND}), target="kind")
         assert dataset.signature.inputs == (3,)
-        assert "column 'a': 80 of 120 cells are empty" in dataset.notes[0]
+        assert (dataset.roles[0].column, dataset.roles[0].missing) == ("a", 80)
 
 
 def test_numbers_that_are_names_keep_their_zeros_and_stay_apart(tmp_path: Path) -> None:
@@ -154,7 +154,11 @@ def test_names_and_empty_columns_are_left_out_and_told(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", columns)
     dataset = load(path, target="kind")
     assert dataset.preprocess.columns == ("size",)
-    assert [note.partition("column ")[2].partition(":")[0] for note in dataset.notes] == ["'void'", "'name'"]
+    assert [(role.column, role.role) for role in dataset.roles if not role.used] == [
+        ("name", "id"),
+        ("void", "empty"),
+        ("kind", "target"),
+    ]
     agrees(dataset, table(tmp_path / "new.csv", {"size": SIZE}))
     assert "expected numbers, or text that repeats" in complaint(path, target="kind", columns=["name", "size"])
     assert "got empty cells alone" in complaint(path, target="kind", columns=["void", "size"])
@@ -181,8 +185,9 @@ def test_rows_without_a_target_are_left_out_and_predicted_like_any_other(tmp_pat
 def test_splits_of_a_few_rows_and_rare_classes_are_told_with_their_rows_in_the_file(tmp_path: Path) -> None:
     kind = ["", "rare", *(("a", "b")[i % 2] for i in range(12))]
     path = table(tmp_path / "t.csv", {"size": SIZE[:14], "kind": kind})
-    found = complaint(path, target="kind")
-    assert "got 'rare' in row 2; add rows or remove the class, or set data.test: 0, which asks for two" in found
+    dataset = load(path, target="kind")
+    assert dataset.notes[1] == "classes with too few rows for every split are trained on, and never scored: 'rare' (1)"
+    assert 1 in dataset.train.rows.tolist() and dataset.classes == ("a", "b", "rare")
     few = table(tmp_path / "f.csv", {"size": SIZE[:12], "kind": kind[2:]})
     assert load(few, target="kind").notes == tuple(
         f"data.{name}: expected 5 rows or more to score on, got 2; add rows, or name a larger share"
@@ -235,7 +240,9 @@ def test_dates_of_every_day_become_time_passed_and_its_place_in_year_and_week(tm
         table(tmp_path / "r.csv", {"when": DAYS.strftime("%Y-%m-%d"), "size": SIZE, "kind": KIND}), target="kind"
     )
     np.testing.assert_array_equal(dataset.train.inputs, reference.train.inputs)
-    assert "column 'when': dates, such as" in dataset.notes[0]
+    (role,) = [role for role in dataset.roles if role.role == "date"]
+    assert role.about == "time passed, place in the year, place in the week"
+    assert len(dataset.notes) == (format[:2] != "%Y"), "day and month may be meant otherwise"
     agrees(dataset, path)
 
 
@@ -259,8 +266,8 @@ def test_cells_that_are_no_dates_are_missing_and_told(tmp_path: Path) -> None:
     when = DAYS.strftime("%Y-%m-%d").tolist()
     when[3], when[9] = "never", ""
     dataset = load(table(tmp_path / "t.csv", {"when": when, "size": SIZE, "kind": KIND}), target="kind")
-    assert "1 of 120 cells are no dates, such as 'never' (line 5): taken as empty" in dataset.notes[1]
-    assert "column 'when': 2 of 120 cells are empty" in dataset.notes[2]
+    assert "1 of 120 cells are no dates, such as 'never' (line 5): taken as empty" in dataset.notes[0]
+    assert dataset.roles[0].missing == 2
     with pytest.raises(DataError, match=r"row 1, column 'when': expected a date, got 'soon'"):
         dataset.preprocess.apply(pd.DataFrame({"when": ["soon"], "size": [1.0]}))
 

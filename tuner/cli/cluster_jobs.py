@@ -198,11 +198,18 @@ def _named(spec: StudySpec) -> Iterator[tuple[str, Path]]:
     if spec.trial is not None:
         yield from _of_trial(spec, spec.trial)
         return
+    from tuner.data import table_files
+
     source: str = spec.data.source
     path, _, function = source.rpartition(":")
     data = Path(path if function.isidentifier() and path.endswith(".py") else source)
     if data.is_absolute() or (spec.folder / data).exists():
         yield "data.source", data
+    elif table_files.is_pattern(spec.folder / source):
+        for found in table_files.matching(spec.folder / source):
+            yield "data.source", Path(os.path.relpath(found, spec.folder))
+    if spec.data.split is not None and (files := spec.data.split.files) is not None:
+        yield from (("data.split.files", Path(file)) for file in (files.validation, files.test) if file)
     family: str = spec.model["family"]
     network = "" if family in FAMILIES else family.rpartition(":")[0]
     for key, place in (("model.family", network), ("data.source", path if path.endswith(".py") else "")):

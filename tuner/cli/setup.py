@@ -67,6 +67,11 @@ def init(
     *,
     data: Annotated[str | None, typer.Option(help="Your file, or a name from `tuner datasets`.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="A table's column to predict; may be repeated.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A table's column to leave out; may be repeated.")] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="COLUMN=number, category, date or id; may be repeated.")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(help="How a network sees an example; told from the data.")] = None,
     family: Annotated[str | None, typer.Option(help="The network.", autocompletion=family_names)] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many; 64 unless told.")] = None,
     name: Annotated[str | None, typer.Option(help="The study's name; the file's unless told.")] = None,
@@ -78,9 +83,20 @@ def init(
     At a terminal it asks what it is not told; what it writes passes `tuner check`."""
     from tuner.cli.starter import StarterOptions, write
 
-    wish = StarterOptions(data, tuple(target or ()), family, trials, name)
+    told = dict(_pair(text) for text in types or ())
+    wish = StarterOptions(data, tuple(target or ()), family, trials, name, tuple(drop or ()), told, modality)
     file, plan = write(wish, output, force=force, ask=_ask if sys.stdin.isatty() else None)
     print_lines([*plan, "", f"wrote {file}: look at it, then `tuner launch {shlex.quote(str(file))}`"])
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """COLUMN=TYPE, as it is written behind --type."""
+    from tuner.models.interface import COLUMN_TYPES
+
+    column, equals, kind = text.rpartition("=")
+    if not equals or kind not in COLUMN_TYPES:
+        raise InputError(f"--type: expected COLUMN=TYPE, TYPE one of {', '.join(COLUMN_TYPES)}, got {text!r}")
+    return column, kind
 
 
 def listing(kind: str) -> Callable[..., None]:

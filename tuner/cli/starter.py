@@ -11,13 +11,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tuner import data, models, search_spaces
 from tuner.data import Dataset, sources
+from tuner.data import columns as column_roles
 from tuner.data.built_in import BUILT_IN
 from tuner.data.tables import Table
 from tuner.errors import DataError, InputError, SpecError, TunerError
@@ -53,6 +54,15 @@ class StarterOptions:
     family: str | None = None
     trials: int | None = None
     name: str | None = None
+    drop: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
+    modality: str | None = None
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What is written under `data` of it, beside source and target."""
+        told = {"drop": list(self.drop), "types": dict(self.types), "modality": self.modality}
+        return {key: value for key, value in told.items() if value}
 
 
 def write(told: StarterOptions, file: Path | None, *, force: bool, ask: Ask[Any] | None) -> tuple[Path, list[str]]:
@@ -115,7 +125,7 @@ def _refuse(file: Path, force: bool) -> None:
 def _source(answer: str) -> str:
     """A name or a path, as `data.source` takes it. Raises InputError for what cannot be read."""
     if not _columns(answer):
-        _load(answer, ())
+        _load(StarterOptions(answer))
     return answer
 
 
@@ -135,21 +145,23 @@ def _look(wish: StarterOptions, ask: Ask[Any] | None) -> Dataset:
     source = wish.data or ""
     if not wish.target and ask is not None and (columns := _columns(source)):
         question = f"Column to predict ({', '.join(columns)})"
-        return ask(question, columns[-1], lambda answer: _load(source, (answer,)))
-    return _load(source, wish.target)
+        return ask(question, columns[-1], lambda answer: _load(replace(wish, target=(answer,))))
+    return _load(wish)
 
 
-def _load(source: str, target: tuple[str, ...]) -> Dataset:
+def _load(wish: StarterOptions) -> Dataset:
     """Told as by somebody who looks at the flags, not at a study file."""
+    target = wish.target[0] if len(wish.target) == 1 else wish.target or None
     try:
-        return data.load(source, target=target[0] if len(target) == 1 else target or None, seed=SEED)
+        return data.load(wish.data or "", target=target, **wish.choices, seed=SEED)
     except TunerError as error:
         raise InputError(_flagged(error)) from None
 
 
 def _flagged(error: TunerError) -> list[str]:
     """Its lines, naming flags instead of the keys of a file that is not there."""
-    flags = {"study": "name", "data.source": "data", "data.target": "target", "model.family": "family"}
+    flags = {"study": "name", "data.source": "data", "model.family": "family", "data.types": "type"}
+    flags |= {f"data.{key}": key for key in ("target", "drop", "modality")}
     return [
         re.sub(r"^[\w.]+", lambda key: f"--{flags[key[0]]}" if key[0] in flags else key[0], line)
         for line in str(error).splitlines()
@@ -231,6 +243,9 @@ def _text(wish: StarterOptions, dataset: Dataset, space: dict[str, str], fixed: 
     names = ", ".join(map(_scalar, wish.target))
     target = f"\n  target: {names if len(wish.target) == 1 else f'[{names}]'}" if names else ""
     searched = "\n".join(f"    {key}: {value}" for key, value in space.items())
+    target += "".join(f"\n  {key}: {_flow(value)}" for key, value in wish.choices.items())
+    roles = "".join(f"\n  #   {line}" for line in column_roles.lines(dataset.roles))
+    roles = f"\n  # The columns, as they were read; types, drop and missing overrule it:{roles}" if roles else ""
     model = "".join(f"\n  {key}: {value}" for key, value in fixed.items())
     commands = {
         f"tuner check {file}": "every mistake with its line, or the plan",
@@ -249,7 +264,7 @@ def _text(wish: StarterOptions, dataset: Dataset, space: dict[str, str], fixed: 
 study: {_scalar(wish.name)}
 seed: {SEED}  # of everything random: the split, the batches, the sampler, the weights
 data:
-  source: {_scalar(_relative(str(wish.data), file.parent))}{target}
+  source: {_scalar(_relative(str(wish.data), file.parent))}{target}{roles}
   validation: 0.2  # share of the rows that trials are compared on
   test: 0.2  # held-out test share, scored once for the best trial
 model:
@@ -288,6 +303,15 @@ def _relative(source: str, folder: Path) -> str:
     if source in BUILT_IN or not expanded(path).exists() or expanded(path).is_absolute():
         return source
     return os.path.relpath(path, folder) + colon + rest
+
+
+def _flow(value: Any) -> str:
+    """A list, a mapping or a text on one line of YAML."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_scalar(key)}: {_scalar(one)}' for key, one in value.items())}}}"
+    return _scalar(value)
 
 
 def _scalar(value: object) -> str:

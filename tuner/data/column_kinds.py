@@ -16,9 +16,10 @@ import numpy as np
 
 from tuner.data import dates
 from tuner.data.cells import MISSING, Numbers, are_codes, has_leading_zeros, numbers
-from tuner.data.tables import CATEGORY, DATE, NUMBER, Cells, Table, first, number_name
+from tuner.data.tables import Cells, Table, first, number_name
 from tuner.data.text_columns import Texts
 from tuner.errors import DataError
+from tuner.models.interface import CATEGORY, DATE, NUMBER
 
 LARGEST = float(np.finfo(np.float32).max)
 _SHOWN = 5  # complaints listed per column; the rest are counted
@@ -30,11 +31,12 @@ def typed(
     kinds: Mapping[str, str] | None = None,
     *,
     empty: bool = False,
+    told: Mapping[str, str] | None = None,
     minority: bool | None = None,
     notations: Mapping[str, str] | None = None,
     marks: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Table:
-    """The table with every column of a kind: as `kinds` says, or told from the cells where it is None.
+    """The table with every column of a kind: as `kinds` says; where that is None, as `told` says or the cells do.
 
     `notations` and `marks` are what an earlier table's were. Raises DataError for cells that do not fit,
     the first few of every column, and for empty ones unless `empty` allows them: they are NaN, or the
@@ -45,7 +47,7 @@ def typed(
     minority = fresh if minority is None else minority
     columns = []
     for name in table.columns:
-        kind = table.kinds.get(name) if kinds is None else kinds[name]
+        kind = (told or {}).get(name, table.kinds.get(name)) if kinds is None else kinds[name]
         notation, known = (notations or {}).get(name), (marks or {}).get(name, ())
         columns.append(_column(table, name, kind, _ColumnOptions(fresh, empty, minority, notation, known)))
     if problems := [problem for column in columns for problem in column.problems]:
@@ -92,9 +94,7 @@ def _column(table: Table, name: str, kind: str | None, how: _ColumnOptions) -> _
     if kind == DATE and isinstance(cells, np.ndarray):
         return _Column(DATE, cells, _not_dates(table, name))
     if kind == DATE or (how.fresh and (kind is None or kind == CATEGORY)):
-        format = how.notation or dates.format_of(
-            [text for text in cells.tolist() if text.strip().lower() not in MISSING]
-        )
+        format = how.notation or dates.format_of(_sample(cells), told=kind == DATE)
         if format is not None:
             return _dates(table, name, format, how)
         if kind == DATE:
@@ -153,10 +153,9 @@ def _dates(table: Table, name: str, format: str, how: _ColumnOptions) -> _Column
     values = np.where(there, dates.seconds(different, format), np.nan)[cells.places]
     wrong = np.flatnonzero(real & np.isnan(values))
     marks, notes = how.marks, []
-    if how.fresh:
+    if how.fresh and not format.startswith((dates.ISO, "%Y")):  # day and month may be meant otherwise
         shown = table.shown(name, np.flatnonzero(~np.isnan(values)))
-        written = "" if format == dates.ISO else f" as {format}"
-        notes.append(f"{where}: dates, such as {shown}, are read{written}: time passed, and the place in its cycles")
+        notes.append(f"{where}: dates, such as {shown}, are read as {format}")
     if len(wrong) and how.minority and len(wrong) < np.isfinite(values).sum():
         notes.append(_unreadable(table, name, wrong, "dates"))
         marks = (*marks, *sorted({text.strip() for text in texts[wrong].tolist()} - {*marks}))

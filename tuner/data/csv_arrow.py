@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from tuner.data.cells import MISSING
-from tuner.data.tables import NUMBER, Cells, Lines, Table, positions_of
+from tuner.data.tables import Cells, Lines, Table, positions_of
 from tuner.data.text_columns import TEXT_DTYPE, Texts
+from tuner.models.interface import NUMBER
 
 LEAST = 2**20  # bytes from which on it is worth its import
 _BLOCK = 2**22  # bytes parsed at a time
@@ -26,6 +27,7 @@ _NULLS = sorted({form for word in MISSING for form in (word, word.upper(), word.
 
 def read_columns(
     path: Path,
+    written: Sequence[str],
     header: Sequence[str],
     *,
     separator: str,
@@ -33,7 +35,7 @@ def read_columns(
     texts: Collection[str],
     lines: Callable[[int], Any],
 ) -> Table | None:
-    """The table below `header`, which follows `skipped` lines; None where it must be read line by line.
+    """The table below a header, `written` behind `skipped` lines, its columns called `header`; None: not read.
 
     Columns of plain numbers and missing cells are float64, but for those among `texts`; all others Texts. `lines`
     gives those of the first so many rows.
@@ -41,14 +43,14 @@ def read_columns(
     import pyarrow as pa
 
     content = np.memmap(path, np.uint8, "r")
-    if len(header) != len(set(header)) or not _quoted_well(content, separator):
+    if len(written) != len(set(written)) or not _quoted_well(content, separator):
         return None
     try:
-        table = _read(path, header, separator, skipped, set(texts) & set(header))
+        table = _read(path, written, header, separator, skipped, set(texts) & set(header))
         if table is None:
             return None
-        if codes := _columns_of_codes(content, table, path, header, separator, skipped):
-            table = _read(path, header, separator, skipped, {*texts, *codes} & set(header))
+        if codes := _columns_of_codes(content, table, path, written, header, separator, skipped):
+            table = _read(path, written, header, separator, skipped, {*texts, *codes} & set(header))
     except pa.ArrowException:
         return None
     if table is None or not len(table):
@@ -63,7 +65,9 @@ def read_columns(
     return Table(str(path), columns, kinds, lines=Lines(lines), positions=positions_of(header), separator=separator)
 
 
-def _read(path: Path, header: Sequence[str], separator: str, skipped: int, texts: set[str]) -> Any:
+def _read(
+    path: Path, written: Sequence[str], header: Sequence[str], separator: str, skipped: int, texts: set[str]
+) -> Any:
     """Arrow's table of float64 and dictionaries of text; None where the header is another."""
     import pyarrow as pa
     from pyarrow import csv
@@ -73,7 +77,7 @@ def _read(path: Path, header: Sequence[str], separator: str, skipped: int, texts
     text, number = pa.dictionary(pa.int32(), pa.string()), pa.float64()
     with csv.open_csv(path, reading, parsing, csv.ConvertOptions(null_values=_NULLS)) as stream:
         found = stream.schema
-    if [name.lstrip(" ") for name in found.names] != list(header):
+    if [name.lstrip(" ") for name in found.names] != list(written):
         return None
     kinds = {
         name: number if _is_number(field.type) and told not in texts else text
@@ -114,7 +118,13 @@ def _quoted_late(cells: Texts) -> bool:
 
 
 def _columns_of_codes(
-    content: np.ndarray, table: Any, path: Path, header: Sequence[str], separator: str, skipped: int
+    content: np.ndarray,
+    table: Any,
+    path: Path,
+    written: Sequence[str],
+    header: Sequence[str],
+    separator: str,
+    skipped: int,
 ) -> set[str]:
     """Columns of numbers in which one begins with a zero, as 007 does: it may be a name."""
     import pyarrow as pa
@@ -123,7 +133,7 @@ def _columns_of_codes(
     numbers = [name for name in header if not pa.types.is_dictionary(table.column(name).type)]
     if not numbers or not _has_codes(content, separator):
         return set()
-    texts = _read(path, header, separator, skipped, set(header))
+    texts = _read(path, written, header, separator, skipped, set(header))
     return {name for name in numbers if _any_code(pc, texts.column(name))}
 
 

@@ -10,7 +10,8 @@ import csv
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tuner.data import csv_arrow
-from tuner.data.tables import Cells, Lines, Table, first, header_problems, not_utf8, positions_of
+from tuner.data.tables import Cells, Lines, Table, first, not_utf8, positions_of
 from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 
@@ -43,15 +44,17 @@ def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
             skipped, separator = _preamble(stream)
             reader = csv.reader(stream, delimiter=separator, skipinitialspace=True, strict=True)
             records = _records(path, reader, skipped)
-            line, header = next(records, (1, []))
-            problems += header_problems(path, header, line)
+            line, written = next(records, (1, []))
+            if not written:
+                problems.append(f"{path}: expected a table with a header line, got an empty file")
+            header, notes = named(path, written, line)
             if not problems and path.stat().st_size >= csv_arrow.LEAST:
                 lines_of = partial(row_lines, path)
                 table = csv_arrow.read_columns(
-                    path, header, separator=separator, skipped=skipped, texts=texts, lines=lines_of
+                    path, written, header, separator=separator, skipped=skipped, texts=texts, lines=lines_of
                 )
                 if table is not None:
-                    return table
+                    return replace(table, notes=tuple(notes))
             chunks, lines, ragged = _chunks(path, records, len(header))
     except UnicodeDecodeError:
         raise DataError(not_utf8(path)) from None
@@ -61,7 +64,32 @@ def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
     if problems:
         raise DataError(first(problems, 20))
     columns: dict[str, Cells] = {name: Texts.joined([chunk[i] for chunk in chunks]) for i, name in enumerate(header)}
-    return Table(str(path), columns, lines=Lines(np.array(lines)), positions=positions_of(header), separator=separator)
+    return Table(
+        str(path),
+        columns,
+        lines=Lines(np.array(lines)),
+        positions=positions_of(header),
+        separator=separator,
+        notes=tuple(notes),
+    )
+
+
+def named(path: Path, header: Sequence[str], line: int) -> tuple[list[str], list[str]]:
+    """The columns' names, each another one: a second `age` is `age.1`, one without a name `Unnamed: 0`; and notes."""
+    names: list[str] = []
+    notes = []
+    for position, written in enumerate(header):
+        base = written if written.strip() else f"Unnamed: {position}"
+        name, count = base, 0
+        while name in names or (count and name in header):
+            count += 1
+            name = f"{base}.{count}"
+        if not written.strip() and position:  # the first is the index that pandas writes
+            notes.append(f"{path}:{line}:{position + 1}: a column without a name is called '{name}'")
+        elif count:
+            notes.append(f"{path}:{line}:{position + 1}: a further column '{base}' is called '{name}'")
+        names.append(name)
+    return names, notes
 
 
 def row_lines(path: Path, count: int) -> np.ndarray:

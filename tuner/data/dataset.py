@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tuner.data import columns as columns_of
 from tuner.data import sources, splits, streams
+from tuner.data.columns import ColumnChoices, Role
 from tuner.data.preprocess import Preprocess
 from tuner.data.raw import Raw
 from tuner.data.splits import Rows
+from tuner.data.tables import Table
 from tuner.errors import DataError
 from tuner.models.interface import TEXT, Signature
 
@@ -48,7 +52,8 @@ class Dataset:
 
     `digest` is sha256 over the source's content and meaning, `split_digest` over who is in which
     split, `rows` counts the rows of "train", "validation" and "test", `classes` names the classes
-    (None in a regression and of texts to be continued), `notes` are for a person to read.
+    (None in a regression and of texts to be continued), `notes`, and `roles` of a table's columns, are for a
+    person to read.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Dataset:
     preprocess: Preprocess
     classes: tuple[str, ...] | None
     notes: tuple[str, ...]
+    roles: tuple[Role, ...]
     _sealed: tuple[Raw, np.ndarray, np.ndarray, float] = field(repr=False)  # the test rows, raw: see `_dataset`
 
     def without_test(self) -> Dataset:
@@ -81,6 +87,10 @@ def load(
     *,
     target: str | Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
+    drop: Sequence[str] | None = None,
+    types: Mapping[str, str] | None = None,
+    missing: Sequence[str] | None = None,
+    strict: bool = False,
     task: str | None = None,
     modality: str | None = None,
     length: int | None = None,
@@ -88,25 +98,26 @@ def load(
     memory: float | None = None,
     validation: float = 0.2,
     test: float = 0.2,
+    split: Mapping[str, Any] | None = None,
     seed: int = 0,
     folder: str | Path = ".",
 ) -> Dataset:
     """Read `source`, split it by `seed` and normalise it by its training rows.
 
-    `source` is the name of a built-in set, or a .csv, .parquet, .npz or .txt file, a folder of pictures,
-    or `file.py:function`, relative to `folder`. `target` names the column to predict (several for a
-    regression; in an npz the array, `y` unless named), `columns` those to predict it from. `task` and
-    `modality` are told from the data unless given. `length` is the characters of a text that are read,
-    `size` the side of pictures in pixels, `memory` the GiB that a Parquet file's or pictures' inputs may
-    take (a quarter of the machine's unless given): more is mapped from a cache on disk. `validation` and
-    `test` are shares of all rows.
+    `source` is the name of a built-in set, or a file, a pattern of files, a folder of pictures, or
+    `file.py:function`, relative to `folder`. `target` names the column to predict (several for a regression; in
+    an npz the array, `y` unless named), `columns` those to predict it from, all but `drop` unless named. `types`
+    say what a column is (COLUMN_TYPES), `missing` which texts stand for nothing, and `strict` refuses a minority of
+    cells that cannot be read. `task` and `modality` are told from the data unless given. `length` is the characters
+    of a text that are read, `size` the side of pictures in pixels, `memory` the GiB that a Parquet file's or
+    pictures' inputs may take (a quarter of the machine's unless given): more is mapped from a cache on disk.
+    `validation` and `test` are shares of all rows; `split` says otherwise who is in which, see `SplitSection`.
 
     Raises DataError with every problem found, each with its file, row and column.
     """
     raw = sources.read(
         source,
-        target=target,
-        columns=columns,
+        choices=ColumnChoices.told(target, columns, drop, types, missing, strict=strict, split=split),
         task=task,
         modality=modality,
         length=length,
@@ -126,6 +137,8 @@ def load(
         seed=seed,
         source=source,
         groups=raw.groups,
+        times=raw.times,
+        parts_of=raw.parts_of,
         numbers=raw.numbers,
     )
     return _dataset(raw, rows, length, streams.room(memory))
@@ -143,11 +156,13 @@ def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
         length=length,
         classes=classes,
         targets=raw.targets.names,
+        missing=raw.missing,
     )
     if len(raw) * math.prod(preprocess.inputs) * 4 <= room:
         sealed = raw.only(parts.test), np.arange(len(parts.test)), raw.numbered(parts.test), math.inf
     else:
         sealed = raw, parts.test, raw.numbered(parts.test), 0.0
+    rare = () if classes is None else splits.rare_classes(raw.targets.values, classes, parts)
     signature = Signature(
         task=raw.targets.task,
         modality=raw.modality,
@@ -166,9 +181,18 @@ def _dataset(raw: Raw, parts: Rows, length: int | None, room: float) -> Dataset:
         rows={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         preprocess=preprocess,
         classes=classes,
-        notes=raw.notes + splits.thin(parts),
+        notes=raw.notes + rare + splits.thin(parts),
+        roles=_roles(raw, preprocess),
         _sealed=sealed,
     )
+
+
+def _roles(raw: Raw, preprocess: Preprocess) -> tuple[Role, ...]:
+    """A table's columns in the order of its file."""
+    if not isinstance(raw.inputs, Table):
+        return raw.roles
+    roles = [*raw.roles, *columns_of.inputs(raw.inputs, preprocess.cycles, preprocess.categories)]
+    return tuple(sorted(roles, key=lambda role: raw.order.index(role.column)))
 
 
 def _split(preprocess: Preprocess, raw: Raw, places: np.ndarray, rows: np.ndarray, room: float) -> Split:

@@ -13,6 +13,7 @@ import numpy as np
 
 ISO = "ISO8601"
 _DAYS = ("%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y")
+_COMPACT = ("%Y%m%d", "%Y%m", "%Y")
 _WORDS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y", "%a %b %d %Y", "%Y %b %d")
 _TIMES = (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", " %H:%M:%S.%f")
 _LOOKS = re.compile(r".*\d{1,4}[-/.]\d{1,2}.*|.*\d.*[A-Za-z]{3}.*\d{2}.*|.*[A-Za-z]{3}.*\d.*\d{4}.*")
@@ -27,18 +28,22 @@ PERIODS = {
 }  # seconds; the week begins on a Thursday, as 1970 did
 
 
-def format_of(texts: Sequence[str]) -> str | None:
+def format_of(texts: Sequence[str], *, told: bool = False) -> str | None:
     """The format that reads most of these texts, more than half of them; None where none does.
+
+    Where a person has `told` that they are dates, 20240131 and 2024 may be some.
 
     Where day and month may be either, it is the order in which the dates ascend, else the month first.
     """
     sample = [text.strip() for text in texts[:: max(1, len(texts) // SAMPLE)][:SAMPLE]]  # from everywhere, in order
-    if not sample or 2 * sum(len(text) <= _LONGEST and bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample):
+    if not sample or (
+        not told and 2 * sum(len(text) <= _LONGEST and bool(_LOOKS.fullmatch(text)) for text in sample) <= len(sample)
+    ):
         return None
     timed = sum(":" in text for text in sample) * 2 > len(sample)
     others = [day + time for day, time in product((*_DAYS, *_WORDS), _TIMES if timed else ("",))]
     best, score = None, (len(sample) / 2, False)
-    for name in (ISO, *others):
+    for name in (*(_COMPACT if told else ()), ISO, *others):
         read = seconds(sample, name)
         real = read[~np.isnan(read)]
         reached = float(len(real)), bool(len(real) > 1 and (np.diff(real) >= 0).all())

@@ -15,9 +15,10 @@ import numpy as np
 
 from tuner.data import streams
 from tuner.data.streams import packed, too_packed
-from tuner.data.tables import CATEGORY, DATE, NUMBER, Cells, Table, header_problems, positions_of
+from tuner.data.tables import Cells, Table, header_problems, positions_of
 from tuner.data.text_columns import Texts
 from tuner.errors import DataError
+from tuner.models.interface import CATEGORY, DATE, NUMBER
 
 _CHUNK = 16_384  # rows held at a time, all columns of numbers
 

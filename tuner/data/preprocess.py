@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuner.data import dates
+from tuner.data import texts as texts_of
 from tuner.data.column_kinds import LARGEST, typed
 from tuner.data.moments import channel_moments, moments_of
-from tuner.data.tables import CATEGORY, DATE, NUMBER, Table
+from tuner.data.tables import Table
 from tuner.data.text_columns import TEXT_DTYPE
 from tuner.errors import DataError
-from tuner.models.interface import IMAGE, NUMBERS, SEQUENCE, TEXT, UNKNOWN
+from tuner.models.interface import CATEGORY, DATE, IMAGE, NUMBER, NUMBERS, SEQUENCE, TEXT, UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +42,11 @@ class Preprocess:
     were empty, and `empty` the columns of numbers with empty cells, each with a second input that is 1
     where a cell was empty. `cycles` are the columns of dates, each with the periods whose sine and cosine
     are inputs beside the time that has passed; `notations` say how numbers and dates are written where it
-    is not plainly, `marks` which texts stand for a missing one. `mean` and `scale` belong to the columns of numbers
-    and dates in order, to the channels or to the features; a scale of 0 marks a constant, which becomes 0.
-    `characters` are those of the training texts in order: the first is token 2. `masked` sequences differ in
-    length. `classes` are the names of the outputs (None in a regression), `targets` the names of the target
-    columns, which a new file need not have.
+    is not plainly, `marks` which texts stand for a missing one, `missing` which do in every column. `mean` and
+    `scale` belong to the columns of numbers and dates in order, to the channels or to the features; a scale of 0
+    marks a constant, which becomes 0. `characters` are those of the training texts in order: the first is token 2.
+    `masked` sequences differ in length. `classes` are the names of the outputs (None in a regression), `targets` the
+    names of the target columns, which a new file need not have.
     """
 
     modality: str
@@ -62,6 +63,7 @@ class Preprocess:
     cycles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notations: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -75,6 +77,7 @@ class Preprocess:
         length: int | None = None,
         classes: Sequence[str] | None = None,
         targets: Sequence[str] = (),
+        missing: Sequence[str] = (),
     ) -> Preprocess:
         """Learn categories, means, scales and characters from the training `rows` of `raw`, or from all.
 
@@ -97,7 +100,7 @@ class Preprocess:
             moments = [moments_of(cells[~np.isnan(cells)]) for cells in (raw.numbers(n)[rows] for n in numbers)]
         elif modality == TEXT:
             longest = int(np.strings.str_len(raw[rows]).max())
-            codes = _codes(raw[rows].tolist())
+            codes = texts_of.codes(raw[rows].tolist())
             learnt = {"shape": (length or longest,), "characters": "".join(map(chr, np.unique(codes)))}
             moments = []
         elif modality == NUMBERS:
@@ -114,6 +117,7 @@ class Preprocess:
             masked=masked,
             classes=None if classes is None else tuple(classes),
             targets=tuple(targets),
+            missing=tuple(missing),
             **learnt,
         )
 
@@ -240,7 +244,7 @@ class Preprocess:
     def _typed(self, table: Table, minority: bool) -> Table:
         """The columns of a new table, read as those of training were."""
         bare = [name for name, known in self.categories.items() if all(text == text.strip() for text in known)]
-        table = table.select(self.columns).stripped(bare)
+        table = table.select(self.columns).without(self.missing).stripped(bare)
         how = {"notations": self.notations, "marks": self.marks}
         return typed(table, self._kinds(), empty=True, minority=minority, **how)  # type: ignore[arg-type]
 
@@ -297,16 +301,7 @@ class Preprocess:
 
     def _tokens(self, texts: np.ndarray, end: bool) -> np.ndarray:
         """Texts → int64 [N, T]: the first T characters each, or those at the `end`; padding behind shorter ones."""
-        longest = self.shape[0]
-        cut = [text[-longest:] if end else text[:longest] for text in texts.tolist()]
-        known = np.array([ord(character) for character in self.characters], "<u4")
-        codes = _codes(cut)
-        places = np.searchsorted(known, codes).clip(max=max(len(known) - 1, 0))
-        found = known[places] == codes if len(known) else np.zeros(len(codes), bool)
-        tokens = np.zeros((len(cut), longest), np.int64)
-        real = np.arange(longest) < np.array([len(text) for text in cut])[:, None]
-        tokens[real] = np.where(found, places + UNKNOWN + 1, UNKNOWN)
-        return tokens
+        return texts_of.tokens(texts, self.characters, self.shape[0], end=end)
 
     def _frame(self, texts: np.ndarray) -> pd.DataFrame:
         import pandas as pd
@@ -393,8 +388,3 @@ class Preprocess:
             key: {name: tuple(one) for name, one in value.get(key, {}).items()} for key in _NESTED
         }
         return cls(**tuples | nested)
-
-
-def _codes(texts: Sequence[str]) -> np.ndarray:
-    """The code points of all characters of all texts, one after the other: uint32."""
-    return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")

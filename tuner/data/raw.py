@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tuner.data.columns import Role
 from tuner.data.tables import Cells, Table
 from tuner.data.targets import Targets
 from tuner.data.text_columns import Texts
@@ -26,8 +27,10 @@ class Raw:
     [N, H, W(, channels)] of any number type; sequences [N, T, features], the steps behind the end of a
     shorter one NaN throughout where they are `masked`; texts, numpy's variable-length text [N], with
     their column's name in `columns`. `groups` [N] are numbers of rows that must not be parted by the
-    split, `numbers` [N] the rows' numbers in the source where some of
-    it are left out, `origin` is the digest of a program that made the data, `notes` are for a person to read.
+    split, `times` [N] put them in order, `parts_of` [N] say who is in which; `numbers` [N] are the rows'
+    own in the source where some of it are left out, `origin` is the digest of a program that made the data,
+    `notes` are for a person to read. Of a table `roles` tell of the columns that are no inputs, `order` names
+    all of its columns, `missing` the texts that stand for nothing.
     """
 
     name: str
@@ -37,8 +40,13 @@ class Raw:
     columns: tuple[str, ...] = ()
     masked: bool = False
     groups: np.ndarray | None = None
+    times: np.ndarray | None = None
+    parts_of: np.ndarray | None = None
     origin: str = ""
     notes: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
+    order: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -47,7 +55,9 @@ class Raw:
     def only(self, rows: np.ndarray) -> Raw:
         """These rows alone, copied out of the whole."""
         targets = replace(self.targets, values=self.targets.values[rows])
-        return replace(self, inputs=self.take(rows), targets=targets, groups=None, numbers=None)
+        return replace(
+            self, inputs=self.take(rows), targets=targets, groups=None, times=None, parts_of=None, numbers=None
+        )
 
     def take(self, rows: np.ndarray) -> Table | np.ndarray:
         """The inputs of these rows."""

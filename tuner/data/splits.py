@@ -6,6 +6,7 @@ Knows row numbers and class labels. Must never know what stands in a row.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from tuner.errors import DataError
 from tuner.seeds import derive
 
 _FEW = 5
+TRAIN, VALIDATION, TEST = 0, 1, 2  # what a row is for, where the data say it
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,31 @@ def split(
     seed: int,
     source: str,
     groups: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+    parts_of: np.ndarray | None = None,
     numbers: np.ndarray | None = None,
 ) -> Rows:
     """Share `count` rows out by the shares `validation` and `test`; training gets the rest.
 
     With `labels` (int [count], numbers into `classes`) every class is shared out by itself. A split's
-    part is its share, rounded, but no split stays empty. The test rows depend on the seed and the
-    test share, not on the validation share. Rows of one number in `groups` (int [count]) stay together:
-    whole groups are shared out, each by the class of its first row. `numbers` (int [count]) are the rows'
-    own in the source, for messages.
+    part is its share, rounded, but no split stays empty; a class with fewer rows than there are splits is in
+    training alone (`rare_classes`). The test rows depend on the seed and the test share, not on the validation
+    share. Rows of one number in `groups` (int [count]) stay together: whole groups are shared out, each by the
+    class of its first row. With `times` (float [count]) the newest rows are test and the next validation, rows of
+    one time together. With `parts_of` (int [count]: TRAIN, VALIDATION, TEST) a split is what it names; one that it
+    does not name is shared out of the training rows. `numbers` (int [count]) are the rows' own in the source, for
+    messages.
 
-    Raises DataError for shares that leave no training rows, and for a class, or a source, with fewer
+    Raises DataError for shares that leave no training rows, and where every class, or the source, has fewer
     rows than there are splits.
     """
     problems = _share_problems(validation, test)
     if problems:
         raise DataError(problems)
+    if parts_of is not None:
+        return _as_named(parts_of, labels, classes, validation=validation, test=test, seed=seed, source=source)
+    if times is not None:
+        return _by_time(times, validation, test, source)
     if groups is not None:
         _, firsts, group_of = np.unique(groups, return_index=True, return_inverse=True)
         labels = None if labels is None else labels[firsts]
@@ -68,20 +79,14 @@ def split(
     parts = 2 if test == 0 else 3
     if classes is None and count < parts:
         raise DataError(f"{source}: expected {parts} rows or more, one for every split, got {count}; add rows")
-    named = np.arange(count) if numbers is None else numbers
-    rare = [
-        f"'{classes[c]}' in {_rows(named[group])}" for c, group in enumerate(strata) if classes and len(group) < parts
-    ]
-    if rare:
-        more = f" and {len(rare) - 5} more classes" if len(rare) > 5 else ""
-        raise DataError(
-            f"{source}: expected {parts} rows or more of every class, one for every split, "
-            f"got {', '.join(rare[:5])}{more}; add rows or remove the class"
-            + (", or set data.test: 0, which asks for two" if parts == 3 else "")
-        )
+    if classes and all(len(group) < parts for group in strata):
+        raise DataError(_too_few(source, classes, strata, np.arange(count) if numbers is None else numbers, parts))
     words = np.random.PCG64(derive(seed, "split")).random_raw(count)  # numpy promises never to change these
     train, held, tested = [], [], []
     for group in strata:
+        if classes and len(group) < parts:
+            train.append(group)
+            continue
         shuffled = group[np.argsort(words[group], kind="stable")]
         size = len(shuffled)
         out = 0 if test == 0 else max(1, min(round(size * test), size - 2))
@@ -90,6 +95,69 @@ def split(
         held.append(shuffled[out : out + kept])
         train.append(shuffled[out + kept :])
     return Rows(*(np.sort(np.concatenate(part)).astype(np.int64) for part in (train, held, tested)))
+
+
+def _too_few(
+    source: str, classes: tuple[str, ...], strata: Sequence[np.ndarray], numbers: np.ndarray, parts: int
+) -> str:
+    found = [f"'{classes[c]}' in {_rows(numbers[group])}" for c, group in enumerate(strata)]
+    more = f" and {len(found) - 5} more classes" if len(found) > 5 else ""
+    got = f"got {', '.join(found[:5])}{more}; add rows"
+    told = f"{source}: expected {parts} rows or more of a class, one for every split, {got}"
+    return told + (", or set data.test: 0, which asks for two" if parts == 3 else "")
+
+
+def _as_named(
+    parts_of: np.ndarray,
+    labels: np.ndarray | None,
+    classes: tuple[str, ...] | None,
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    source: str,
+) -> Rows:
+    """What a column or a file names; the rest from the training rows, by its share of them."""
+    train, held, tested = (np.flatnonzero(parts_of == part) for part in (TRAIN, VALIDATION, TEST))
+    if not len(train):
+        raise DataError(f"{source}: expected rows to train on, got validation and test rows alone")
+
+    def shared(share: float) -> tuple[np.ndarray, np.ndarray]:
+        own = None if labels is None else labels[train]
+        rows = split(len(train), own, classes, validation=share, test=0, seed=seed, source=source)
+        return train[rows.train], train[rows.validation]
+
+    if not len(tested) and test:
+        train, tested = shared(test)
+    if not len(held):
+        train, held = shared(validation)
+    return Rows(train, held, tested)
+
+
+def _by_time(times: np.ndarray, validation: float, test: float, source: str) -> Rows:
+    """The oldest rows for training, then validation, the newest for the test."""
+    order = np.argsort(times, kind="stable")
+    count, sizes = len(order), ([validation, test] if test else [validation])
+    borders = np.flatnonzero(np.diff(times[order]) > 0) + 1  # where a later time begins
+    if len(borders) < len(sizes):
+        raise DataError(f"{source}: expected {len(sizes) + 1} different times or more, got {len(borders) + 1}")
+    cuts: list[int] = []
+    for place in range(len(sizes)):
+        free = borders[place + 0 : len(borders) - len(sizes) + place + 1]
+        free = free[free > (cuts[-1] if cuts else 0)]
+        cuts.append(int(free[np.abs(free - round(count * (1 - sum(sizes[place:])))).argmin()]))
+    train, held, tested = np.split(order, cuts) if test else (*np.split(order, cuts), order[:0])
+    return Rows(*(np.sort(part).astype(np.int64) for part in (train, held, tested)))
+
+
+def rare_classes(labels: np.ndarray, classes: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
+    """For a person: classes that are in training alone, for they have too few rows for every split."""
+    rare = [c for c in range(len(classes)) if not (labels[rows.validation] == c).any()]
+    if not rare:
+        return ()
+    shown = ", ".join(f"'{classes[c]}' ({int((labels == c).sum())})" for c in rare[:5])
+    more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+    return (f"classes with too few rows for every split are trained on, and never scored: {shown}{more}",)
 
 
 def thin(rows: Rows) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ import numpy as np
 
 from tuner.errors import DataError
 
-_SURPRISE = 2**28  # bytes that any file may hold
+SURPRISE = 2**28  # bytes that any file may hold
 _CHUNK = 65_536  # rows that are held at a time
-_RATIO = 100  # content to file; measurements compress to a half, one-hot arrays to a fiftieth
+RATIO = 100  # content to file; measurements compress to a half, one-hot arrays to a fiftieth
 _SHARE = 0.25  # of the machine's memory that a data set's inputs may take in one process
 
 
@@ -43,7 +43,7 @@ def identity(files: Iterable[Path], *more: object) -> str:
 
 def packed(content: int, path: Path) -> bool:
     """Whether `content` bytes are so many more than the file's own that reading it could fill memory by surprise."""
-    return content > max(_SURPRISE, _RATIO * path.stat().st_size)
+    return content > max(SURPRISE, RATIO * path.stat().st_size)
 
 
 def too_packed(path: Path, content: int, unpacked: str) -> str:

@@ -18,11 +18,11 @@ import numpy as np
 from tuner.data import dates, streams
 from tuner.data.text_columns import Texts
 from tuner.errors import DataError
+from tuner.models.interface import DATE, NUMBER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NUMBER, CATEGORY, DATE = "number", "category", "date"
 
 _EXAMPLES = 3  # unreadable cells of a column that are shown
 
@@ -56,7 +56,8 @@ class Table:
     a CSV file, `positions` the columns' numbers in the file, all from 1; `separator` is what parts its
     fields. `notations` say how numbers and dates were written where it is not plainly, `marks` which
     texts stood for a missing one, `notes` for a person what was made of the cells. `row_numbers` are the
-    rows' numbers in the file (from 1) where some were left out.
+    rows' numbers in the file (from 1) where some were left out. Of several files `files` has each one's name and
+    how many rows are above it.
     """
 
     file: str
@@ -70,6 +71,7 @@ class Table:
     notations: dict[str, str] = field(default_factory=dict)
     marks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -128,6 +130,14 @@ class Table:
         bare: dict[str, Cells] = {name: cells.stripped() for name, cells in given.items() if isinstance(cells, Texts)}
         return self._with(self.columns | bare)
 
+    def without(self, missing: Sequence[str]) -> Table:
+        """The same, with nothing where one of these texts stands."""
+        gone = dict.fromkeys(missing, "")
+        if not gone:
+            return self
+        columns: dict[str, Cells] = {n: x.replaced(gone) for n, x in self.columns.items() if isinstance(x, Texts)}
+        return self._with(self.columns | columns)
+
     def numbers(self, name: str) -> np.ndarray:
         """The cells of a NUMBER or DATE column: float64 [N]."""
         cells = self.columns[name]
@@ -179,8 +189,11 @@ class Table:
 
     def place(self, row: int, name: str) -> str:
         """`file:line:column: row 41, column 'age'` (or without the line, where a file has none)."""
-        position = self.positions.get(name)
-        where = f"row {self._row_numbers[row]}, column '{name}'"
+        position, number = self.positions.get(name), int(self._row_numbers[row])
+        if self.files:
+            file, above = next(one for one in reversed(self.files) if one[1] < number)
+            return f"{file}: row {number - above}, column '{name}'"
+        where = f"row {number}, column '{name}'"
         if self.lines is None:
             return f"{self.file}: {where}" + (f" (column {position})" if position else "")
         return f"{self.file}:{self.lines[np.array([row])][0]}:{position}: {where}"

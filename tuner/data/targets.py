@@ -12,10 +12,10 @@ import numpy as np
 
 from tuner.data.cells import has_leading_zeros, numbers
 from tuner.data.column_kinds import class_kind, typed
-from tuner.data.tables import CATEGORY, NUMBER, Table, number_name
+from tuner.data.tables import Table, number_name
 from tuner.data.text_columns import Texts
 from tuner.errors import DataError
-from tuner.models.interface import CLASSIFICATION, LANGUAGE, REGRESSION
+from tuner.models.interface import CATEGORY, CLASSIFICATION, LANGUAGE, NUMBER, REGRESSION
 
 _EXACT = 2**53  # the largest whole number up to which float64 tells all of them apart
 _UNHOT = "one column with the classes' names or numbers (of an array y.argmax(1)) is enough"

@@ -6,7 +6,7 @@ texts alone; must never know files or tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -76,8 +76,16 @@ class Texts:
 
     def stripped(self) -> Texts:
         """Without spaces round them."""
-        bare = Texts.of(np.strings.strip(self.different))
-        return Texts(bare.different, bare.places[self.places])
+        return self._written(np.strings.strip(self.different))
+
+    def replaced(self, others: Mapping[str, str]) -> Texts:
+        """With others in the place of some texts, spaces round them aside."""
+        return self._written([others.get(text.strip(), text) for text in self.different.tolist()])
+
+    def _written(self, different: Sequence[str] | np.ndarray) -> Texts:
+        """With the different texts written otherwise, so that some may be equal now."""
+        new = Texts.of(different)
+        return Texts(new.different, new.places[self.places])
 
     def places_in(self, known: Sequence[str]) -> np.ndarray:
         """Each row's place among these texts, −1 where it is none of them: int [N]."""

@@ -1,10 +1,11 @@
-"""Text to be continued: one long text as windows of characters, each with the characters that follow.
+"""Texts: one long text as windows of characters, each with those that follow, and characters as tokens.
 
-Knows one string. Must never know which characters a network knows.
+Knows strings. Must never know files of tables, nor networks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tuner.data.tables import not_utf8
 from tuner.data.targets import Targets
 from tuner.data.text_columns import TEXT_DTYPE
 from tuner.errors import DataError
-from tuner.models.interface import LANGUAGE, TEXT
+from tuner.models.interface import LANGUAGE, TEXT, UNKNOWN
 
 LENGTH = 64  # characters of a window unless the study says
 _WINDOWS = 16  # of a block; neighbours are alike, so whole blocks are shared out among the splits
@@ -55,3 +56,24 @@ def corpus(name: str, where: str, text: str, length: int | None) -> Raw:
     following = np.array([text[at + 1 : at + length + 1] for _, at in starts], TEXT_DTYPE)
     groups = np.array([number for number, _ in starts])
     return Raw(name, TEXT, inputs, Targets(LANGUAGE, following, None, ("next",)), ("text",), groups=groups)
+
+
+def codes(texts: Sequence[str]) -> np.ndarray:
+    """The code points of all characters of all texts, one after the other: uint32."""
+    return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
+
+
+def tokens(texts: np.ndarray, characters: str, longest: int, *, end: bool) -> np.ndarray:
+    """Texts [N] → int64 [N, longest]: the first characters of each, or those at its `end`; padding behind shorter ones.
+
+    `characters` are known, in order: the first is token 2.
+    """
+    cut = [text[-longest:] if end else text[:longest] for text in texts.tolist()]
+    known = np.array([ord(character) for character in characters], "<u4")
+    given = codes(cut)
+    places = np.searchsorted(known, given).clip(max=max(len(known) - 1, 0))
+    found = known[places] == given if len(known) else np.zeros(len(given), bool)
+    made = np.zeros((len(cut), longest), np.int64)
+    real = np.arange(longest) < np.array([len(text) for text in cut])[:, None]
+    made[real] = np.where(found, places + UNKNOWN + 1, UNKNOWN)
+    return made

@@ -247,6 +247,9 @@ class StudySpec(StudyFile):
         del body["tracking"]
         if self.trial is None:
             del body["data"]["memory"]
+            for name in ("drop", "types", "missing", "strict", "split"):  # which older studies do not have
+                if not body["data"][name]:
+                    del body["data"][name]
         else:
             for name in ("timeout", "silence", "retries", "grace", "mlflow"):
                 del body["trial"][name]

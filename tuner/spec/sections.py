@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from tuner.events import STUDY_NAME
-from tuner.models.interface import MODALITIES, TASKS
+from tuner.models.interface import COLUMN_TYPES, MODALITIES, TASKS
 from tuner.search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy, storage_problem
 from tuner.spec.search_section import SearchSection, Section
@@ -108,12 +108,42 @@ def _told(problem: Callable[[Any], str | None]) -> WrapValidator:
     return WrapValidator(check)
 
 
+class SplitFiles(Section):
+    """Files of the same columns as the source; what has none is shared out of the source's rows."""
+
+    validation: Annotated[str | None, Field(min_length=1)] = None
+    """the file whose rows trials are compared on"""
+    test: Annotated[str | None, Field(min_length=1)] = None
+    """the file whose rows are scored once"""
+
+
+def _split_problem(value: Any) -> str | None:
+    ways = ("group", "time", "column", "files")
+    if value is None or not isinstance(value, dict) or value.keys() - set(ways):
+        return None  # told by the section itself
+    told = [way for way in ways if value.get(way) is not None]
+    return None if len(told) == 1 else f"expected one of {', '.join(ways)}, got {' and '.join(told) or 'none'}"
+
+
+class SplitSection(Section):
+    """Who is in training, validation and test of a table, where it is not chance."""
+
+    group: Annotated[str | None, Field(min_length=1)] = None
+    """a column whose rows of one value stay together in one split"""
+    time: Annotated[str | None, Field(min_length=1)] = None
+    """a column of dates or numbers: the newest rows are the test, those before them validation"""
+    column: Annotated[str | None, Field(min_length=1)] = None
+    """a column that says train, validation or test"""
+    files: SplitFiles | None = None
+    """files of validation and test rows, or of one of them"""
+
+
 class DataSection(Section):
     """Which data, and how they are split. `source` is a name or a path relative to the study file."""
 
     source: Annotated[str, Field(min_length=1)]
-    """a set by name (mnist, digits, wine, …), or relative to the study file a .csv, .parquet, .npz or .txt file,
-    a folder of pictures, or file.py:function"""
+    """a set by name (mnist, digits, wine, …), or relative to the study file a .csv, .parquet, .xlsx, .jsonl, .npz or
+    .txt file, several tables such as data/*.csv, a folder of pictures, or file.py:function"""
     target: Annotated[
         str | list[str] | None,
         _only(
@@ -132,6 +162,14 @@ class DataSection(Section):
         ),
     ] = None
     """of a table, the columns to predict from; all but the target unless named"""
+    drop: list[str] | None = None
+    """of a table, columns that are no inputs"""
+    types: dict[str, Literal[COLUMN_TYPES]] | None = None  # type: ignore[valid-type]
+    """of a table, what columns are, where their cells do not tell: number, category, date, or id, which is left out"""
+    missing: list[str] | None = None
+    """texts that stand for an empty cell of a table, in every column"""
+    strict: bool = False
+    """whether a minority of cells that cannot be read stops the study, instead of counting as empty"""
     modality: Literal[MODALITIES] | None = None  # type: ignore[valid-type] # a tuple of names, spelt once
     """how a network sees an example; told from the data unless named"""
     task: Literal[TASKS] | None = None  # type: ignore[valid-type]
@@ -146,6 +184,8 @@ class DataSection(Section):
     """share of the rows that trials are compared on"""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """held-out test share, scored once for the best trial; 0 skips it"""
+    split: Annotated[SplitSection | None, _told(_split_problem)] = None
+    """of a table, another way than chance of telling who is in which split: by group, time, column or files"""
 
 
 class RunSection(Section):

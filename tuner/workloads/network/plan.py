@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner import data, models
-from tuner.data import Dataset
+from tuner.data import Dataset, columns, leaks
+from tuner.data.columns import Role
 from tuner.errors import DataError, SpecError
 from tuner.events import Value
 from tuner.models.interface import CLASSIFICATION, IMAGE, LANGUAGE, NUMBERS, REGRESSION, SEQUENCE, Signature
@@ -60,11 +61,13 @@ class Plan:
     sampler: str
     pruner: str
     warnings: tuple[str, ...]
+    columns: tuple[Role, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
         return {
             **asdict(self),
+            "columns": [asdict(role) for role in self.columns],
             **{name: list(getattr(self, name)) for name in ("inputs", "objectives", "parameters", "warnings")},
         }
 
@@ -81,6 +84,7 @@ class Plan:
         return [
             f"study     {self.study}: {'; '.join(self.objectives)}",
             f"data      {self.source}: {self._inputs()}, {outputs}; {rows} rows",
+            *(f"{'' if index else 'columns':<10}{line}" for index, line in enumerate(columns.lines(self.columns))),
             f"network   {self.family}: {least:,} parameters" + (f" to {most:,}" if most != least else ""),
             f"space     {_counted(self.hyperparameters, 'hyperparameter')} ({points}), {architectures}",
             f"search    sampler {self.sampler}, pruner {self.pruner}, {_counted(trials, 'trial')}",
@@ -170,11 +174,13 @@ def plan(spec: StudySpec, dataset: Dataset, found: Iterable[tuple[Keys, str]] = 
         warnings=(
             *spec.warnings,
             *dataset.notes,
+            *leaks.warnings(dataset),
             *(
                 spec.problem(*one)
                 for one in (*corners.warnings, *small, *_useless(spec, signature), *_repeated(spec, size))
             ),
         ),
+        columns=dataset.roles,
     )
 
 
