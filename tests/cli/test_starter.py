@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     random = np.random.default_rng(0)
     rows = [f"{i % 7},{i * 3 % 5},{'rose' if i % 2 else 'tulip'},{i * 0.37 % 5}" for i in range(60)]
     (tmp_path / "flowers.csv").write_text("\n".join(["petals,leaves,kind,height", *rows]) + "\n")
-    (tmp_path / "odd.csv").write_text(f'a,"{ODD.replace(chr(34), chr(34) * 2)}"\n' + "1,0\n2,1\n3,0\n" * 9)
+    (tmp_path / "odd.csv").write_text(f'a,"{ODD.replace(chr(34), chr(34) * 2)}"\n' + "1,0\n2,1\n3,0\n2,0\n" * 9)
     (tmp_path / "net.py").write_text(
         "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, signature, width: int = 4):\n"
         "        super().__init__()\n        self.layer = nn.Linear(signature.inputs[0], signature.outputs)\n\n"
