@@ -262,19 +262,19 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a misspelt metric": (
         [("val/accuracy", "val/acuracy")],
         [
-            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, train/loss, got the text 'val/acuracy'; did you mean 'val/accuracy'?"
+            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, val/balanced_accuracy, val/precision, val/recall, val/f1_weighted, val/precision_weighted, val/recall_weighted, val/matthews, val/kappa, train/loss, got the text 'val/acuracy'; did you mean 'val/accuracy'?"
         ],
     ),
     "a metric without its split": (
         [("val/accuracy", "accuracy")],
         [
-            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, train/loss, got the text 'accuracy'; did you mean 'val/accuracy'?"
+            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, val/balanced_accuracy, val/precision, val/recall, val/f1_weighted, val/precision_weighted, val/recall_weighted, val/matthews, val/kappa, train/loss, got the text 'accuracy'; did you mean 'val/accuracy'?"
         ],
     ),
     "a metric that is never reported": (
         [("val/accuracy", "val/auc")],
         [
-            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, train/loss, got the text 'val/auc'"
+            "12:15: search.objective.metric: expected one of val/loss, val/accuracy, val/f1, val/rmse, val/mae, val/r2, val/perplexity, val/bits_per_character, val/balanced_accuracy, val/precision, val/recall, val/f1_weighted, val/precision_weighted, val/recall_weighted, val/matthews, val/kappa, train/loss, got the text 'val/auc'"
         ],
     ),
     "two goals in a list": (
@@ -401,7 +401,7 @@ BAD: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "a key of train at the top": (
         [("seed: 7", "epochs: 7")],
         [
-            "2:1: epochs: expected one of version, study, seed, data, model, train, trial, search, run, tracking, got the unknown key 'epochs'; 'epochs' belongs under train"
+            "2:1: epochs: expected one of version, study, seed, data, model, train, metrics, trial, search, run, tracking, got the unknown key 'epochs'; 'epochs' belongs under train"
         ],
     ),
     "a key of search under run": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from sklearn import metrics as reference
 from torch import Tensor
 
-from tuner.training.config import METRICS
+from tuner.training.config import FURTHER_METRICS, METRICS
 from tuner.training.losses import cross_entropy
 from tuner.training.metrics import ClassificationMetrics, LanguageMetrics, RegressionMetrics, account
 
@@ -57,11 +58,12 @@ def classified(labels: Sequence[int], answers: Sequence[int], classes: int) -> t
 def test_classification(labels: list[int], answers: list[int], classes: int) -> None:
     output_KNC, target_N = classified(labels, answers, classes)
     loss_KN = seeded(K, N, seed=1).abs()
-    account = ClassificationMetrics(K, classes, target_N)
+    account = ClassificationMetrics(K, classes, target_N, FURTHER_METRICS["classification"])
     for part in parts():
         account.add(loss_KN[:, part], output_KNC[:, part], target_N[part])
     result = account.result()
-    assert tuple(result) == METRICS["classification"]
+    assert set(result) == {*METRICS["classification"], *FURTHER_METRICS["classification"]}
+    assert tuple(ClassificationMetrics(K, classes, target_N).result()) == METRICS["classification"]
     predicted_KN = output_KNC.argmax(-1)
     for row in range(K):
         truth, predicted = target_N.numpy(), predicted_KN[row].numpy()
@@ -69,6 +71,25 @@ def test_classification(labels: list[int], answers: list[int], classes: int) -> 
         assert float(result["accuracy"][row]) == pytest.approx(reference.accuracy_score(truth, predicted), abs=1e-12)
         f1 = reference.f1_score(truth, predicted, average="macro", zero_division=0.0)
         assert float(result["f1"][row]) == pytest.approx(f1, abs=1e-12)
+        for name, expected in further(truth, predicted).items():
+            assert float(result[name][row]) == pytest.approx(expected, abs=1e-12), name
+
+
+def further(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """FURTHER_METRICS by scikit-learn; what is undefined there is 0 here."""
+    found = {}
+    for average, end in (("macro", ""), ("weighted", "_weighted")):
+        for name in ("precision", "recall", "f1"):
+            score = getattr(reference, f"{name}_score")
+            found[name + end] = float(score(truth, predicted, average=average, zero_division=0.0))
+    del found["f1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found["balanced_accuracy"] = float(reference.balanced_accuracy_score(truth, predicted))
+        found["matthews"] = float(reference.matthews_corrcoef(truth, predicted))
+        found["kappa"] = float(np.nan_to_num(reference.cohen_kappa_score(truth, predicted)))
+    assert found.keys() == set(FURTHER_METRICS["classification"])
+    return found
 
 
 @pytest.mark.parametrize("targets", [1, 3])

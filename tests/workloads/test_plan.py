@@ -138,7 +138,7 @@ REFUSED = {
     ),
     "a metric of another task": (
         [("val/accuracy", "val/rmse")],
-        ["11:15: search.objective.metric: expected a metric of classification (val/loss, val/accuracy, val/f1, train/loss), got the text 'val/rmse'"],
+        ["11:15: search.objective.metric: expected a metric of classification (val/loss, val/accuracy, val/f1, val/balanced_accuracy, val/precision, val/recall, val/f1_weighted, val/precision_weighted, val/recall_weighted, val/matthews, val/kappa, train/loss), got the text 'val/rmse'"],
     ),
     "a loss of another task": (
         [("epochs: 9", "epochs: 9, loss: mse")],

@@ -37,6 +37,7 @@ from tuner.spec.messages import mistakes
 from tuner.spec.rules import cast
 from tuner.spec.sections import StudyFile, store_problem
 from tuner.spec.written import Written, plain
+from tuner.training.config import FURTHER_METRICS
 
 __all__ = ["StudySpec"]
 
@@ -165,6 +166,13 @@ class StudySpec(StudyFile):
         return tuple((one.metric, one.goal == "maximize") for one in several)
 
     @property
+    def further_metrics(self) -> tuple[str, ...]:
+        """What is measured beside what always is: as `metrics` and the objectives ask for it, without the split."""
+        known = {name for names in FURTHER_METRICS.values() for name in names}
+        asked = (name.rpartition("/")[2] for name, _ in self.objectives)
+        return tuple(dict.fromkeys([*(self.metrics or ()), *(name for name in asked if name in known)]))
+
+    @property
     def metric(self) -> str:
         """The first objective."""
         return self.objectives[0][0]
@@ -228,7 +236,7 @@ class StudySpec(StudyFile):
         body: dict[str, Any] = self.model_dump(mode="json")
         body["search"]["space"] = self._space.to_dict()
         if self.trial is not None:
-            del body["data"], body["model"], body["train"]
+            del body["data"], body["model"], body["train"], body["metrics"]
             return body
         del body["trial"]
         free = self._space.parameters.keys()
@@ -247,6 +255,8 @@ class StudySpec(StudyFile):
         del body["tracking"]
         if self.trial is None:
             del body["data"]["memory"]
+            if not body["metrics"]:
+                del body["metrics"]
             for name in ("drop", "types", "missing", "strict", "split"):  # which older studies do not have
                 if not body["data"][name]:
                     del body["data"][name]

@@ -23,7 +23,7 @@ from tuner.spec.execution import contradictions
 from tuner.spec.programs import program_problems
 from tuner.spec.rules import listed, misfits, mistake
 from tuner.spec.search_section import PRUNERS, SAMPLERS
-from tuner.training.config import METRICS, TrainConfig
+from tuner.training.config import FURTHER_METRICS, METRICS, TrainConfig
 
 MOST_GRID = 1_000_000  # points; a larger grid is never finished, and a sampler would cover it better
 PARAMETERS = "parameters"  # the metric that is a network's size, known before any training
@@ -33,9 +33,9 @@ TRAINING: Mapping[str, Hyperparameter] = hyperparameters(TrainConfig)
 
 
 def metrics_of(task: str | None) -> tuple[str, ...]:
-    """The names that a trial reports every epoch for that task; None: for any task."""
+    """The names that a trial can report every epoch for that task; None: for any task."""
     tasks = TASKS if task is None else (task,)
-    names = dict.fromkeys(name for one in tasks for name in METRICS[one])
+    names = dict.fromkeys(name for further in (METRICS, FURTHER_METRICS) for one in tasks for name in further[one])
     return (*(f"val/{name}" for name in names), "train/loss")
 
 

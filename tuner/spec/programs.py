@@ -19,7 +19,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 def program_problems(data: Mapping[str, Any], space: SearchSpace | None) -> Iterator[tuple[Keys, str]]:
     """Every mistake that takes more than one key to see."""
-    for name in ("data", "model", "train"):
+    for name in ("data", "model", "train", "metrics"):
         if name in data:
             yield (name,), "expected none beside trial, got one; remove it, or remove trial"
     trial = data["trial"]

@@ -22,7 +22,7 @@ class Objective(Section):
     """What the search makes as large or as small as it can; of several the first decides which epoch counts."""
 
     metric: str
-    """val/loss, val/accuracy, val/f1 for classes; val/loss, val/rmse, val/mae, val/r2 for numbers; train/loss"""
+    """val/loss, val/accuracy, val/f1, … for classes; val/loss, val/rmse, val/mae, val/r2 for numbers; train/loss"""
     goal: Literal["maximize", "minimize"]
     """whether more or less of the metric is better"""
 

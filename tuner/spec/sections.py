@@ -20,9 +20,11 @@ from tuner.search_spaces.document import describe, suggest
 from tuner.spec.rules import remedy, storage_problem
 from tuner.spec.search_section import SearchSection, Section
 from tuner.spec.trial_section import TrialSection
+from tuner.training.config import FURTHER_METRICS
 
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}")
 MOST_WORKERS = 1_024
+FURTHER = tuple(name for names in FURTHER_METRICS.values() for name in names)
 MOST_COHORT = 4_096
 
 
@@ -269,6 +271,8 @@ class StudyFile(Section):
     """the network's family, and its hyperparameters that are not searched"""
     train: dict[str, Any] = Field(default={})
     """how it is trained: the hyperparameters of training that are not searched"""
+    metrics: Annotated[list[Literal[FURTHER]] | None, Field(max_length=64)] = None  # type: ignore[valid-type]
+    """what is measured at every epoch beside what always is; an objective's metric need not be named"""
     trial: TrialSection | None = None
     """a person's own training, instead of data, model and train"""
     search: SearchSection

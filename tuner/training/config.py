@@ -16,6 +16,21 @@ METRICS = {
     REGRESSION: ("loss", "rmse", "mae", "r2"),
     LANGUAGE: ("loss", "perplexity", "bits_per_character", "accuracy"),
 }
+# What is measured as well where a study file asks for it, by `metrics` or as an objective.
+FURTHER_METRICS = {
+    CLASSIFICATION: (
+        "balanced_accuracy",
+        "precision",
+        "recall",
+        "f1_weighted",
+        "precision_weighted",
+        "recall_weighted",
+        "matthews",
+        "kappa",
+    ),
+    REGRESSION: (),
+    LANGUAGE: (),
+}
 LOSSES = ("auto", "cross_entropy", "mse", "huber")
 CLASS_WEIGHTS = ("none", "balanced")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")

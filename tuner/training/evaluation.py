@@ -71,7 +71,8 @@ class Evaluation:
 
     def account(self, rows: int, targets: Tensor) -> Account:
         """Where the metrics of so many rows on these targets are added up."""
-        return account(self._task.signature.task, rows, self._task.signature.outputs, targets)
+        signature = self._task.signature
+        return account(signature.task, rows, signature.outputs, targets, self._task.metrics)
 
     def seed(self, seed_of_row: int, device: torch.device, *purpose: object) -> None:
         """The generators that a network of its own may draw from begin anew, for that purpose."""

@@ -7,6 +7,7 @@ regression or positions of a text.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +17,14 @@ from tuner.training.losses import log_probabilities
 
 
 class ClassificationMetrics:
-    """Loss, accuracy, and macro-F1: the mean over the classes that occur among labels or predictions."""
+    """Loss, accuracy, and macro-F1: the mean over the classes that occur among labels or predictions.
 
-    def __init__(self, rows: int, classes: int, targets: Tensor) -> None:
+    `further` are any of FURTHER_METRICS, each as scikit-learn has it (zero_division=0): precision and recall are means
+    over the same classes, or weighted by the labels; Matthews' correlation and Cohen's kappa are 0 where undefined.
+    """
+
+    def __init__(self, rows: int, classes: int, targets: Tensor, further: Sequence[str] = ()) -> None:
+        self._further = further
         device = targets.device
         self._loss = torch.zeros(rows, dtype=torch.float64, device=device)
         self._confusion = torch.zeros(rows, classes * classes, dtype=torch.float64, device=device)
@@ -41,13 +47,36 @@ class ClassificationMetrics:
         hits = confusion.diagonal(dim1=1, dim2=2)
         seen = confusion.sum(1) + confusion.sum(2)
         f1 = torch.where(seen > 0, 2.0 * hits / seen.clamp(min=1.0), 0.0).sum(1) / (seen > 0).sum(1)
-        return {"loss": loss / self._count, "accuracy": hits.sum(1) / self._count, "f1": f1}
+        found = {"loss": loss / self._count, "accuracy": hits.sum(1) / self._count, "f1": f1}
+        return found | {name: value for name, value in _of_confusion(confusion).items() if name in self._further}
+
+
+def _of_confusion(confusion: Tensor) -> dict[str, Tensor]:
+    """FURTHER_METRICS of counts [K, labels, predictions], [K] each."""
+    labels, predictions, hits = confusion.sum(2), confusion.sum(1), confusion.diagonal(dim1=1, dim2=2)
+    count, seen = labels.sum(1), labels + predictions > 0
+    by_class = {
+        "precision": hits / predictions.clamp(min=1.0),
+        "recall": hits / labels.clamp(min=1.0),
+        "f1": 2.0 * hits / (labels + predictions).clamp(min=1.0),
+    }
+    found = {name: (value * seen).sum(1) / seen.sum(1) for name, value in by_class.items() if name != "f1"}
+    weighted = {name: (value * labels).sum(1) / count for name, value in by_class.items()}
+    found["precision_weighted"], found["recall_weighted"] = weighted["precision"], weighted["recall"]
+    found["f1_weighted"] = weighted["f1"]
+    found["balanced_accuracy"] = by_class["recall"].sum(1) / (labels > 0).sum(1)
+    right, chance = hits.sum(1), (labels * predictions).sum(1)
+    spread = ((count.square() - predictions.square().sum(1)) * (count.square() - labels.square().sum(1))).sqrt()
+    found["matthews"] = torch.where(spread > 0, (right * count - chance) / spread.clamp(min=1e-300), 0.0)
+    apart = count.square() - chance
+    found["kappa"] = torch.where(apart > 0, (right * count - chance) / apart.clamp(min=1e-300), 0.0)
+    return found
 
 
 class RegressionMetrics:
     """Loss in standardised units; RMSE, MAE and R² in the targets' own, each the mean over the targets."""
 
-    def __init__(self, rows: int, outputs: int, targets: Tensor) -> None:
+    def __init__(self, rows: int, outputs: int, targets: Tensor, further: Sequence[str] = ()) -> None:  # noqa: ARG002
         zeros = torch.zeros(rows, outputs, dtype=torch.float64, device=targets.device)
         self._loss = zeros[:, 0].clone()
         self._squared, self._absolute = zeros.clone(), zeros.clone()
@@ -84,7 +113,7 @@ class LanguageMetrics:
     Perplexity is exp of the mean −log p of a token, bits per character the same in base 2.
     """
 
-    def __init__(self, rows: int, outputs: int, targets: Tensor) -> None:  # noqa: ARG002 - as the others
+    def __init__(self, rows: int, outputs: int, targets: Tensor, further: Sequence[str] = ()) -> None:  # noqa: ARG002
         self._totals = torch.zeros(3, rows, dtype=torch.float64, device=targets.device)
         self._loss, self._nats, self._hits = self._totals
         self._examples, self._tokens = len(targets), int((targets != PADDING).sum())
@@ -121,6 +150,6 @@ _ACCOUNTS: dict[str, type[Account]] = {
 }
 
 
-def account(task: str, rows: int, outputs: int, targets: Tensor) -> Account:
+def account(task: str, rows: int, outputs: int, targets: Tensor, further: Sequence[str] = ()) -> Account:
     """A fresh account of one split for that task; `targets` are all of the split's, [N, …]."""
-    return _ACCOUNTS[task](rows, outputs, targets)
+    return _ACCOUNTS[task](rows, outputs, targets, further)

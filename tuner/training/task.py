@@ -37,6 +37,7 @@ class Task:
     named: frozenset[str] = frozenset()
     rungs: frozenset[int] = frozenset()
     folder: str = "."
+    metrics: tuple[str, ...] = ()  # measured beside those that always are
 
 
 @dataclass(frozen=True)

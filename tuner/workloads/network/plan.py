@@ -21,6 +21,7 @@ from tuner.search_spaces.parameters import Choice, Float, Int
 from tuner.spec import StudySpec
 from tuner.spec.checks import PARAMETERS, TRAINING, metrics_of, nearest_metric
 from tuner.spec.rules import listed
+from tuner.training.config import FURTHER_METRICS
 from tuner.training.losses import FOR_NUMBERS
 from tuner.workloads.network import size as sizes
 
@@ -135,6 +136,7 @@ def plan(spec: StudySpec, dataset: Dataset, found: Iterable[tuple[Keys, str]] = 
     problems = [
         *found,
         *_objective(spec, signature),
+        *_metrics(spec, signature),
         *_loss(spec, signature),
         *_batches(spec, dataset.rows["train"]),
     ]
@@ -221,6 +223,14 @@ def _objective(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, st
             message = f"expected a metric of {signature.task} ({', '.join(known)}), got {describe(metric)}"
             place: Keys = (index,) if isinstance(spec.search.objective, list) else ()
             yield ("search", "objective", *place, "metric"), message + nearest_metric(metric, known)
+
+
+def _metrics(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:
+    known = FURTHER_METRICS[signature.task]
+    for index, name in enumerate(spec.metrics or ()):
+        if name not in known:
+            message = f"expected a metric of {signature.task} ({', '.join(known) or 'none more'}), got {name}"
+            yield ("metrics", index), message
 
 
 def _loss(spec: StudySpec, signature: Signature) -> Iterator[tuple[Keys, str]]:

@@ -33,6 +33,7 @@ def task(
         named=_named(spec),
         rungs=frozenset(rungs(max(row.config.epochs for row in rows))),
         folder=str(spec.folder),
+        metrics=spec.further_metrics,
     )
 
 
