@@ -66,14 +66,14 @@ def compared(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return fast
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(made=tables())
 @example(made=(["a", "b b"], [["1", "x"], ["07", "y"]], {}))
 def test_what_is_written_is_read_alike(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared(written(*made), tmp_path, monkeypatch)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(text=st.text(st.sampled_from('a1,;" \n\r0.é'), min_size=1, max_size=40))
 @example(text='a,b\n1,"x\n2,y\n')
 @example(text='a,b\n1,"x" \n2,y\n')
