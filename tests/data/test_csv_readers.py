@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tuner.data import csv_arrow
+from tuner.data import csv_arrow, csv_files
+from tuner.data.column_kinds import typed
 from tuner.data.columns import ColumnChoices
 from tuner.data.csv_files import read_csv
 from tuner.data.table_source import table_inputs
@@ -94,6 +95,24 @@ def test_text_far_down_a_column_of_numbers_is_read_and_told_with_its_line(
     assert kinds == {"x": "number", "y": "number"} and lines[2_500] == 2_502
     place = f"{tmp_path / 'd.csv'}: column 'x'"
     assert notes == (f"{place}: 1 of 3,000 cells are no numbers, such as 'nil' (line 2502): taken as empty",)
+
+
+def test_a_file_is_read_a_few_times_for_lines_however_many_cells_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_arrow, "LEAST", 0)
+    asked: list[int] = []
+    find = csv_files.row_lines
+    monkeypatch.setattr(csv_files, "row_lines", lambda path, count: asked.append(count) or find(path, count))
+    rows = [f"{'' if row % 2 else 'nil'},{'' if row % 3 else 'x'},{row}" for row in range(3_000)]
+    (path := tmp_path / "d.csv").write_text("\n".join(["a,b,c", *rows]) + "\n")
+    table = read_csv(path)
+    assert typed(table, empty=True).kinds["b"] == "category" and asked == [], "empty cells of text ask for no line"
+    with pytest.raises(DataError) as raised:
+        typed(table, dict.fromkeys(table.columns, "number"))
+    assert raised.value.problems[0].startswith(f"{path}:2:1: row 1, column 'a': expected a number, got 'nil'")
+    assert raised.value.problems[5] == f"{path}: column 'a': and 2995 more"
+    assert len(asked) <= 5
 
 
 def test_the_target_and_categories_keep_their_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_splits_of_a_few_rows_and_rare_classes_are_told_with_their_rows_in_the_f
     kind = ["", "rare", *(("a", "b")[i % 2] for i in range(12))]
     path = table(tmp_path / "t.csv", {"size": SIZE[:14], "kind": kind})
     dataset = load(path, target="kind")
-    assert dataset.notes[1] == "classes with too few rows for every split are trained on, and never scored: 'rare' (1)"
+    assert dataset.notes[1] == "classes of which no row is validated on (and how many rows they have): 'rare' (1)"
     assert 1 in dataset.train.rows.tolist() and dataset.classes == ("a", "b", "rare")
     few = table(tmp_path / "f.csv", {"size": SIZE[:12], "kind": kind[2:]})
     assert load(few, target="kind").notes == tuple(

@@ -9,14 +9,14 @@ the empty cell is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tuner.data import dates
 from tuner.data.cells import MISSING, Numbers, are_codes, has_leading_zeros, numbers
-from tuner.data.tables import Cells, Table, first, number_name
+from tuner.data.tables import Cells, Table, number_name
 from tuner.data.text_columns import Texts
 from tuner.errors import DataError
 from tuner.models.interface import CATEGORY, DATE, NUMBER
@@ -99,12 +99,21 @@ def _column(table: Table, name: str, kind: str | None, how: _ColumnOptions) -> _
             return _dates(table, name, format, how)
         if kind == DATE:
             return _dates(table, name, dates.ISO, how)
-    texts, complaints = _texts(table, name)
+    texts, empty = _texts(table, name)
+    complaints: list[str] = []
     if how.fresh and texts.are("").all():
         complaints = [f"{table.file}: column '{name}': expected values, got empty cells alone; remove it"]
-    elif how.empty:
-        complaints = []
-    return _Column(CATEGORY, texts, first(complaints, _SHOWN, f"{table.file}: column '{name}'"))
+    elif not how.empty:
+        what = "expected text, got an empty cell; fill it or remove the row"
+        complaints = _complaints(table, name, np.flatnonzero(empty), lambda _: what)
+    return _Column(CATEGORY, texts, complaints)
+
+
+def _complaints(table: Table, name: str, rows: np.ndarray, tell: Callable[[int], str]) -> list[str]:
+    """What is wrong with the first few of these rows, and how many more there are."""
+    told = [f"{table.place(row, name)}: {tell(row)}" for row in rows[:_SHOWN].tolist()]
+    more = len(rows) - _SHOWN
+    return told if more <= 0 else [*told, f"{table.file}: column '{name}': and {more} more"]
 
 
 def _sample(cells: Cells) -> list[str]:
@@ -134,7 +143,7 @@ def _numbers(table: Table, name: str, read: Numbers, how: _ColumnOptions) -> _Co
             f"{where}: numbers with leading zeros, such as '{code}', are read as {number_name(float(code))}; "
             "put a letter before them where they are names"
         )
-    complaints = first(_number_complaints(table, name, read, how.empty), _SHOWN, where)
+    complaints = _number_complaints(table, name, read, how.empty)
     return _Column(NUMBER, read.values, complaints, read.notation, marks[:_MARKS], tuple(notes))
 
 
@@ -160,11 +169,11 @@ def _dates(table: Table, name: str, format: str, how: _ColumnOptions) -> _Column
         notes.append(_unreadable(table, name, wrong, "dates"))
         marks = (*marks, *sorted({text.strip() for text in texts[wrong].tolist()} - {*marks}))
         wrong = wrong[:0]
-    complaints = [
-        f"{table.place(row, name)}: expected a date, got '{texts[row]}'; correct it, or leave the cell empty"
-        for row in wrong.tolist()
-    ]
-    return _Column(DATE, values, first(complaints, _SHOWN, where), format, marks[:_MARKS], tuple(notes))
+
+    def tell(row: int) -> str:
+        return f"expected a date, got '{texts[row]}'; correct it, or leave the cell empty"
+
+    return _Column(DATE, values, _complaints(table, name, wrong, tell), format, marks[:_MARKS], tuple(notes))
 
 
 def _not_dates(table: Table, name: str) -> list[str]:
@@ -192,33 +201,29 @@ def class_kind(table: Table, name: str) -> str:
 
 
 def _number_complaints(table: Table, name: str, read: Numbers, empty: bool) -> list[str]:
-    """A complaint for each cell that is no finite number; an `empty` one may be allowed."""
-    complaints = []
+    """Complaints about cells that are no finite numbers; `empty` ones may be allowed."""
     others = " as in the column's other rows" if read.mostly else ""
     wrong = ~(np.abs(read.values) <= LARGEST)
     if empty:
         wrong &= read.is_text | ~np.isnan(read.values)
-    for row in np.flatnonzero(wrong).tolist():
+
+    def tell(row: int) -> str:
         if read.is_text[row]:
             got = table.columns[name][row]
-            what = f"expected a number{others}, got '{got}'; correct it, or leave the cell empty"
-        elif np.isnan(read.values[row]):
-            what = "expected a number, got none (NaN); fill the cell or remove the row"
-        else:
-            what = f"expected a number up to 3.4e38, got {read.values[row]:g}; correct it or remove the row"
-        complaints.append(f"{table.place(row, name)}: {what}")
-    return complaints
+            return f"expected a number{others}, got '{got}'; correct it, or leave the cell empty"
+        if np.isnan(read.values[row]):
+            return "expected a number, got none (NaN); fill the cell or remove the row"
+        return f"expected a number up to 3.4e38, got {read.values[row]:g}; correct it or remove the row"
+
+    return _complaints(table, name, np.flatnonzero(wrong), tell)
 
 
-def _texts(table: Table, name: str) -> tuple[Texts, list[str]]:
-    """The column as text, and a complaint for each empty cell."""
+def _texts(table: Table, name: str) -> tuple[Texts, np.ndarray]:
+    """The column as text, and which cells are empty."""
     cells = table.columns[name]
     if isinstance(cells, np.ndarray):
         empty = np.isnan(cells)
         cells = Texts.of(["" if gone else number_name(x) for x, gone in zip(cells.tolist(), empty, strict=True)])
     else:
         empty = table.missing.get(name, np.zeros(len(cells), bool)) | cells.are("")
-    return cells, [
-        f"{table.place(int(row), name)}: expected text, got an empty cell; fill it or remove the row"
-        for row in np.flatnonzero(empty)
-    ]
+    return cells, empty

@@ -143,7 +143,7 @@ def _by_time(times: np.ndarray, validation: float, test: float, source: str) -> 
         raise DataError(f"{source}: expected {len(sizes) + 1} different times or more, got {len(borders) + 1}")
     cuts: list[int] = []
     for place in range(len(sizes)):
-        free = borders[place + 0 : len(borders) - len(sizes) + place + 1]
+        free = borders[place : len(borders) - len(sizes) + place + 1]
         free = free[free > (cuts[-1] if cuts else 0)]
         cuts.append(int(free[np.abs(free - round(count * (1 - sum(sizes[place:])))).argmin()]))
     train, held, tested = np.split(order, cuts) if test else (*np.split(order, cuts), order[:0])
@@ -151,13 +151,14 @@ def _by_time(times: np.ndarray, validation: float, test: float, source: str) -> 
 
 
 def rare_classes(labels: np.ndarray, classes: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
-    """For a person: classes that are in training alone, for they have too few rows for every split."""
-    rare = [c for c in range(len(classes)) if not (labels[rows.validation] == c).any()]
-    if not rare:
-        return ()
-    shown = ", ".join(f"'{classes[c]}' ({int((labels == c).sum())})" for c in rare[:5])
-    more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
-    return (f"classes with too few rows for every split are trained on, and never scored: {shown}{more}",)
+    """For a person: classes of which no row is trained on, or none validated on."""
+    notes = []
+    for part, what in ((rows.train, "trained on"), (rows.validation, "validated on")):
+        if lost := [c for c in range(len(classes)) if not (labels[part] == c).any()]:
+            shown = ", ".join(f"'{classes[c]}' ({int((labels == c).sum())})" for c in lost[:5])
+            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+            notes.append(f"classes of which no row is {what} (and how many rows they have): {shown}{more}")
+    return tuple(notes)
 
 
 def thin(rows: Rows) -> tuple[str, ...]:

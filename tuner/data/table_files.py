@@ -137,7 +137,11 @@ def joined(name: str, tables: Sequence[Table], as_text: Collection[str] = ()) ->
     if mixed:  # numbers in one file, text in another
         tables = [read(Path(table.file), {*as_text, *mixed}) for table in tables]
     columns: dict[str, Cells] = {n: _below([table.columns[n] for table in tables]) for n in tables[0].columns}
-    missing = {n: np.concatenate([table.missing[n] for table in tables]) for n in tables[0].missing}
+    missing = {
+        n: np.concatenate([table.missing[n] for table in tables])
+        for n in tables[0].missing
+        if all(n in table.missing for table in tables)
+    }
     starts = np.cumsum([0, *map(len, tables[:-1])]).tolist()
     return Table(
         name,

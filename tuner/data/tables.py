@@ -34,16 +34,21 @@ class Lines:
 
     def __init__(self, found: np.ndarray | Callable[[int], np.ndarray], rows: np.ndarray | None = None) -> None:
         """`found` are, or gives of so many, those of the file's first rows; `rows` (from 0) of them are these."""
-        self._found, self._rows = found, rows
+        self._find, self._rows = (found if callable(found) else None), rows
+        self._known = [found if isinstance(found, np.ndarray) else np.empty(0, np.int64)]  # shared by who takes some
 
     def take(self, rows: np.ndarray) -> Lines:
         """Those of these rows (from 0)."""
-        return Lines(self._found, rows if self._rows is None else self._rows[rows])
+        taken = Lines(self._known[0] if self._find is None else self._find, rows)
+        taken._rows, taken._known = (rows if self._rows is None else self._rows[rows]), self._known
+        return taken
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         rows = rows if self._rows is None else self._rows[rows]
-        lines: np.ndarray = self._found(int(rows.max(initial=-1)) + 1) if callable(self._found) else self._found
-        found: np.ndarray = lines[rows]
+        count = int(rows.max(initial=-1)) + 1
+        if self._find is not None and count > len(self._known[0]):
+            self._known[0] = self._find(2 * count)  # the file is read a few times, however many ask one by one
+        found: np.ndarray = self._known[0][rows]
         return found
 
 
